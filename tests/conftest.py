@@ -1,0 +1,30 @@
+"""Strict numerics for every test, 8 fake CPU devices, and the fixtures that find real models."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_path(relative: str) -> Path:
+    """Path of a real model or data file, or skip: a plain clone of the project has none."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"needs {relative}, which is not part of the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def stories260k() -> Path:
+    return shared_path("models/stories260K")
+
+
+@pytest.fixture(scope="session")
+def stories15m() -> Path:
+    return shared_path("models/stories15M")
