@@ -1,0 +1,1 @@
+"""Training configurations; each docstring gives the command, the hardware and the result."""

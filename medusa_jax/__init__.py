@@ -1,0 +1,29 @@
+"""MEDUSA multi-head speculative decoding for Llama-style language models in JAX/Flax.
+
+>>> import medusa_jax
+>>> lm = medusa_jax.load()  # SmolLM2-135M-Instruct with the heads that ship with the package
+>>> print(medusa_jax.generate(lm, ["Why is the sky blue?"])[0].text)
+"""
+
+from medusa_jax.errors import UserError
+from medusa_jax.generation import (
+    Generation,
+    GenerationConfig,
+    StreamEvent,
+    generate,
+    generate_batches,
+    stream,
+)
+from medusa_jax.model import MedusaLM, load
+
+__all__ = [
+    "Generation",
+    "GenerationConfig",
+    "MedusaLM",
+    "StreamEvent",
+    "UserError",
+    "generate",
+    "generate_batches",
+    "load",
+    "stream",
+]

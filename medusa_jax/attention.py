@@ -1,0 +1,99 @@
+"""Attention of new tokens over a committed prefix and among themselves.
+
+Every new token (a prompt, or the R nodes of a tree) sees the same prefix, so the prefix part needs
+no mask beyond each row's length. The two parts are computed apart and merged by log-sum-exp; the
+keys of the new tokens never have to enter the cache before they are accepted.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class _Partial(NamedTuple):
+    """Unnormalised softmax over one part of the keys; leading axes [B, K, G, T]."""
+
+    top: jax.Array  # largest score, float32
+    total: jax.Array  # sum of exp(score - top), float32
+    value: jax.Array  # sum of exp(score - top) * v, float32, trailing axis H
+
+
+def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> _Partial:
+    """Softmax numerator and denominator over one set of keys; mask broadcasts to [B,1,1,T,S]."""
+    exact = "highest" if q_BKGTH.dtype == jnp.float32 else None
+    B, K, G, T, H = q_BKGTH.shape
+    # G and T fold into one axis: a plain batched matrix product per key head.
+    q = q_BKGTH.reshape(B, K, G * T, H)
+    score = jnp.einsum(
+        "BKTH,BKSH->BKTS", q, k_BKSH, precision=exact, preferred_element_type=jnp.float32
+    )
+    score = score.reshape(B, K, G, T, -1) * (H**-0.5)
+    score = jnp.where(mask, score, -jnp.inf)
+    # A part may be empty for a token; a finite floor keeps exp(-inf - top) at 0 instead of NaN.
+    top = jnp.maximum(score.max(axis=-1), jnp.finfo(jnp.float32).min)
+    weight = jnp.exp(score - top[..., None])
+    value = jnp.einsum(
+        "BKTS,BKSH->BKTH",
+        weight.reshape(B, K, G * T, -1).astype(v_BKSH.dtype),
+        v_BKSH,
+        precision=exact,
+        preferred_element_type=jnp.float32,
+    )
+    return _Partial(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
+
+
+def _merge(a: _Partial, b: _Partial) -> _Partial:
+    """Log-sum-exp merge of two disjoint sets of keys."""
+    top = jnp.maximum(a.top, b.top)
+    scale_a, scale_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    return _Partial(
+        top,
+        a.total * scale_a + b.total * scale_b,
+        a.value * scale_a[..., None] + b.value * scale_b[..., None],
+    )
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    mask_BTT: jax.Array,
+    position_BT: jax.Array,
+    *,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    prefix_length_B: jax.Array | None = None,
+    window: int | None = None,
+) -> jax.Array:
+    """Attention of T new tokens over a ragged prefix and, masked, over themselves.
+
+    Args:
+      q_BTNH: queries of the new tokens, rotated.
+      k_BTKH: keys of the new tokens, rotated; K divides N.
+      v_BTKH: values of the new tokens.
+      mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
+        see itself.
+      position_BT: int32 absolute positions of the new tokens.
+      prefix: cached keys and values, each [B, K, S, H]; slot s holds position s.
+      prefix_length_B: int32 number of valid slots per row.
+      window: sliding window in tokens: keys at distance >= window are not seen.
+
+    Returns:
+      [B, T, N, H] in q's dtype. Scores and softmax are float32.
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    mask = mask_BTT
+    if window is not None:
+        mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
+    part = _attend(q_BKGTH, k_BKTH, v_BKTH, mask[:, None, None])
+    if prefix is not None and prefix_length_B is not None:
+        slot_11S = jnp.arange(prefix[0].shape[2], dtype=jnp.int32)[None, None, :]
+        seen_BTS = slot_11S < prefix_length_B[:, None, None]
+        if window is not None:
+            seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
+        part = _merge(part, _attend(q_BKGTH, *prefix, seen_BTS[:, None, None]))
+    out_BKGTH = part.value / part.total[..., None]
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)

@@ -1,0 +1,15 @@
+"""Where this project keeps what it downloads and compiles."""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """The user's cache folder of this project (not created here).
+
+    `$MEDUSA_JAX_CACHE` when set, else `$XDG_CACHE_HOME/medusa_jax`, else `~/.cache/medusa_jax`.
+    """
+    if own := os.environ.get("MEDUSA_JAX_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "medusa_jax"

@@ -1,0 +1,107 @@
+"""What `--model` and `--medusa` name: a folder, a GGUF file, or a Hugging Face hub id."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from medusa_jax.errors import UserError
+
+# A repository may hold its weights three times over (consolidated.*, *.bin, *.gguf): take one.
+_TEXT_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "medusa_lm_head.*",
+)
+_SAFETENSORS_PATTERNS = ("model*.safetensors", "model.safetensors.index.json")
+_BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_TIMEOUT_S = 10
+
+
+def resolve(reference: str) -> Path:
+    """Turns a user's model reference into a path on this machine.
+
+    Args:
+      reference: an existing folder, an existing `.gguf` file, or a hub id `organisation/name`,
+        of which only the files that this project reads are downloaded, into Hugging Face's cache.
+
+    Returns:
+      A folder, or a `.gguf` file.
+
+    Raises:
+      UserError: there is no such path; the hub cannot be reached, does not know the repository,
+        or does not let this user read it.
+    """
+    path = Path(reference).expanduser()
+    if reference and path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return path
+        raise UserError(f"{reference} is neither a model folder nor a .gguf file")
+    if _HUB_ID.fullmatch(reference) and path.suffix.lower() != ".gguf":
+        return _download(reference)
+    raise UserError(
+        f"{reference!r} does not exist: pass a model folder, a .gguf file or a hub id like "
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        siblings = HfApi().model_info(repo, timeout=_TIMEOUT_S).siblings or []
+        patterns = _patterns([sibling.rfilename for sibling in siblings])
+    except RepositoryNotFoundError as error:
+        raise _no_access(repo) from error
+    except Exception as error:  # the network stack's errors have no common base class
+        return _cached(repo, error)
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns))
+    except RepositoryNotFoundError as error:  # gated repositories show their list to everybody
+        raise _no_access(repo) from error
+    except Exception as error:
+        raise UserError(
+            f"downloading {repo} failed ({_reason(error)}): run it again, finished files are kept"
+        ) from error
+
+
+def _patterns(files: Sequence[str]) -> list[str]:
+    has_safetensors = any(fnmatch(name, _SAFETENSORS_PATTERNS[0]) for name in files)
+    weights = _SAFETENSORS_PATTERNS if has_safetensors else _BIN_PATTERNS
+    return [*_TEXT_PATTERNS, *weights]
+
+
+def _cached(repo: str, cause: Exception) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_TEXT_PATTERNS, *_SAFETENSORS_PATTERNS]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
+    except Exception:
+        raise UserError(
+            f"there is no folder {repo} here, and the Hugging Face hub cannot be reached "
+            f"({_reason(cause)}): go online once, or pass the folder of a downloaded model"
+        ) from cause
+
+
+def _no_access(repo: str) -> UserError:
+    return UserError(
+        f"there is no folder {repo} here, and the Hugging Face hub has no public model of that "
+        f"name: check it, or if it is gated, accept its licence at huggingface.co/{repo} and run "
+        "`hf auth login`"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:120]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,74 @@
+"""One call that loads any supported model: configuration, parameters, tokenizer, end ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medusa_jax.config import LlamaConfig
+from medusa_jax.io.hf_config import eos_ids, parse_config, read_json
+from medusa_jax.io.hub import resolve
+from medusa_jax.io.tokenizer import load_tokenizer
+from medusa_jax.io.weights import load_safetensors
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A backbone ready to run.
+
+    Attributes:
+      config: of the network.
+      params: backbone parameters, nested dicts of arrays.
+      tokenizer: a transformers tokenizer.
+      eos_ids: every id that ends a sequence; may be empty.
+      path: the folder or GGUF file it came from.
+    """
+
+    config: LlamaConfig
+    params: dict[str, Any]
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    path: Path
+
+
+def load_model(reference: str, dtype: Any) -> LoadedModel:
+    """Loads a model from a Hugging Face folder, a hub id or a GGUF file.
+
+    A sequence ends at any id that the generation config, the config or the tokenizer names:
+    published chat models often list the end of a turn in only one of the three.
+
+    Args:
+      reference: see `medusa_jax.io.hub.resolve`.
+      dtype: of the parameters.
+
+    Returns:
+      The model, its parameters on the default device.
+
+    Raises:
+      UserError: the reference leads nowhere, or what it leads to is broken or not supported.
+    """
+    path = resolve(reference)
+    return _load_gguf(path, dtype) if path.is_file() else _load_folder(path, dtype)
+
+
+def _load_folder(folder: Path, dtype: Any) -> LoadedModel:
+    raw = read_json(folder / "config.json")
+    config = parse_config(raw)
+    generation_file = folder / "generation_config.json"
+    generation = read_json(generation_file) if generation_file.is_file() else None
+    tokenizer = load_tokenizer(folder)
+    ends = _union(eos_ids(raw, generation), eos_ids(raw), tokenizer)
+    return LoadedModel(config, load_safetensors(folder, config, dtype), tokenizer, ends, folder)
+
+
+def _load_gguf(path: Path, dtype: Any) -> LoadedModel:
+    from medusa_jax.io.gguf import load_gguf
+    from medusa_jax.io.gguf_tokenizer import build_tokenizer
+
+    config, params, ends = load_gguf(path, dtype)
+    tokenizer = build_tokenizer(path)
+    return LoadedModel(config, params, tokenizer, _union(ends, (), tokenizer), path)
+
+
+def _union(first: tuple[int, ...], second: tuple[int, ...], tokenizer: Any) -> tuple[int, ...]:
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return tuple(dict.fromkeys((*first, *second, *own)))

@@ -1,0 +1,63 @@
+"""The tokenizer of a Hugging Face folder, without transformers' advice about torch."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medusa_jax.errors import UserError
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Loads a tokenizer from local files only; code in the folder is never run.
+
+    Args:
+      folder: with `tokenizer.json`, or `tokenizer.model` (needs sentencepiece), or `vocab.json`
+        and `merges.txt`.
+
+    Returns:
+      A transformers tokenizer.
+
+    Raises:
+      UserError: the files are missing or broken.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in _FILES):
+        raise UserError(f"{folder} holds no tokenizer: it needs one of {', '.join(_FILES)}")
+    with _quiet_transformers() as transformers:
+        try:
+            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # tokenizers raises bare Exception for a damaged file
+            raise _broken(folder, error) from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[Any]:
+    """Imports transformers, which announces on import that torch is missing: it is meant to be."""
+    before = os.environ.get(_ADVICE)
+    os.environ[_ADVICE] = "1"
+    try:
+        import transformers
+    finally:
+        if before is None:
+            del os.environ[_ADVICE]
+        else:
+            os.environ[_ADVICE] = before
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield transformers
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def _broken(folder: Path, error: Exception) -> UserError:
+    hint = "download it again"
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        hint = "run pip install sentencepiece protobuf, which tokenizer.model needs, or " + hint
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"the tokenizer in {folder} cannot be loaded ({reason}): {hint}")

@@ -1,0 +1,138 @@
+"""A loaded model with its heads and tree: everything that generation needs, in one value."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.io import default_model, hub
+from medusa_jax.io import heads as head_files
+from medusa_jax.io.model import load_model
+from medusa_jax.tree import Tree, build_tree, load_tree
+
+_SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
+# Measured, docs/benchmarks.md: verifying a node is nearly free on an accelerator, not on a CPU.
+_DEFAULT_TREE = {"cpu": "mc_sim_7b_63:6"}
+_DEFAULT_TREE_ELSEWHERE = "mc_sim_7b_63"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MedusaLM:
+    """A backbone with Medusa heads, ready to decode.
+
+    Attributes:
+      config: architecture of the backbone.
+      params: its parameters (layout: docs/design.md).
+      heads_config: the Medusa heads, or None.
+      heads_params: their parameters, or None.
+      tokenizer: transformers tokenizer.
+      eos_ids: token ids that end a reply.
+      dtype: compute and parameter dtype, "float32" or "bfloat16".
+      tree: what each step proposes.
+      executables: compiled functions, kept so that a second call does not compile again.
+    """
+
+    config: LlamaConfig
+    params: dict[str, Any]
+    heads_config: MedusaConfig | None
+    heads_params: dict[str, Any] | None
+    tokenizer: Any
+    eos_ids: tuple[int, ...]
+    dtype: str
+    tree: Tree
+    executables: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    def with_tree(self, tree: str | Tree) -> "MedusaLM":
+        """The same model with another tree (see `medusa_jax.tree.load_tree`).
+
+        Raises:
+          UserError: the tree needs more heads than there are.
+        """
+        available = self.heads_config.num_heads if self.heads_config else 0
+        if isinstance(tree, str):
+            tree = load_tree(tree, available)
+        if tree.max_depth > available:
+            raise UserError(f"the tree needs {tree.max_depth} heads, the model has {available}")
+        return dataclasses.replace(self, tree=jax.device_put(tree))
+
+
+def default_dtype() -> str:
+    """float32 on a CPU, which computes nothing faster in bfloat16; bfloat16 elsewhere."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def load(
+    model: str | None = None,
+    medusa: str | None = None,
+    *,
+    dtype: str | None = None,
+    tree: str | None = None,
+) -> MedusaLM:
+    """Loads a model and its Medusa heads.
+
+    Args:
+      model: Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
+      medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
+        heads found beside the model, or the shipped ones for the default model.
+      dtype: "float32" or "bfloat16"; default: `default_dtype()`.
+      tree: preset, file or "chain:K" (see `medusa_jax.tree.load_tree`); default: the fastest one
+        measured on this kind of device.
+
+    Raises:
+      UserError: anything missing, unreadable or that does not fit together.
+    """
+    dtype = dtype or default_dtype()
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
+    source = str(default_model.default_model_path()) if model is None else model
+    base = load_model(source, jnp.dtype(dtype))
+    heads_path = _heads_path(medusa, None if model is None else base.path)
+    heads_config = heads_params = None
+    if heads_path is not None:
+        heads_config, heads_params = head_files.load_heads(
+            heads_path,
+            hidden_size=base.config.hidden_size,
+            vocab_size=base.config.vocab_size,
+            dtype=jnp.dtype(dtype),
+        )
+    lm = MedusaLM(
+        config=base.config,
+        params=base.params,
+        heads_config=heads_config,
+        heads_params=heads_params,
+        tokenizer=base.tokenizer,
+        eos_ids=base.eos_ids,
+        dtype=dtype,
+        tree=jax.device_put(build_tree([])),
+    )
+    if tree is None and heads_config is None:
+        return lm
+    return lm.with_tree(tree or _default_tree(heads_config))
+
+
+def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
+    """Where the heads are; None: decode without. `model_path` is None for the default model."""
+    if medusa == "none":
+        return None
+    if medusa is not None:
+        return hub.resolve(medusa)
+    if model_path is None:
+        return _SHIPPED_HEADS
+    found = head_files.find_heads(model_path)
+    if found is None:
+        raise UserError(
+            f"no Medusa heads beside {model_path}: name them with --medusa, or pass --medusa none "
+            "to decode without"
+        )
+    return found
+
+
+def _default_tree(heads: MedusaConfig | None) -> str:
+    tree = _DEFAULT_TREE.get(jax.default_backend(), _DEFAULT_TREE_ELSEWHERE)
+    needed = load_tree(tree).max_depth
+    available = heads.num_heads if heads else 0
+    return tree if needed <= available else f"chain:{available}"

@@ -1,0 +1,1 @@
+"""Networks as flax.linen modules whose parameters are plain nested dicts."""

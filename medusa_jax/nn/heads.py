@@ -1,0 +1,141 @@
+"""Medusa heads (paper, section 2.1.1): residual blocks over the backbone's last hidden state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.layers import project
+
+
+class MedusaHeads(nn.Module):
+    """M heads that run side by side on the same hidden state: p_k = W2_k (SiLU(W1_k h + b1_k) + h).
+
+    With L layers the residual block is repeated with weights of its own; the original code repeats
+    one module, so that its L layers share one matrix. Parameters:
+    {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, V, D]}},
+    "bias" and "projection" only where the configuration has them. A `token_map` leaf beside them
+    is data for whoever turns draft ids into tokens: it is neither declared nor read here.
+
+    Attributes:
+      config: the heads.
+      dtype: compute dtype; products accumulate in float32, and so does SiLU.
+    """
+
+    config: MedusaConfig
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the parameters in the layout of the checkpoint loaders."""
+        c = self.config
+        self.blocks = _Weights((c.num_heads, c.num_layers, c.hidden_size, c.hidden_size), c.bias)
+        if c.own_projection:
+            self.projection = _Weights((c.num_heads, c.vocab_size, c.hidden_size), False)
+
+    def __call__(self, hidden: jax.Array, lm_head_VD: jax.Array | None = None) -> jax.Array:
+        """Logits of every head.
+
+        Args:
+          hidden: [..., D], any float dtype: the backbone's hidden state after the final norm.
+          lm_head_VD: rows of the LM head to share, already chosen by `token_map` when the heads
+            have a draft vocabulary; needed, and used, only without projections of their own.
+
+        Returns:
+          float32 [..., M, V].
+
+        Raises:
+          ValueError: the heads have no projection and no `lm_head_VD` was given.
+        """
+        x = self.hidden(hidden)
+        with jax.named_scope("medusa_projection"):
+            if self.config.own_projection:
+                return _per_head(x, self.projection()[0], self.dtype)
+            if lm_head_VD is None:
+                raise ValueError("heads without own projections need the LM head's rows")
+            return project(x, lm_head_VD, self.dtype)
+
+    def hidden(self, hidden: jax.Array) -> jax.Array:
+        """What the heads project: hidden [..., D] -> [..., M, D] in `dtype`."""
+        c = self.config
+        weight_MLDD, bias_MLD = self.blocks()
+        shape = (*hidden.shape[:-1], c.num_heads, c.hidden_size)
+        x = jnp.broadcast_to(hidden.astype(self.dtype)[..., None, :], shape)
+        with jax.named_scope("medusa_blocks"):
+            for layer in range(c.num_layers):
+                y = _per_head(x, weight_MLDD[:, layer], self.dtype)
+                if bias_MLD is not None:
+                    y = y + jnp.broadcast_to(bias_MLD[:, layer].astype(jnp.float32), shape)
+                x = (x.astype(jnp.float32) + nn.silu(y)).astype(self.dtype)
+        return x
+
+
+class _Weights(nn.Module):
+    """Weights [..., out, in] and, if asked for, biases [..., out] of a stack of linear maps."""
+
+    shape: tuple[int, ...]
+    bias: bool
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+        weight = self.param("weight", nn.initializers.zeros, self.shape, jnp.float32)
+        if not self.bias:
+            return weight, None
+        return weight, self.param("bias", nn.initializers.zeros, self.shape[:-1], jnp.float32)
+
+
+def _per_head(x: jax.Array, weight_MFD: jax.Array, dtype: Any) -> jax.Array:
+    """Head m's matrix times head m's vector: x [..., M, D] -> float32 [..., M, F]."""
+    rows = x.astype(dtype).reshape(-1, *x.shape[-2:])
+    # As in `project`: a lone bfloat16 row is five times slower on CPU than the same row twice.
+    pad = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    y = jnp.einsum(
+        "RMD,MFD->RMF",
+        jnp.concatenate([rows, rows]) if pad else rows,
+        weight_MFD.astype(dtype),
+        precision="highest" if dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight_MFD.shape[1])
+
+
+def init_heads(
+    config: MedusaConfig,
+    lm_head_VD: jax.Array,
+    dtype: Any,
+    token_map: jax.Array | None = None,
+) -> dict[str, Any]:
+    """Parameters with which every head equals the backbone's LM head.
+
+    W1 = 0 as in the paper; b1 = 0 too, where the original code leaves it random and so starts
+    only close to the LM head; W2 = the LM head.
+
+    Args:
+      config: the heads.
+      lm_head_VD: the whole LM head, [V, D], any float dtype.
+      dtype: dtype of the parameters.
+      token_map: int [Vd], the draft vocabulary, when the configuration has one.
+
+    Returns:
+      The parameters in the layout of `MedusaHeads`, with "token_map" (int32) where given.
+
+    Raises:
+      ValueError: `token_map` and configuration disagree, or the LM head has another shape.
+    """
+    c = config
+    if (token_map is not None) != c.draft_vocab:
+        raise ValueError("token_map must be given exactly when config.draft_vocab is set")
+    rows = lm_head_VD if token_map is None else jnp.take(lm_head_VD, token_map, axis=0)
+    if rows.shape != (c.vocab_size, c.hidden_size):
+        raise ValueError(f"LM head rows {rows.shape} do not fit {(c.vocab_size, c.hidden_size)}")
+    blocks = {"weight": jnp.zeros((c.num_heads, c.num_layers, *2 * [c.hidden_size]), dtype)}
+    if c.bias:
+        blocks["bias"] = jnp.zeros((c.num_heads, c.num_layers, c.hidden_size), dtype)
+    params: dict[str, Any] = {"blocks": blocks}
+    if c.own_projection:
+        weight = jnp.broadcast_to(rows.astype(dtype), (c.num_heads, *rows.shape))
+        params["projection"] = {"weight": weight}
+    if token_map is not None:
+        params["token_map"] = jnp.asarray(token_map, jnp.int32)
+    return params

@@ -1,0 +1,73 @@
+"""Linear maps and RMSNorm. Weights are (out, in), as Hugging Face stores them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Initializer = Callable[..., jax.Array]
+_INIT: Initializer = nn.initializers.normal(0.02)
+
+
+def project(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
+    """Applies a (out, in) weight to the last axis of x, accumulating in float32.
+
+    Args:
+      x: [..., in], any dtype.
+      weight: [out, in], any dtype.
+      dtype: dtype of the product's operands. With float32 the product is exact to float32 on
+        every backend; accelerators would otherwise round the operands to bfloat16 or TF32.
+
+    Returns:
+      [..., out] in float32.
+    """
+    x, weight = x.astype(dtype), weight.astype(dtype)
+    single_row = x.size == x.shape[-1]
+    # XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than with
+    # two rows), so a lone row is computed twice.
+    pad = single_row and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    rows = jnp.broadcast_to(x.reshape(1, -1), (2, x.shape[-1])) if pad else x
+    y = jnp.einsum(
+        "...D,FD->...F",
+        rows,
+        weight,
+        precision="highest" if dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+    return y[:1].reshape(*x.shape[:-1], weight.shape[0]) if pad else y
+
+
+class Linear(nn.Module):
+    """y = W x (+ b), W: [features, in], computed and returned in `dtype`."""
+
+    features: int
+    use_bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., in] -> [..., features]."""
+        weight = self.param("weight", _INIT, (self.features, x.shape[-1]), jnp.float32)
+        y = project(x, weight, self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + jnp.expand_dims(bias.astype(jnp.float32), tuple(range(y.ndim - 1)))
+        return y.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, in float32; returns x's dtype."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., D]."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        # Hugging Face rounds to the compute dtype before it scales.
+        y = y.astype(x.dtype)
+        return y * jnp.expand_dims(scale.astype(x.dtype), tuple(range(x.ndim - 1)))

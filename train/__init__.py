@@ -1,0 +1,1 @@
+"""Training of Medusa heads: thin programs over the medusa_jax library."""
