@@ -19,14 +19,14 @@ class _Partial(NamedTuple):
     value: jax.Array  # sum of exp(score - top) * v, float32, trailing axis H
 
 
-def _attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> _Partial:
+def _attend(q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> _Partial:
     """Softmax numerator and denominator over one set of keys; mask broadcasts to [B,1,1,T,S]."""
     exact = "highest" if q_BKGTH.dtype == jnp.float32 else None
     B, K, G, T, H = q_BKGTH.shape
     # G and T fold into one axis: a plain batched matrix product per key head.
     q = q_BKGTH.reshape(B, K, G * T, H)
     score = jnp.einsum(
-        "BKTH,BKSH->BKTS", q, k_BKSH, precision=exact, preferred_element_type=jnp.float32
+        "BKTH,BKHS->BKTS", q, k_BKHS, precision=exact, preferred_element_type=jnp.float32
     )
     score = score.reshape(B, K, G, T, -1) * (H**-0.5)
     score = jnp.where(mask, score, -jnp.inf)
@@ -74,7 +74,7 @@ def attention(
       mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
         see itself.
       position_BT: int32 absolute positions of the new tokens.
-      prefix: cached keys and values, each [B, K, S, H]; slot s holds position s.
+      prefix: cached keys [B, K, H, S] and values [B, K, S, H]; slot s holds position s.
       prefix_length_B: int32 number of valid slots per row.
       window: sliding window in tokens: keys at distance >= window are not seen.
 
@@ -84,13 +84,13 @@ def attention(
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
     q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k_BKTH, v_BKTH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
     mask = mask_BTT
     if window is not None:
         mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
-    part = _attend(q_BKGTH, k_BKTH, v_BKTH, mask[:, None, None])
+    part = _attend(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
     if prefix is not None and prefix_length_B is not None:
-        slot_11S = jnp.arange(prefix[0].shape[2], dtype=jnp.int32)[None, None, :]
+        slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
         seen_BTS = slot_11S < prefix_length_B[:, None, None]
         if window is not None:
             seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)

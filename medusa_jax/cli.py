@@ -1,10 +1,14 @@
-"""What every command line shares: the compilation cache, and errors in one line with exit code 2."""
+"""What all command lines share: help, the compilation cache, errors in one line and exit codes."""
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
@@ -12,43 +16,86 @@ from medusa_jax.io.cache import cache_dir
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder of compiled programs, kept between runs; 'none' disables it. Default: the user's "
-    "cache folder.",
+    "Folder of compiled programs, kept between runs; 'none' disables it. Default: 'compiled' in "
+    "the user's cache folder.",
 )
+_HELP = flags.DEFINE_boolean("help", False, "Show this help and exit.", short_name="h")
 
 
 def setup_compilation_cache() -> None:
-    """Keeps every compiled program on disk, however fast it compiled."""
+    """Keeps every compiled program on disk, however fast it compiled.
+
+    Raises:
+      UserError: the folder that the user named cannot be written.
+    """
     if _CACHE.value == "none":
         return
-    folder = _CACHE.value or str(cache_dir() / "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    folder = Path(_CACHE.value).expanduser() if _CACHE.value else cache_dir() / "compiled"
+    if not _is_writable(folder):
+        if _CACHE.value:
+            raise UserError(
+                f"cannot write compiled programs to {folder}: name another folder with "
+                "--compilation_cache, or 'none'"
+            )
+        return  # a read-only home is no reason to fail: compile every time
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def run_main(main: Callable[[list[str]], None]) -> None:
-    """Parses flags and runs main; a `UserError` or a wrong flag ends in one line and exit code 2."""
-
-    def guarded(argv: list[str]) -> None:
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unexpected argument {argv[1]!r}: see --help")
-            main(argv)
-        except UserError as error:
-            sys.exit(_report(error))
-
-    logging.set_verbosity(logging.WARNING)
-    app.run(guarded, flags_parser=_parse_flags)
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def _is_writable(folder: Path) -> bool:
     try:
-        return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        sys.exit(_report(error))
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _report(error: Exception) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+def run_main(main: Callable[[list[str]], None]) -> NoReturn:
+    """Parses flags, runs main and exits; `app.run` would print usage and tracebacks instead.
+
+    Exit codes: 0; 2 and one line on stderr for a `UserError` or a wrong flag; 130 for Ctrl-C; 141
+    when nobody reads stdout any more.
+    """
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    sys.exit(_run(main))
+
+
+def _run(main: Callable[[list[str]], None]) -> int:
+    try:
+        argv = flags.FLAGS(sys.argv)
+        if _HELP.value:
+            print(_help_text(main.__module__))
+        elif len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}: see --help")
+        else:
+            main(argv)
+        sys.stdout.flush()
+    except (UserError, flags.Error) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; spare Python's own complaint at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _help_text(module: str) -> str:
+    """The module's docstring and flags, in the order in which they are defined."""
+    name = sys.argv[0] if module == "__main__" else module
+    own = flags.FLAGS.get_flags_for_module(name)
+    entries = [_flag_help(flag) for flag in (*own, flags.FLAGS[_CACHE.name])]
+    return "\n".join([(sys.modules[module].__doc__ or "").rstrip(), "", "Flags:", *entries])
+
+
+def _flag_help(flag: flags.Flag) -> str:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    # absl itself writes an enum's values in front, and a note behind a repeatable flag's text.
+    text = (flag.help or "").partition(";\n")[0]
+    if flag.default not in (None, False):
+        text += f" Default: {flag.default}."
+    return f"  {name}\n" + textwrap.indent(textwrap.fill(text, 84), " " * 6)

@@ -141,7 +141,9 @@ def _accept(decoder: Decoder, request: Request, tree: Tree, token_BR, logits_BRV
 def _emitted(request: Request, state: DecodeState, token_BA: jax.Array, num_B: jax.Array):
     """How many of the num_B accepted tokens a row emits, and whether EOS is the last of them."""
     slot_1A = jnp.arange(token_BA.shape[1], dtype=jnp.int32)[None]
-    eos_BA = (token_BA[:, :, None] == request.eos_E[None, None]).any(-1) & (slot_1A < num_B[:, None])
+    eos_BA = (token_BA[:, :, None] == request.eos_E[None, None]).any(-1) & (
+        slot_1A < num_B[:, None]
+    )
     to_eos_B = jnp.where(eos_BA.any(-1), jnp.argmax(eos_BA, axis=-1).astype(jnp.int32) + 1, num_B)
     room_B = request.budget_B - state.num_new_B
     stopped_B = eos_BA.any(-1) & (to_eos_B <= room_B) & ~state.done_B
@@ -168,9 +170,16 @@ def _step(
         accepted = _accept(decoder, request, tree, state.token_BR, logits_BRV)
     token_BA = jnp.take_along_axis(state.token_BR, accepted.nodes_BD, axis=1)
     num_B, stopped_B = _emitted(request, state, token_BA, accepted.num_B + 1)
+    root_B = _root(
+        decoder, request, _pick(logits_BRV, accepted.last_B), state.cache.length_B + num_B
+    )
     with jax.named_scope("commit"):
-        cache = kv_cache.append(state.cache, kv_cache.select(new, accepted.nodes_BD), num_B)
-    root_B = _root(decoder, request, _pick(logits_BRV, accepted.last_B), cache.length_B)
+        # The write must come after every read of the old cache, else XLA copies the whole cache
+        # first. A tree's choice of nodes implies that; without one, the root's token (never
+        # negative, which XLA does not know) has to.
+        start_B = state.cache.length_B + jnp.minimum(root_B, 0)
+        new = kv_cache.select(new, accepted.nodes_BD)
+        cache = kv_cache.append(dataclasses.replace(state.cache, length_B=start_B), new, num_B)
     num_new_B = state.num_new_B + num_B
     stopped_B = state.stopped_B | stopped_B
     return DecodeState(

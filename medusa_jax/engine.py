@@ -1,4 +1,4 @@
-"""Runs one batch of encoded prompts: shapes are bucketed, compiled functions kept and timed apart."""
+"""Runs a batch of encoded prompts: bucketed shapes, kept executables, compilation timed apart."""
 
 import dataclasses
 import time
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import decode
@@ -135,8 +134,9 @@ def active_params(lm: MedusaLM) -> dict[str, Any]:
 
 
 def _bucket(size: int, smallest: int) -> int:
-    """Next power of two: few shapes, few compilations."""
-    return max(smallest, 1 << (size - 1).bit_length())
+    """Next size of 2^n or 3 * 2^(n-1): few shapes, few compilations, a quarter of padding."""
+    power = 1 << (size - 1).bit_length()
+    return max(smallest, power * 3 // 4 if size <= power * 3 // 4 else power)
 
 
 def _compiled(

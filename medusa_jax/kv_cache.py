@@ -16,11 +16,12 @@ NewKV = tuple[tuple[jax.Array, jax.Array], ...]
 class KVCache:
     """Committed keys and values.
 
-    Separate buffers per layer, heads before slots: the attention's matrix products read them in
-    place, and a `lax.while_loop` updates them without a copy.
+    Separate buffers per layer, in the layouts that the attention's two matrix products read in
+    place (on a CPU, keys with slots last are three times as fast as keys with slots first), and
+    that a `lax.while_loop` updates without a copy.
 
     Attributes:
-      layers: per layer (keys, values), each [B, K, S, H]; slot s holds position s.
+      layers: per layer keys [B, K, H, S] and values [B, K, S, H]; slot s holds position s.
       length_B: int32, valid slots of each row; slots beyond hold garbage.
     """
 
@@ -30,28 +31,29 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """S, slots per row."""
-        return self.layers[0][0].shape[2]
+        return self.layers[0][1].shape[2]
 
 
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype) -> KVCache:
     """A cache of `capacity` slots for `batch` rows, none of them valid."""
-    shape = (batch, config.num_kv_heads, capacity, config.head_dim)
+    heads, dim = config.num_kv_heads, config.head_dim
     layers = tuple(
-        (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)
+        (
+            jnp.zeros((batch, heads, dim, capacity), dtype),
+            jnp.zeros((batch, heads, capacity, dim), dtype),
+        )
+        for _ in range(config.num_layers)
     )
     return KVCache(layers, jnp.zeros((batch,), jnp.int32))
 
 
-def _write(buffer_BKSH: jax.Array, rows_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Writes T consecutive slots of every row from its own start."""
+def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -> jax.Array:
+    """Writes a block of consecutive slots (on `axis`) of every row from the row's own start."""
 
-    def write_row(buffer_KSH, rows_TKH, start):
-        zero = jnp.zeros((), jnp.int32)
-        return jax.lax.dynamic_update_slice(
-            buffer_KSH, rows_TKH.swapaxes(0, 1).astype(buffer_KSH.dtype), (zero, start, zero)
-        )
+    def write_row(row, update, start):
+        return jax.lax.dynamic_update_slice_in_dim(row, update, start, axis - 1)
 
-    return jax.vmap(write_row)(buffer_BKSH, rows_BTKH, start_B)
+    return jax.vmap(write_row)(buffer, block.astype(buffer.dtype), start_B)
 
 
 def append(cache: KVCache, new: NewKV, num_B: jax.Array) -> KVCache:
@@ -61,7 +63,10 @@ def append(cache: KVCache, new: NewKV, num_B: jax.Array) -> KVCache:
     overwrites it. The caller keeps length + T <= capacity.
     """
     layers = tuple(
-        (_write(k, k_new, cache.length_B), _write(v, v_new, cache.length_B))
+        (
+            _write(k, k_new.transpose(0, 2, 3, 1), cache.length_B, 3),
+            _write(v, v_new.swapaxes(1, 2), cache.length_B, 2),
+        )
         for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
     )
     return KVCache(layers, cache.length_B + num_B)

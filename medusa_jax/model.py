@@ -119,10 +119,10 @@ def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
     if medusa == "none":
         return None
     if medusa is not None:
-        return hub.resolve(medusa)
+        return Path(medusa) if Path(medusa).is_file() else hub.resolve(medusa)
     if model_path is None:
         return _SHIPPED_HEADS
-    found = head_files.find_heads(model_path)
+    found = head_files.find_heads(model_path if model_path.is_dir() else model_path.parent)
     if found is None:
         raise UserError(
             f"no Medusa heads beside {model_path}: name them with --medusa, or pass --medusa none "

@@ -10,6 +10,8 @@ from medusa_jax.errors import UserError
 Message = dict[str, str]
 # Plain text, a conversation, or token ids that are used as they are.
 Prompt = str | Sequence[Message] | Sequence[int]
+# transformers' advice about too long a sequence: whoever encodes a prompt checks its length.
+_QUIET = {"verbose": False}
 
 
 def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
@@ -26,7 +28,7 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     if not isinstance(prompt, str) and all(isinstance(p, int) for p in prompt):
         ids = [int(p) for p in prompt]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
-        ids = list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
     else:
         ids = _encode_chat(tokenizer, prompt)
     if not ids:
@@ -39,7 +41,9 @@ def _encode_chat(tokenizer: Any, prompt: Any) -> list[int]:
         raise UserError("the tokenizer has no chat template: pass plain text with --nochat")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     try:
-        out = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        out = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True, tokenizer_kwargs=_QUIET
+        )
     except Exception as error:  # jinja's errors and the templates' own raise_exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the chat template refuses the conversation: {reason}") from error

@@ -57,7 +57,7 @@ def accept_typical(
     """Accepts a node when q(token) > min(epsilon, delta * exp(-H(q))) at its parent.
 
     q is the softmax of logits / temperature. A parent's best token always passes for delta < 1
-    and max q > 1e-5 * delta / (1 - delta), so this only ever accepts more than `accept_greedy`.
+    and max q > 1e-5 * delta / (1 - delta), so this never accepts fewer tokens than `accept_greedy`.
     Temperature 0 is `accept_greedy` exactly, in the same compiled code.
 
     Args:

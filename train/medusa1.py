@@ -34,7 +34,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     lm = medusa_jax.load(config.model, "none", dtype="float32")
-    examples = {True: [], False: []}
+    examples: dict[bool, list[Example]] = {True: [], False: []}
     for row in track(list(sharegpt.read_rows(config.data)), "tokenize"):
         example = _example(lm, row, config.seq_len)
         if example is not None:
@@ -63,8 +63,9 @@ def _train_and_export(
     params.pop("token_map", None)
     if token_map is not None:
         lm_head_VD = lm_head_VD[token_map]
-        states, held_out = (_to_draft(data, token_map, lm.config.vocab_size) for data in
-                            (states, held_out))
+        states, held_out = (
+            _to_draft(data, token_map, lm.config.vocab_size) for data in (states, held_out)
+        )
     run = Run(_train_config(config), heads, lm_head_VD, workdir)
     print(f"training on {len(states.labels_NM)} positions, {len(held_out.labels_NM)} held out")
     params = run.train(run.restore(params), states, held_out)
@@ -82,7 +83,8 @@ def _train_and_export(
 
 
 def _train_config(config: ConfigDict) -> TrainConfig:
-    return TrainConfig(**{name: config[name] for name in TrainConfig.__dataclass_fields__})
+    values: dict[str, Any] = config.to_dict()
+    return TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})
 
 
 def _example(lm: MedusaLM, row: dict[str, Any], max_length: int) -> Example | None:

@@ -9,6 +9,7 @@ an end of turn there. Running the command again continues where it stopped.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -51,7 +52,9 @@ def _questions(lm: MedusaLM, rows: list[dict[str, Any]], longest: int) -> Iterat
         turns = sharegpt.messages(row)
         # ShareGPT's ids end in the number of a chunk; later ones start in mid-conversation.
         first_chunk = str(row.get("id", "")).endswith("_0")
-        if not (first_chunk and turns and turns[0]["role"] == "user" and turns[0]["content"].strip()):
+        if not (
+            first_chunk and turns and turns[0]["role"] == "user" and turns[0]["content"].strip()
+        ):
             continue
         try:
             if len(encode_prompt(lm, turns[0]["content"])) <= longest:
@@ -68,7 +71,9 @@ def _row(name: str, question: str, reply: medusa_jax.Generation) -> dict[str, An
 
 def _pending(lm: MedusaLM, done: set[str]) -> list[tuple[str, str]]:
     wanted = []
-    for name, question in _questions(lm, _ordered(_PROMPTS.value, _SEED.value), _LONGEST.value):
+    for name, question in _questions(
+        lm, _ordered(str(_PROMPTS.value), _SEED.value), _LONGEST.value
+    ):
         if len(wanted) == _LIMIT.value:
             break
         wanted.append((name, question))

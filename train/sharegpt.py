@@ -35,9 +35,9 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     path = Path(path)
     try:
         with _open(path) as file:
-            if path.name.removesuffix(path.suffix if path.suffix in (".gz", ".xz") else "").endswith(
-                ".json"
-            ):
+            if path.name.removesuffix(
+                path.suffix if path.suffix in (".gz", ".xz") else ""
+            ).endswith(".json"):
                 yield from json.load(file)
                 return
             for number, line in enumerate(file, 1):

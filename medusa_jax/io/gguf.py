@@ -1,39 +1,37 @@
 """Loads a Llama-style model from one GGUF file."""
 
-import dataclasses
-from collections.abc import Iterator
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf_config import eos_ids, read_config
 from medusa_jax.io.gguf_file import GGUFFile, read_header, read_tensor
+from medusa_jax.io.weights import param_shapes
 
+_TOP_MODULES = {"embed": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
+_LAYER_MODULES = {
+    ("attn_norm",): "attn_norm",
+    ("mlp_norm",): "ffn_norm",
+    ("attn", "q"): "attn_q",
+    ("attn", "k"): "attn_k",
+    ("attn", "v"): "attn_v",
+    ("attn", "o"): "attn_output",
+    ("attn", "q_norm"): "attn_q_norm",
+    ("attn", "k_norm"): "attn_k_norm",
+    ("mlp", "gate"): "ffn_gate",
+    ("mlp", "up"): "ffn_up",
+    ("mlp", "down"): "ffn_down",
+}
 # Not parameters: the first is read into the configuration, the second is a leftover of early
 # converters that llama.cpp ignores as well.
 _NOT_PARAMETERS = ("rope_freqs.weight", "attn_rot_embd")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Slot:
-    """One parameter: where it goes, where it comes from and what it must look like.
-
-    Attributes:
-      keys: path in the parameter tree.
-      name: of the tensor in the file.
-      shape: expected.
-      permuted_heads: number of heads whose rows are in llama.cpp's order; 0: rows are in order.
-    """
-
-    keys: tuple[str, ...]
-    name: str
-    shape: tuple[int, ...]
-    permuted_heads: int = 0
 
 
 def load_gguf(
@@ -49,8 +47,8 @@ def load_gguf(
       dtype: of every parameter, whatever the file stores.
 
     Returns:
-      The configuration; the backbone's parameters as nested dicts, weights (out, in); the ids of
-      the tokens that end a reply.
+      The configuration; the backbone's parameters, nested dicts shaped like
+      `medusa_jax.io.weights.param_shapes`; the ids of the tokens that end a reply.
 
     Raises:
       UserError: the file is missing, truncated or no GGUF file; its architecture or one of its
@@ -58,20 +56,33 @@ def load_gguf(
     """
     header = read_header(path)
     config = read_config(header)
-    slots = list(_slots(config, header.metadata["general.architecture"] == "llama"))
-    _check(header, slots)
-    params: dict[str, Any] = {}
-    for slot in sorted(slots, key=lambda slot: -int(np.prod(slot.shape))):
-        value = read_tensor(header, slot.name, np.dtype(dtype))
-        if slot.permuted_heads:
-            value = _restore_rows(value, slot.permuted_heads)
-        *parents, leaf = slot.keys
-        branch = params
-        for key in parents:
-            branch = branch.setdefault(key, {})
+    shapes: dict[tuple[str, ...], Any] = dict(flatten_dict(param_shapes(config)))
+    names = {keys: _name(keys) for keys in shapes}
+    _check(header, {names[keys]: shape for keys, shape in shapes.items()})
+    permuted = _permuted_heads(config, header.metadata["general.architecture"])
+    params = {}
+    for keys in sorted(shapes, key=lambda keys: -math.prod(shapes[keys])):
+        value = read_tensor(header, names[keys], np.dtype(dtype))
+        if num_heads := permuted.get(keys[1:-1]):
+            value = _restore_rows(value, num_heads)
         # Waiting lets the host's copy go before the next one is made.
-        branch[leaf] = jax.block_until_ready(jax.device_put(value))
-    return config, params, eos_ids(header)
+        params[keys] = jax.block_until_ready(jax.device_put(value))
+    return config, unflatten_dict(params), eos_ids(header)
+
+
+def _name(keys: tuple[str, ...]) -> str:
+    """Name in the file of a parameter, e.g. of ("layers_0", "attn", "q", "weight")."""
+    leaf = "bias" if keys[-1] == "bias" else "weight"
+    if keys[0] in _TOP_MODULES:
+        return f"{_TOP_MODULES[keys[0]]}.{leaf}"
+    return f"blk.{keys[0].removeprefix('layers_')}.{_LAYER_MODULES[keys[1:-1]]}.{leaf}"
+
+
+def _permuted_heads(config: LlamaConfig, architecture: str) -> dict[tuple[str, ...], int]:
+    """Modules whose rows are in llama.cpp's order, with their number of heads."""
+    if architecture != "llama":
+        return {}
+    return {("attn", "q"): config.num_heads, ("attn", "k"): config.num_kv_heads}
 
 
 def _restore_rows(value: np.ndarray, num_heads: int) -> np.ndarray:
@@ -84,57 +95,19 @@ def _restore_rows(value: np.ndarray, num_heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(value.shape)
 
 
-def _check(header: GGUFFile, slots: list[_Slot]) -> None:
-    for slot in slots:
-        info = header.tensors.get(slot.name)
+def _check(header: GGUFFile, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
+        info = header.tensors.get(name)
         if info is None:
-            raise UserError(f"{header.path} lacks the tensor {slot.name}: convert the model again")
-        if info.shape != slot.shape:
+            raise UserError(f"{header.path} lacks the tensor {name}: convert the model again")
+        if info.shape != shape:
             raise UserError(
-                f"{header.path}: {slot.name} has shape {info.shape} instead of {slot.shape}: "
+                f"{header.path}: {name} has shape {info.shape} instead of {shape}: "
                 "convert the model again"
             )
-    unexpected = header.tensors.keys() - {slot.name for slot in slots}
-    for name in sorted(unexpected):
+    for name in sorted(header.tensors.keys() - shapes.keys()):
         if not any(part in name for part in _NOT_PARAMETERS):
             raise UserError(
                 f"{header.path} has the tensor {name}, which no supported architecture uses: "
                 "use another model"
             )
-
-
-def _slots(config: LlamaConfig, permuted: bool) -> Iterator[_Slot]:
-    vocab, width = config.vocab_size, config.hidden_size
-    yield _Slot(("embed", "weight"), "token_embd.weight", (vocab, width))
-    for layer in range(config.num_layers):
-        yield from _layer_slots(config, layer, permuted)
-    yield _Slot(("final_norm", "scale"), "output_norm.weight", (width,))
-    if not config.tie_embeddings:
-        yield _Slot(("lm_head", "weight"), "output.weight", (vocab, width))
-
-
-def _layer_slots(config: LlamaConfig, layer: int, permuted: bool) -> Iterator[_Slot]:
-    width, hidden = config.hidden_size, config.intermediate_size
-    heads, kv_heads = config.num_heads, config.num_kv_heads
-    q_rows, kv_rows = heads * config.head_dim, kv_heads * config.head_dim
-    place, source = f"layers_{layer}", f"blk.{layer}"
-    for part, norm in (("attn", "attn_norm"), ("mlp", "ffn_norm")):
-        yield _Slot((place, f"{part}_norm", "scale"), f"{source}.{norm}.weight", (width,))
-    if config.qk_norm:
-        for norm in ("q_norm", "k_norm"):
-            keys = (place, "attn", norm, "scale")
-            yield _Slot(keys, f"{source}.attn_{norm}.weight", (config.head_dim,))
-    linear = (
-        ("attn", "q", "attn_q", (q_rows, width), config.qkv_bias, heads * permuted),
-        ("attn", "k", "attn_k", (kv_rows, width), config.qkv_bias, kv_heads * permuted),
-        ("attn", "v", "attn_v", (kv_rows, width), config.qkv_bias, 0),
-        ("attn", "o", "attn_output", (width, q_rows), config.o_bias, 0),
-        ("mlp", "gate", "ffn_gate", (hidden, width), config.mlp_bias, 0),
-        ("mlp", "up", "ffn_up", (hidden, width), config.mlp_bias, 0),
-        ("mlp", "down", "ffn_down", (width, hidden), config.mlp_bias, 0),
-    )
-    for part, leaf, name, shape, bias, heads_moved in linear:
-        keys = (place, part, leaf)
-        yield _Slot((*keys, "weight"), f"{source}.{name}.weight", shape, heads_moved)
-        if bias:
-            yield _Slot((*keys, "bias"), f"{source}.{name}.bias", shape[:1], heads_moved)

@@ -7,7 +7,7 @@ import numpy as np
 from medusa_jax.config import LlamaConfig, RopeConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf_file import GGUFFile, read_tensor
-from medusa_jax.nn.rope import _base_frequencies
+from medusa_jax.nn.rope import base_frequencies
 
 # llama.cpp's names. "llama" covers Llama 1-3, Vicuna, Mistral, Zephyr and SmolLM.
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -24,6 +24,7 @@ _UNSUPPORTED = (
     "logit_scale",
     "residual_scale",
 )
+_ENDS = ("eos", "eot", "eom")
 
 
 def read_config(header: GGUFFile) -> LlamaConfig:
@@ -39,31 +40,16 @@ def read_config(header: GGUFFile) -> LlamaConfig:
             f"only {', '.join(ARCHITECTURES)} work from a GGUF file"
         )
     _refuse_unsupported(header)
-    hidden, heads = _integer(header, "embedding_length"), _integer(header, "attention.head_count")
-    layers, tensors = _integer(header, "block_count"), header.tensors
-    if hidden % heads and _field(header, "attention.key_length") is None:
-        raise UserError(f"{header.path}: {heads} heads do not divide the hidden size {hidden}")
-    head_dim = _integer(header, "attention.key_length", hidden // heads)
-    kv_heads = _integer(header, "attention.head_count_kv", heads)
-    if heads % kv_heads or head_dim % 2:
-        raise UserError(
-            f"{header.path} is inconsistent: {heads} heads, {kv_heads} KV heads, "
-            f"head size {head_dim}; convert the model again"
-        )
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if _integer(header, key, head_dim) != head_dim:
-            raise UserError(
-                f"{header.path}: {key} differs from the head size {head_dim}, which is not "
-                "supported: use another model"
-            )
+    heads, tensors = _integer(header, "attention.head_count"), header.tensors
+    layers, head_dim = _integer(header, "block_count"), _head_dim(header, heads)
     window = int(_number(header, "attention.sliding_window", 0))
     return LlamaConfig(
         vocab_size=tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else 0,
-        hidden_size=hidden,
+        hidden_size=_integer(header, "embedding_length"),
         intermediate_size=_integer(header, "feed_forward_length"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=kv_heads,
+        num_kv_heads=_kv_heads(header, heads),
         head_dim=head_dim,
         max_position=_integer(header, "context_length"),
         rms_norm_eps=_epsilon(header),
@@ -79,13 +65,12 @@ def read_config(header: GGUFFile) -> LlamaConfig:
 
 def eos_ids(header: GGUFFile) -> tuple[int, ...]:
     """Ids that end a reply: end of sequence, of turn and of message, as far as they are named."""
-    names = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
-    found = [header.metadata[name] for name in names if name in header.metadata]
-    return tuple(dict.fromkeys(int(token) for token in found))
+    named = (header.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in _ENDS)
+    return tuple(dict.fromkeys(token for token in named if isinstance(token, int)))
 
 
 def _refuse_unsupported(header: GGUFFile) -> None:
-    if header.metadata.get("split.count", 0) > 1:
+    if header.metadata.get("split.count", 0) not in (0, 1):
         raise UserError(
             f"{header.path} is one part of a split model: join the parts with "
             "`llama-gguf-split --merge` first"
@@ -95,18 +80,46 @@ def _refuse_unsupported(header: GGUFFile) -> None:
             raise UserError(f"{header.path} uses {key}, which is not supported: use another model")
 
 
+def _head_dim(header: GGUFFile, heads: int) -> int:
+    hidden = _integer(header, "embedding_length")
+    head_dim = _integer(header, "attention.key_length", hidden // heads)
+    divides = not hidden % heads or _field(header, "attention.key_length") is not None
+    if not divides or head_dim % 2:
+        raise UserError(
+            f"{header.path}: {heads} heads do not fit the hidden size {hidden}: "
+            "convert the model again"
+        )
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if _integer(header, key, head_dim) != head_dim:
+            raise UserError(
+                f"{header.path}: {key} differs from the head size {head_dim}, which is not "
+                "supported: use another model"
+            )
+    return head_dim
+
+
+def _kv_heads(header: GGUFFile, heads: int) -> int:
+    kv_heads = _integer(header, "attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise UserError(
+            f"{header.path}: {kv_heads} KV heads do not divide {heads} heads: "
+            "convert the model again"
+        )
+    return kv_heads
+
+
 def _read_rope(header: GGUFFile, head_dim: int) -> RopeConfig:
     theta = float(_number(header, "rope.freq_base", 10000.0))
     kind = _field(header, "rope.scaling.type") or "none"
-    # "scale_linear" is the older spelling.
-    factor = _number(header, "rope.scaling.factor", _number(header, "rope.scale_linear", 1.0))
     if kind not in ("none", "linear"):
         raise UserError(
             f"{header.path} uses rope scaling {kind!r}: only none, linear and llama3 work"
         )
     if "rope_freqs.weight" in header.tensors:
         return _fit_llama3(header, theta, head_dim)
-    if "rope.scale_linear" in header.metadata or kind == "linear":
+    # "scale_linear" is the older spelling.
+    factor = _number(header, "rope.scaling.factor", _number(header, "rope.scale_linear", 1.0))
+    if kind == "linear" or _field(header, "rope.scale_linear"):
         return RopeConfig(theta=theta, kind="linear", factor=float(factor))
     return RopeConfig(theta=theta)
 
@@ -127,7 +140,7 @@ def _fit_llama3(header: GGUFFile, theta: float, head_dim: int) -> RopeConfig:
         high_freq_factor=4.0,
         original_max_position=8192,
     )
-    expected = _base_frequencies(plain, head_dim) / _base_frequencies(rope, head_dim)
+    expected = base_frequencies(plain, head_dim) / base_frequencies(rope, head_dim)
     if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
         raise UserError(
             f"{header.path} scales its rotary embedding in another way than Llama 3: "

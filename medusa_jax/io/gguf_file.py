@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 
 from medusa_jax.errors import UserError
+from medusa_jax.io.tensor_files import aligned_buffer
 
 _SCALARS = {
     gguf.GGUFValueType.UINT8: "<B",
@@ -97,13 +98,13 @@ def read_tensor(header: GGUFFile, name: str, dtype: np.dtype) -> np.ndarray:
       dtype: wanted floating dtype (ml_dtypes' bfloat16 included).
 
     Returns:
-      dtype [shape of the tensor], in memory of its own.
+      dtype [shape of the tensor], in memory that JAX's CPU backend adopts without a copy.
 
     Raises:
       UserError: the file cannot be read, or the tensor's storage type cannot be dequantised.
     """
     info = header.tensors[name]
-    values = np.empty(int(np.prod(info.shape)), dtype)
+    tensor, values = aligned_buffer(info.shape, dtype)
     try:
         with header.path.open("rb") as file:
             file.seek(info.offset)
@@ -119,7 +120,7 @@ def read_tensor(header: GGUFFile, name: str, dtype: np.dtype) -> np.ndarray:
             f"{header.path}: {name} is stored as {info.kind.name}, which the gguf package cannot "
             "dequantize: use a file with Q8_0, Q4_K_M or F16 weights"
         ) from error
-    return values.reshape(info.shape)
+    return tensor
 
 
 def _dequantize(file: BinaryIO, kind: gguf.GGMLQuantizationType, count: int) -> np.ndarray:
@@ -147,6 +148,8 @@ def _parse(path: Path, file: BinaryIO) -> GGUFFile:
         metadata[key] = _value(file, _number(file, "<I"))
     entries = [_tensor_entry(file) for _ in range(num_tensors)]
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"alignment {alignment}")
     begin = -(-file.tell() // alignment) * alignment
     tensors = {
         name: dataclasses.replace(info, offset=begin + info.offset) for name, info in entries
@@ -159,6 +162,8 @@ def _tensor_entry(file: BinaryIO) -> tuple[str, TensorInfo]:
     shape = tuple(_number(file, "<Q") for _ in range(rank))[::-1]
     kind = gguf.GGMLQuantizationType(_number(file, "<I"))
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    if not name.isprintable():
+        raise ValueError("a tensor's name is not text")
     if not shape or shape[-1] % block or 0 in shape:
         raise ValueError(f"tensor {name} of shape {shape} cannot be stored as {kind.name}")
     num_bytes = int(np.prod(shape, dtype=object)) // block * block_bytes

@@ -22,7 +22,7 @@ from tokenizers import (
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf_file import read_header
-from medusa_jax.io.tokenizer import _quiet_transformers
+from medusa_jax.io.tokenizer import quiet_transformers
 
 # The published word patterns of Llama 3 and Qwen2: they differ in how many digits stay together.
 _WORDS = (
@@ -108,8 +108,9 @@ def _byte_level(metadata: dict[str, Any]) -> Tokenizer:
             f"pre-tokenizer {name!r} is not supported, only {', '.join(_WORD_RULES)}: "
             "pass the Hugging Face folder of the model instead"
         )
-    merges = [merge.partition(" ")[::2] for merge in metadata["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(_vocabulary(metadata), merges, ignore_merges=rule.whole))
+    vocabulary = _vocabulary(metadata)
+    merges = _listed_merges(metadata, vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=rule.whole))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if rule.digits else []
     if rule.pattern:
         steps.append(pre_tokenizers.Split(Regex(rule.pattern), "isolated"))
@@ -144,6 +145,17 @@ def _sentencepiece(metadata: dict[str, Any]) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(steps)
     _add_bos(tokenizer, metadata, default=True)
     return tokenizer
+
+
+def _listed_merges(metadata: dict[str, Any], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    merges = []
+    for text in metadata["tokenizer.ggml.merges"]:
+        left, _, right = text.partition(" ")
+        # Checked here because tokenizers aborts with a stack trace.
+        if not (left in vocabulary and right in vocabulary and left + right in vocabulary):
+            raise UserError(f"the merge {text!r} makes no known token: convert the model again")
+        merges.append((left, right))
+    return merges
 
 
 def _merges_from_scores(metadata: dict[str, Any]) -> list[tuple[str, str]]:
@@ -204,7 +216,7 @@ def _named_tokens(metadata: dict[str, Any]) -> dict[str, str]:
 
 def _wrap(tokenizer: Tokenizer, metadata: dict[str, Any]) -> Any:
     architecture = metadata.get("general.architecture")
-    with _quiet_transformers() as transformers:
+    with quiet_transformers() as transformers:
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             chat_template=metadata.get("tokenizer.chat_template"),

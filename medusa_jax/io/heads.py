@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from medusa_jax.config import MedusaConfig
@@ -26,6 +27,7 @@ from medusa_jax.io.heads_files import (
 )
 from medusa_jax.io.heads_keys import HeadKeys, parse_keys
 from medusa_jax.io.hf_config import read_json
+from medusa_jax.io.tensor_files import aligned_buffer
 
 
 def find_heads(model_folder: Path) -> Path | None:
@@ -65,10 +67,10 @@ def load_heads(
       dtype: of the parameters.
 
     Returns:
-      The configuration, and the parameters as NumPy arrays (read and converted one tensor at a
-      time): {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight":
-      [M, Vd, D]}, "token_map": int32 [Vd]}, the last three only where the heads have them. One
-      projection for all heads is a broadcast view.
+      The configuration, and the parameters on the default device: {"blocks": {"weight":
+      [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, Vd, D]}, "token_map": int32
+      [Vd]}, the last three only where the heads have them. One projection for all heads is
+      repeated M times.
 
     Raises:
       UserError: no heads there, heads of another hidden size or vocabulary, incomplete heads, a
@@ -94,7 +96,8 @@ def load_heads(
         own_projection=bool(keys.projections),
         draft_vocab=token_map is not None,
     )
-    return config, _read_params(config, keys, tensors, token_map, np.dtype(dtype))
+    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
+    return config, jax.block_until_ready(jax.device_put(params))
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -162,9 +165,10 @@ def _read_params(
 ) -> dict[str, Any]:
     """Reads tensor after tensor straight into its place in the stacked arrays."""
     M, L, D = config.num_heads, config.num_layers, config.hidden_size
-    blocks: dict[str, np.ndarray] = {"weight": np.empty((M, L, D, D), dtype)}
+    blocks: dict[str, np.ndarray] = {"weight": aligned_buffer((M, L, D, D), dtype)[0]}
     if config.bias:
-        blocks["bias"] = np.zeros((M, L, D), dtype)  # a single missing bias is zero
+        blocks["bias"] = aligned_buffer((M, L, D), dtype)[0]
+        blocks["bias"][:] = 0  # a bias that only some layers have is zero in the others
     for (head, layer, part), name in keys.blocks.items():
         blocks[part][head, layer] = tensors[name].read(dtype)
     params: dict[str, Any] = {"blocks": blocks}
@@ -185,7 +189,7 @@ def _read_projections(
     dtype: np.dtype,
 ) -> np.ndarray:
     names = dict.fromkeys(keys.projections[head] for head in range(config.num_heads))
-    weight = np.empty((len(names), config.vocab_size, config.hidden_size), dtype)
+    weight, _ = aligned_buffer((len(names), config.vocab_size, config.hidden_size), dtype)
     for row, name in enumerate(names):
         weight[row] = _read_rows(tensors[name], token_map, dtype)
     return np.broadcast_to(weight, (config.num_heads, *weight.shape[1:]))

@@ -12,10 +12,10 @@ from medusa_jax.io.hf_config import read_json
 from medusa_jax.io.tensor_files import (
     SafetensorsTensor,
     TorchTensor,
-    _safetensors_header,
-    _torch_header,
-    _torch_load,
+    safetensors_header,
     stored_tensors,
+    torch_header,
+    torch_load,
 )
 
 HEADS_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
@@ -47,9 +47,9 @@ def open_heads(path: Path) -> dict[str, StoredTensor]:
     elif not path.is_file():
         raise UserError(f"no heads found in {path}: there is no such file or folder")
     elif path.suffix == ".safetensors":
-        tensors = {tensor.key: tensor for tensor in _safetensors_header(path)}
+        tensors = {tensor.key: tensor for tensor in safetensors_header(path)}
     elif path.suffix in (".pt", ".bin"):
-        tensors = {tensor.key: tensor for tensor in _torch_header(path)}
+        tensors = {tensor.key: tensor for tensor in torch_header(path)}
     else:
         raise UserError(f"no heads found in {path}: give a folder, a .safetensors or a .pt file")
     heads = {key: tensor for key, tensor in tensors.items() if is_head_key(key)}
@@ -80,7 +80,7 @@ def read_integers(tensor: StoredTensor) -> np.ndarray:
       UserError: the tensor holds other numbers.
     """
     if isinstance(tensor, TorchTensor):
-        values = _torch_load(tensor.file)[tensor.key].numpy()
+        values = torch_load(tensor.file)[tensor.key].numpy()
     else:
         stored = _INTEGERS.get(tensor.dtype_name, np.dtype(np.uint8))
         values = np.fromfile(tensor.file, stored, math.prod(tensor.shape), offset=tensor.begin)
@@ -102,7 +102,7 @@ def _open_folder(folder: Path) -> Mapping[str, StoredTensor]:
 def _model_keys(folder: Path) -> Collection[str]:
     single, *_ = _MODEL_FILES
     if (folder / single).is_file():
-        return [tensor.key for tensor in _safetensors_header(folder / single)]
+        return [tensor.key for tensor in safetensors_header(folder / single)]
     for name in _MODEL_FILES:
         if name.endswith(".json") and (folder / name).is_file():
             weight_map = read_json(folder / name).get("weight_map")

@@ -21,7 +21,7 @@ _TEXT_PATTERNS = (
 )
 _SAFETENSORS_PATTERNS = ("model*.safetensors", "model.safetensors.index.json")
 _BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _TIMEOUT_S = 10
 
 
@@ -89,7 +89,7 @@ def _cached(repo: str, cause: Exception) -> Path:
         return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
     except Exception:
         raise UserError(
-            f"there is no folder {repo} here, and the Hugging Face hub cannot be reached "
+            f"there is no folder {repo} here, and the Hugging Face hub cannot provide it "
             f"({_reason(cause)}): go online once, or pass the folder of a downloaded model"
         ) from cause
 

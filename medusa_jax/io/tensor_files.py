@@ -50,7 +50,7 @@ class SafetensorsTensor:
         stored = _SAFETENSORS_DTYPES.get(self.dtype_name)
         if stored is None:
             raise _unsupported_dtype(self.key, self.dtype_name)
-        target, flat = _aligned(self.shape, np.dtype(dtype))
+        target, flat = aligned_buffer(self.shape, np.dtype(dtype))
         scratch = np.empty(0 if stored == target.dtype else min(_PIECE, flat.size), stored)
         with self.file.open("rb") as file:
             file.seek(self.begin)
@@ -81,10 +81,10 @@ class TorchTensor:
     def read(self, dtype: Any) -> np.ndarray:
         """The tensor in `dtype`; the file is mapped anew, so that no pages pile up."""
         torch = importlib.import_module("torch")
-        tensor = _torch_load(self.file)[self.key].detach().reshape(-1)
+        tensor = torch_load(self.file)[self.key].detach().reshape(-1)
         if not tensor.is_floating_point() or tensor.element_size() == 1:
             raise _unsupported_dtype(self.key, str(tensor.dtype))
-        target, flat = _aligned(self.shape, np.dtype(dtype))
+        target, flat = aligned_buffer(self.shape, np.dtype(dtype))
         for start in range(0, flat.size, _PIECE):
             piece = tensor[start : start + _PIECE]
             if piece.dtype == torch.bfloat16:
@@ -113,10 +113,10 @@ def stored_tensors(folder: Path) -> dict[str, SafetensorsTensor] | dict[str, Tor
     """
     safetensors = _files(folder, "model.safetensors")
     if safetensors:
-        return {tensor.key: tensor for file in safetensors for tensor in _safetensors_header(file)}
+        return {tensor.key: tensor for file in safetensors for tensor in safetensors_header(file)}
     torch_files = _files(folder, "pytorch_model.bin")
     if torch_files:
-        return {tensor.key: tensor for file in torch_files for tensor in _torch_header(file)}
+        return {tensor.key: tensor for file in torch_files for tensor in torch_header(file)}
     raise UserError(
         f"{folder} holds no weights: it needs model.safetensors, or "
         "model.safetensors.index.json and its shards"
@@ -139,7 +139,8 @@ def _files(folder: Path, single: str) -> list[Path]:
     return files
 
 
-def _safetensors_header(file: Path) -> list[SafetensorsTensor]:
+def safetensors_header(file: Path) -> list[SafetensorsTensor]:
+    """Tensors of one safetensors file, none of them read yet."""
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:
@@ -163,8 +164,9 @@ def _safetensors_header(file: Path) -> list[SafetensorsTensor]:
     return tensors
 
 
-def _torch_header(file: Path) -> list[TorchTensor]:
-    state = _torch_load(file)
+def torch_header(file: Path) -> list[TorchTensor]:
+    """Tensors of one torch file, mapped but not read yet."""
+    state = torch_load(file)
     return [
         TorchTensor(file, key, tuple(value.shape))
         for key, value in state.items()
@@ -172,7 +174,8 @@ def _torch_header(file: Path) -> list[TorchTensor]:
     ]
 
 
-def _torch_load(file: Path) -> dict[str, Any]:
+def torch_load(file: Path) -> dict[str, Any]:
+    """The state dict of a torch file, memory-mapped; never runs code from the file."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -189,7 +192,7 @@ def _torch_load(file: Path) -> dict[str, Any]:
     return state
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def aligned_buffer(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """An uninitialised array that the CPU backend can adopt without a copy, and its flat view."""
     nbytes = math.prod(shape) * dtype.itemsize
     buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)

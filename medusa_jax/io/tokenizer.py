@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path) -> Any:
     folder = Path(folder)
     if not any((folder / name).is_file() for name in _FILES):
         raise UserError(f"{folder} holds no tokenizer: it needs one of {', '.join(_FILES)}")
-    with _quiet_transformers() as transformers:
+    with quiet_transformers() as transformers:
         try:
             return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
@@ -36,7 +36,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[Any]:
+def quiet_transformers() -> Iterator[Any]:
     """Imports transformers, which announces on import that torch is missing: it is meant to be."""
     before = os.environ.get(_ADVICE)
     os.environ[_ADVICE] = "1"

@@ -1,5 +1,6 @@
 """Backbone parameters: their shapes, their Hugging Face names, and loading them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,12 @@ def load_safetensors(
     for path, shape in _flat_shapes(config).items():
         _check(folder, stored, keys[path], shape)
     params = {}
-    for path, key in keys.items():
-        array = jax.device_put(stored[key].read(dtype), _sharding_of(path, sharding))
+    # Large tensors first: whatever a reader needs beside its result fits into what is still free.
+    for path in sorted(keys, key=lambda path: -math.prod(stored[keys[path]].shape)):
+        array = jax.device_put(stored[keys[path]].read(dtype), _sharding_of(path, sharding))
         # An unfinished transfer would keep this tensor's host copy alive beside the next one's.
         params[path] = jax.block_until_ready(array)
-    return unflatten_dict(params)
+    return unflatten_dict({path: params[path] for path in keys})
 
 
 def _flat_shapes(config: LlamaConfig) -> dict[tuple[str, ...], Any]:

@@ -7,7 +7,7 @@ import numpy as np
 from medusa_jax.config import RopeConfig
 
 
-def _base_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
+def base_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
     """float64 [H/2] radians per position, for every kind but "dynamic" beyond its context."""
     frequency = rope.theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if rope.kind == "linear":
@@ -40,7 +40,7 @@ def rope_angles(
     Returns:
       cos, sin: float32 [B, T, H/2].
     """
-    frequency_BTh = jnp.asarray(_base_frequencies(rope, head_dim), jnp.float32)[None, None, :]
+    frequency_BTh = jnp.asarray(base_frequencies(rope, head_dim), jnp.float32)[None, None, :]
     if rope.kind == "dynamic":
         length = jnp.maximum(context_BT, rope.original_max_position).astype(jnp.float32)
         growth_BT = rope.factor * length / rope.original_max_position - (rope.factor - 1)

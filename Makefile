@@ -1,0 +1,63 @@
+# Every target makes what it needs in .venv, so a fresh machine needs Python and make, no more.
+PYTHON ?= python3
+# The release that the parity tests were written with; its CPU build is small, hence the index.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PROMPT ?= Explain in three short sentences what gravity is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint parity benchmark clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.dev ## create .venv with everything that development needs
+
+demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and compare
+	@$(BIN)/python -m infer.generate --compare --prompt "$(PROMPT)"
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/python -m pytest -q -n 2
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+parity: $(VENV)/.parity ## run the live comparisons with transformers on torch
+	$(BIN)/python -m pytest -q -n 2 tests/parity
+
+benchmark: $(VENV)/.run ## measure plain and Medusa decoding on this machine
+	$(BIN)/python -m infer.benchmark
+
+clean: ## remove .venv, builds and tool caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamp files: each is newer than pyproject.toml once its part is installed.
+$(VENV)/.created:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "make: '$(PYTHON)' is no Python 3.11 or newer: name one with make PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "make: '$(PYTHON)' has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run: pyproject.toml | $(VENV)/.created
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.created
+	$(INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.parity: pyproject.toml $(VENV)/.dev
+	$(INSTALL) --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(INSTALL) -e ".[dev,parity]"
+	@touch $@

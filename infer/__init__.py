@@ -1,0 +1,1 @@
+"""Command lines that decode and measure: thin programs over the medusa_jax library."""

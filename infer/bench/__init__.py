@@ -1,0 +1,1 @@
+"""What `python -m infer.benchmark` is made of: contenders, shapes, experiments, reports."""

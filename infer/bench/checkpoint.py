@@ -1,0 +1,154 @@
+"""Measures a real model: our decoding, without and with Medusa trees, and transformers'."""
+
+import dataclasses
+from typing import Any
+
+import medusa_jax
+from infer import display
+from infer.bench import torch_model
+from infer.bench.contenders import (
+    Answer,
+    Contender,
+    interleave,
+    our_contender,
+    ratio,
+    summarize,
+)
+from medusa_jax import MedusaLM, UserError
+from medusa_jax.generation import encode_prompt
+from medusa_jax.io import default_model, hub
+from medusa_jax.prompts import Prompt
+from medusa_jax.tree import load_tree
+
+DEFAULT_TREES = "chain:1,mc_sim_7b_63:2,:4,:6,:8,:16,:64"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointJob:
+    """What to measure.
+
+    Attributes:
+      model: folder, hub id or GGUF file; None: the default model.
+      medusa: heads, see `medusa_jax.load`.
+      prompts: what is asked, one at a time.
+      trees: as the user wrote them; None: as many of the default ones as the heads can fill.
+      dtypes: "float32", "bfloat16".
+      max_new_tokens: per prompt.
+      rounds: repetitions, of which the median counts.
+    """
+
+    model: str | None
+    medusa: str | None
+    prompts: list[Prompt]
+    trees: list[str] | None
+    dtypes: list[str]
+    max_new_tokens: int
+    rounds: int
+
+
+def parse_trees(text: str) -> list[str]:
+    """Splits "NAME:2,:8,chain:1" into ["NAME:2", "NAME:8", "chain:1"].
+
+    Raises:
+      UserError: a tree that does not exist, or `:N` with no name before it.
+    """
+    trees: list[str] = []
+    for item in (part.strip() for part in text.split(",")):
+        name = trees[-1].rpartition(":")[0] or trees[-1] if trees else ""
+        if item.startswith(":") and not name:
+            raise UserError(f"--trees {text}: {item} needs a tree's name in front of it")
+        tree = name + item if item.startswith(":") else item
+        load_tree(tree)
+        if tree not in trees:
+            trees.append(tree)
+    return trees
+
+
+def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
+    """Runs the job.
+
+    Returns:
+      JSON values: "settings", "rows" (one per contender and dtype), "identical_float32" (every
+      float32 row has the tokens of our autoregressive decoding; None: float32 was not measured)
+      and "notes".
+
+    Raises:
+      UserError: anything about model, heads, trees or prompts.
+    """
+    path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
+    rows, notes = [], []
+    for dtype in job.dtypes:
+        lm = medusa_jax.load(job.model, job.medusa, dtype=dtype, tree="chain:0")
+        reason = torch_model.missing_reason(lm.config, path)
+        contenders = _our_contenders(lm, job)
+        if reason is None:
+            contenders.append(torch_model.transformers_contender(lm, path, job.max_new_tokens))
+        elif not notes:
+            notes.append(f"no comparison with transformers: {reason}")
+        rows += _rows(dtype, contenders, _answers(lm, job, contenders))
+    float32 = [row["identical"] for row in rows if row["dtype"] == "float32"]
+    return {
+        "settings": dataclasses.asdict(job) | {"prompts": len(job.prompts)},
+        "identical_float32": all(float32) if float32 else None,
+        "rows": rows,
+        "notes": notes,
+    }
+
+
+def _our_contenders(lm: MedusaLM, job: CheckpointJob) -> list[Contender]:
+    limit = job.max_new_tokens
+    contenders = [our_contender(lm, "autoregressive", None, limit)]
+    for tree in _trees(lm, job.trees):
+        with_tree = lm.with_tree(tree)
+        if with_tree.tree.R > 1:  # the root alone is the autoregressive row
+            contenders.append(our_contender(with_tree, "medusa", tree, limit))
+    return contenders
+
+
+def _trees(lm: MedusaLM, trees: list[str] | None) -> list[str]:
+    if trees is not None:
+        return trees
+    available = lm.heads_config.num_heads if lm.heads_config else 0
+    return [t for t in parse_trees(DEFAULT_TREES) if load_tree(t).max_depth <= available]
+
+
+def _answers(
+    lm: MedusaLM, job: CheckpointJob, contenders: list[Contender]
+) -> list[list[list[Answer]]]:
+    prompts = [encode_prompt(lm, prompt) for prompt in job.prompts]
+    total = (job.rounds + 1) * len(prompts) * len(contenders)
+    with display.progress_bar() as bar:
+        task = bar.add_task(f"Measuring {lm.dtype}", total=total)
+        return interleave(contenders, prompts, job.rounds, lambda: bar.advance(task))
+
+
+def _rows(
+    dtype: str, contenders: list[Contender], answers: list[list[list[Answer]]]
+) -> list[dict[str, Any]]:
+    """The contenders of one dtype, compared with the autoregressive one and with transformers."""
+    summaries = [summarize(own) for own in answers]
+    by_decoder = {c.decoder: s for c, s in zip(contenders, summaries, strict=True)}
+    ours, theirs = summaries[0], by_decoder.get("transformers")
+    rows = []
+    for contender, summary, own in zip(contenders, summaries, answers, strict=True):
+        different = _different(own, answers[0])
+        comparison = {
+            "step_overhead": ratio(summary, ours, "step_ms"),
+            "speedup_vs_autoregressive": ratio(summary, ours, "tokens_per_second"),
+            "speedup_vs_transformers": ratio(summary, theirs, "tokens_per_second"),
+            "identical": not different,
+            "different_prompts": different,
+        }
+        who = {"decoder": contender.decoder, "tree": contender.tree, "nodes": contender.nodes}
+        rows.append(who | {"dtype": dtype} | comparison | summary)
+    return rows
+
+
+def _different(answers: list[list[Answer]], reference: list[list[Answer]]) -> list[int]:
+    """Indices of the prompts that some round answered with other tokens than the reference."""
+    expected = [answer.token_ids for answer in reference[0]]
+    return [
+        i
+        for i, token_ids in enumerate(expected)
+        if any(row[i].token_ids != token_ids for row in answers)
+    ]

@@ -1,0 +1,123 @@
+"""Reports as tables on stdout."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from infer import display
+
+_PIPE_WIDTH = 120
+
+
+def print_checkpoint(report: dict[str, Any]) -> None:
+    """The rows of `measure_checkpoint`, one table per dtype, and whether all decoded the same."""
+    columns = (
+        *("decoder", "nodes", "tokens/s", "tokens/ step", "step ms", "step cost", "x plain"),
+        *("x trans- formers", "prefill ms", "same tokens"),
+    )
+    rows = report["rows"]
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        title = _title(report, f"{dtype}, {{prompts}} prompts, medians of {{rounds}} rounds")
+        _print(title, columns, [_checkpoint_row(row) for row in rows if row["dtype"] == dtype])
+    _print_lines(
+        "Speeds without the prefill. step cost: step time over that of plain (autoregressive) "
+        "decoding. same tokens: as plain decoding.",
+        *(f"Note: {note}." for note in report["notes"]),
+        *_verdict(report["identical_float32"]),
+    )
+
+
+def print_shape(report: dict[str, Any]) -> None:
+    """The rows of `measure_shape`, and the experiments' answers."""
+    columns = ("decoder", "nodes", "heads", "dtype", "step ms", "step cost", "GB/s", "of a copy")
+    rows = [_shape_row(row) for row in report["rows"]]
+    settings = report["settings"]
+    _print(_title(report, f"{settings['shape']}, medians of {{rounds}} rounds"), columns, rows)
+    copy = report["copy"]
+    _print_lines(
+        f"A copy: {copy['bytes'] / 2**20:.0f} MiB read and written at "
+        f"{copy['bytes_per_second'] / 1e9:.1f} GB/s.",
+    )
+    for dtype, experiments in report.get("experiments", {}).items():
+        for name, answer in experiments.items():
+            _print_experiment(f"{name}, {dtype}", answer)
+
+
+def _checkpoint_row(row: dict[str, Any]) -> list[str]:
+    different = len(row["different_prompts"])
+    return [
+        row["tree"] or row["decoder"],
+        str(row["nodes"]),
+        f"{row['tokens_per_second']:.1f}",
+        f"{row['tokens_per_step']:.2f}",
+        f"{row['step_ms']:.2f}",
+        _times(row["step_overhead"]),
+        _times(row["speedup_vs_autoregressive"]),
+        _times(row["speedup_vs_transformers"]),
+        f"{row['prefill_ms']:.1f}",
+        "yes" if row["identical"] else f"no: {different} differ",
+    ]
+
+
+def _shape_row(row: dict[str, Any]) -> list[str]:
+    return [
+        row["decoder"],
+        str(row["nodes"]),
+        str(row["heads_used"]),
+        row["dtype"],
+        f"{row['step_ms']:.3f}",
+        _times(row["step_overhead"]),
+        f"{row['bytes_per_second'] / 1e9:.1f}",
+        f"{100 * row['copy_fraction']:.0f}%",
+    ]
+
+
+def _print_experiment(title: str, answer: Any) -> None:
+    if isinstance(answer, dict):
+        _print_lines(f"{title}: {answer['error']}")
+        return
+    columns = list(dict.fromkeys(key for row in answer for key in row))
+    rows = [[_cell(row.get(key)) for key in columns] for row in answer]
+    _print(title, columns, rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "-" if value is None else str(value)
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _verdict(identical: bool | None) -> list[str]:
+    if identical is None:
+        return []
+    return [f"Identical float32 tokens from every decoder: {'yes' if identical else 'no'}"]
+
+
+def _title(report: dict[str, Any], text: str) -> str:
+    where = f"{report['device']['kind']} ({report['cpu']}, {report['cores']} cores)"
+    return f"{text.format(**report['settings'])}, on {where}"
+
+
+def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    for column in columns:
+        is_name = column == "decoder"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    for row in rows:
+        table.add_row(*row)
+    console = display.make_console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
+
+
+def _print_lines(*lines: str) -> None:
+    console = display.make_console()
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

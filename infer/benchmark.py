@@ -1,0 +1,161 @@
+"""Measures decoding on this machine.
+
+Of a real model, with prompts (the default): our plain (autoregressive) decoding, our Medusa
+decoding with several trees and, when torch is installed, transformers' generate. All decode the
+same prompts greedily in the same run and take turns prompt by prompt; medians over the rounds
+count. Compiling is not timed. In float32 all must give the same tokens, which is checked.
+
+  python -m infer.benchmark
+  python -m infer.benchmark --dtypes float32 --trees mc_sim_7b_63:4,:8,chain:2 --output cpu.json
+  python -m infer.benchmark --model FOLDER --medusa FOLDER --prompt_file questions.jsonl
+
+Of a shape, with random weights and no prompts: the time of a plain step, the memory bandwidth it
+reaches against a large copy, and the time of steps with trees of 8 to 128 nodes. A tree pays when
+a step gives more tokens (first mode) than it costs more time (this mode).
+
+  python -m infer.benchmark --shape tiny --dtypes float32
+  python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
+"""
+
+from typing import Any
+
+from absl import flags
+
+from infer import display, output
+from infer.bench import tables
+from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
+from infer.bench.environment import environment
+from infer.bench.prompts import read_prompts
+from infer.bench.report import write_report
+from infer.bench.shapes import SHAPES
+from infer.bench.steps import ShapeJob, measure_shape
+from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.errors import UserError
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
+)
+_MEDUSA = flags.DEFINE_string(
+    "medusa",
+    None,
+    "Folder, file or hub id with Medusa heads; 'none': plain decoding only. Default: the heads "
+    "beside the model, or the shipped ones of the default model.",
+)
+_PROMPT_FILE = flags.DEFINE_string(
+    "prompt_file",
+    None,
+    "What to ask: a .txt file (one prompt) or a .jsonl file whose rows have prompt, messages or "
+    "turns (MT-bench; the first turn is asked). Default: eight built-in questions.",
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 64, "Longest answer, in tokens.", lower_bound=1
+)
+_TREES = flags.DEFINE_string(
+    "trees",
+    None,
+    "Trees to compare: NAME:N (the first N nodes of a published tree), NAME, chain:K or a JSON "
+    "file, separated by commas; a bare :N repeats the name before it. Default: those of "
+    f"{DEFAULT_TREES} that the model has heads for.",
+)
+_DTYPES = flags.DEFINE_list(
+    "dtypes",
+    None,
+    "float32, bfloat16 or both, separated by a comma. Default: both; bfloat16 with --shape.",
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 3, "How often everything is repeated; medians count.", lower_bound=1
+)
+_SHAPE = flags.DEFINE_enum(
+    "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
+)
+_HEADS = flags.DEFINE_enum(
+    "heads",
+    "shared",
+    ["shared", "own"],
+    "With --shape: the five heads share the LM head (format C) or have projections of their own "
+    "(format A).",
+)
+_EXPERIMENTS = flags.DEFINE_boolean(
+    "experiments",
+    False,
+    "With --shape: also time scanned against unrolled layers, and cuDNN and Pallas attention "
+    "against XLA's (GPU only).",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file for all numbers, with device, versions, commit and command."
+)
+
+_DTYPE_NAMES = ("float32", "bfloat16")
+_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _TREES)
+_SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints tables and writes the report."""
+    del argv
+    _check_flags()
+    target = None if _OUTPUT.value is None else output.check_output(_OUTPUT.value)
+    around = environment()
+    _warn_if_busy(around)
+    report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
+    report = {"mode": "shape" if _SHAPE.value else "checkpoint"} | around | report
+    if target is not None:
+        write_report(target, report)
+    (tables.print_shape if _SHAPE.value else tables.print_checkpoint)(report)
+
+
+def _warn_if_busy(around: dict[str, Any]) -> None:
+    load, cores = around["load_average"], around["cores"]
+    if load > cores / 2:
+        display.note(f"the machine is busy (load {load:.1f}, {cores} cores): expect odd numbers")
+
+
+def _check_flags() -> None:
+    for flag in _CHECKPOINT_FLAGS if _SHAPE.value else _SHAPE_FLAGS:
+        if flag.present:
+            alone = "without" if _SHAPE.value else "with"
+            raise UserError(f"--{flag.name} only works {alone} --shape: see --help")
+    for dtype in _DTYPES.value or ():
+        if dtype not in _DTYPE_NAMES:
+            raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(_DTYPE_NAMES)}")
+
+
+def _measure_shape(shape: str) -> dict[str, Any]:
+    # The experiments time compilation, which the cache on disk would hide.
+    if not _EXPERIMENTS.value:
+        setup_compilation_cache()
+    job = ShapeJob(
+        shape=shape,
+        dtypes=_dtypes("bfloat16"),
+        heads=_HEADS.value,
+        rounds=_ROUNDS.value,
+        experiments=_EXPERIMENTS.value,
+    )
+    return measure_shape(job)
+
+
+def _measure_checkpoint() -> dict[str, Any]:
+    setup_compilation_cache()
+    job = CheckpointJob(
+        model=_MODEL.value,
+        medusa=_MEDUSA.value,
+        prompts=read_prompts(_PROMPT_FILE.value),
+        trees=None if _TREES.value is None else parse_trees(_TREES.value),
+        dtypes=_dtypes(*_DTYPE_NAMES),
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        rounds=_ROUNDS.value,
+    )
+    return measure_checkpoint(job)
+
+
+def _dtypes(*default: str) -> list[str]:
+    return list(dict.fromkeys(_DTYPES.value or default))
+
+
+def run() -> None:
+    """Entry point of `medusa-benchmark`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

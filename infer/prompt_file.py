@@ -1,0 +1,95 @@
+"""Reads `--prompt_file`: a `.txt` file is one prompt, each row of a `.jsonl` file is one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medusa_jax.errors import UserError
+from medusa_jax.prompts import Prompt
+
+_ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
+
+
+def read_prompt_file(path: str | Path) -> list[Prompt]:
+    """Reads prompts, in the file's order.
+
+    Args:
+      path: a `.txt` file, which is one prompt as it stands, or a `.jsonl` file of rows with
+        `prompt` (a string) or `messages` (a list of {role, content}); a row's other keys and
+        blank lines are skipped.
+
+    Returns:
+      One string or one list of messages per prompt, at least one.
+
+    Raises:
+      UserError: another suffix, or the file is missing, empty or malformed (with the line).
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix not in (".txt", ".jsonl"):
+        raise UserError(f"prompt file {path}: its name must end in .txt or .jsonl")
+    text = _read_text(path)
+    if not text.strip():
+        raise UserError(f"prompt file {path}: it is empty")
+    if suffix == ".txt":
+        return [text]
+    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse_row(line, f"{path}:{number}") for number, line in lines if line.strip()]
+
+
+def check_text(text: str, where: str) -> str:
+    """Returns the text, which must be encodable: half of a surrogate pair is no character.
+
+    Raises:
+      UserError: it is not; the message begins with `where`.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: character {error.start + 1} is not valid Unicode: save the text as UTF-8"
+        ) from None
+    return text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the prompt file {path}: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text: save the file as UTF-8") from None
+    return text.replace("\r\n", "\n")
+
+
+def _parse_row(line: str, where: str) -> Prompt:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not valid JSON, column {error.colno}: {error.msg}; {_ROW}"
+        ) from None
+    except (ValueError, RecursionError):  # a number or a nesting without end
+        raise UserError(f"{where}: not valid JSON; {_ROW}") from None
+    if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
+        raise UserError(f"{where}: neither a prompt nor a conversation; {_ROW}")
+    if "messages" in row:
+        return _check_messages(row["messages"], where)
+    if not isinstance(row["prompt"], str):
+        raise UserError(f"{where}: prompt must be a string; {_ROW}")
+    return check_text(row["prompt"], where)
+
+
+def _check_messages(messages: Any, where: str) -> list[dict[str, str]]:
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where}: messages must be a list that is not empty; {_ROW}")
+    for number, message in enumerate(messages, start=1):
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not isinstance(message.get(key), str):
+                raise UserError(f"{where}: message {number} needs a string {key!r}; {_ROW}")
+            check_text(message[key], where)
+    return messages

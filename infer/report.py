@@ -1,0 +1,96 @@
+"""The report of `--compare`: a table, and in words what is gained in steps and in time."""
+
+import jax
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from infer.compare import Comparison
+from infer.display import Totals
+from medusa_jax import MedusaLM
+
+
+def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableType:
+    """Everything that `--compare` prints below the answers.
+
+    Args:
+      lm: the model that was measured.
+      comparison: both ways of decoding.
+      greedy: whether the acceptance was.
+    """
+    plain, medusa = comparison.totals()
+    sentences = [steps_sentence(plain, medusa), time_sentence(plain, medusa)]
+    if comparison.different:
+        sentences.insert(0, difference_sentence(comparison, lm.dtype, greedy=greedy))
+    return Group(Text(), _table(comparison), *(Text(sentence) for sentence in sentences))
+
+
+def _table(comparison: Comparison) -> Table:
+    plain, medusa = comparison.totals()
+    table = Table("")
+    table.add_column("autoregressive", justify="right")
+    table.add_column("Medusa", justify="right", style="bold")
+    table.add_row("same text", "", _same(comparison))
+    table.add_row("tokens", f"{plain.tokens}", f"{medusa.tokens}")
+    table.add_row("steps", f"{plain.steps}", f"{medusa.steps}")
+    for name, digits in (("tokens_per_step", 2), ("seconds", 2), ("tokens_per_second", 1)):
+        values = [f"{getattr(totals, name):.{digits}f}" for totals in (plain, medusa)]
+        label = {"tokens_per_step": "tokens/step", "tokens_per_second": "tokens/s"}.get(name, name)
+        table.add_row(label, *values)
+    table.add_row("speedup", "1.00x", f"{speedup(plain, medusa):.2f}x")
+    return table
+
+
+def _same(comparison: Comparison) -> str:
+    total, different = len(comparison.medusa), len(comparison.different)
+    if total == 1:
+        return "no" if different else "yes"
+    return f"no, {different} of {total} differ" if different else f"yes, all {total}"
+
+
+def speedup(plain: Totals, medusa: Totals) -> float:
+    """Medusa's tokens per second over those of plain decoding."""
+    return medusa.tokens_per_second / max(plain.tokens_per_second, 1e-9)
+
+
+def steps_sentence(plain: Totals, medusa: Totals) -> str:
+    """What is gained in steps."""
+    ratio = medusa.tokens_per_step / max(plain.tokens_per_step, 1e-9)
+    gain = (
+        f"In steps: {medusa.steps} passes through the model instead of {plain.steps}, "
+        f"{ratio:.2f}x the tokens per pass"
+    )
+    if ratio <= 1:
+        return f"{gain}: nothing is gained."
+    return (
+        f"{gain}; an accelerator turns this into time, because there a pass over a tree of tokens "
+        "takes little longer than a pass over one token."
+    )
+
+
+def time_sentence(plain: Totals, medusa: Totals) -> str:
+    """What is gained in time where it was measured."""
+    factor = speedup(plain, medusa)
+    verdict = "" if factor >= 1 else ", so plain decoding is the faster one here"
+    return (
+        f"In time: on this machine's {jax.default_backend().upper()}, measured just now, "
+        f"{medusa.tokens_per_second:.1f} tokens/s with Medusa ({medusa.tokens_per_step:.2f} "
+        f"tokens/step) and {plain.tokens_per_second:.1f} without, a speedup of {factor:.2f}x"
+        f"{verdict}."
+    )
+
+
+def difference_sentence(comparison: Comparison, dtype: str, *, greedy: bool) -> str:
+    """Where the texts part, and why they may."""
+    first = comparison.different[0]
+    plain, medusa = comparison.plain[first].token_ids, comparison.medusa[first].token_ids
+    pairs = enumerate(zip(plain, medusa, strict=False))
+    position = next((i for i, (a, m) in pairs if a != m), min(len(plain), len(medusa)))
+    where = f"prompt {first + 1}, " if len(comparison.medusa) > 1 else ""
+    if not greedy:
+        why = "typical acceptance takes plausible tokens, where plain decoding draws one"
+    elif dtype == "bfloat16":
+        why = "in bfloat16 two tokens can be nearly tied, and rounding decides"
+    else:
+        why = "in float32 only an almost exact tie of two tokens explains that"
+    return f"The texts differ from {where}token {position + 1} on: {why}."

@@ -1,0 +1,117 @@
+"""The real command line on a tiny real model, with one compilation cache for all processes."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import medusa_jax
+from medusa_jax.config import MedusaConfig
+from medusa_jax.io.heads_export import save_heads
+from medusa_jax.nn.heads import init_heads
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = "mc_sim_7b_63:16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command did."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """Runs `python -m infer.generate`, or many such commands in one process."""
+
+    environment: dict[str, str]
+
+    def __call__(self, *argv: str) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "infer.generate", *argv],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def many(self, commands: list[list[str]]) -> list[Result]:
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("commands.py"))],
+            cwd=ROOT,
+            env=self.environment | {"PYTHONPATH": str(ROOT)},
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        # Whatever bypasses Python's stderr, such as XLA's log, shows up here.
+        assert (done.returncode, done.stderr) == (0, "")
+        return [Result(**result) for result in json.loads(done.stdout)]
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory) -> CommandLine:
+    unwanted = ("NO_COLOR", "FORCE_COLOR", "JAX_", "XLA_", "COLUMNS")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
+    cache = tmp_path_factory.mktemp("cache")
+    return CommandLine(clean | {"MEDUSA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"})
+
+
+@pytest.fixture(scope="session")
+def backbone(stories260k) -> medusa_jax.MedusaLM:
+    return medusa_jax.load(str(stories260k), "none", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def heads(backbone, tmp_path_factory) -> Path:
+    """Untrained heads: each proposes the LM head's own tokens, and a few of them are right."""
+    folder = tmp_path_factory.mktemp("heads")
+    V, D = backbone.config.vocab_size, backbone.config.hidden_size
+    config = MedusaConfig(num_heads=4, hidden_size=D, vocab_size=V)
+    params = init_heads(config, backbone.params["embed"]["weight"], jnp.float32)
+    save_heads(folder, config, jax.device_get(params), format="C", base_model="-", vocab_size=V)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm(stories260k, heads) -> medusa_jax.MedusaLM:
+    return medusa_jax.load(str(stories260k), str(heads), dtype="float32", tree=TREE)
+
+
+@pytest.fixture(scope="session")
+def model_copy(stories260k, tmp_path_factory) -> Callable[..., Path]:
+    """Makes copies of the model, with changes to its configuration."""
+
+    def copy(**changes: object) -> Path:
+        folder = tmp_path_factory.mktemp("model")
+        for file in stories260k.iterdir():  # not their modes: the originals may be read-only
+            shutil.copyfile(file, folder / file.name)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def chat_model(model_copy) -> Path:
+    """The same model with a chat template."""
+    folder = model_copy()
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder

@@ -1,0 +1,98 @@
+import itertools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medusa_jax
+from infer import display
+from medusa_jax import Generation
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = "Once upon a time"
+NUM_TOKENS = 40
+COLOUR = re.compile(r"\x1b\[(\d+)m(.*?)\x1b\[0m", re.DOTALL)
+
+
+def in_terminal(cli, argv: list[str], **variables: str) -> str:
+    """What the command writes to a terminal on stdout; stderr goes elsewhere."""
+    parent, child = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infer.generate", *argv],
+        cwd=ROOT,
+        env=cli.environment | {"TERM": "xterm-256color"} | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=child,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(child)
+    written = b""
+    try:
+        while chunk := os.read(parent, 4096):
+            written += chunk
+    except OSError:  # how Linux reports the end of a terminal
+        pass
+    os.close(parent)
+    assert process.wait(timeout=60) == 0
+    return written.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def argv(stories260k, heads):
+    flags = {"model": stories260k, "medusa": heads, "prompt": PROMPT, "tree": "mc_sim_7b_63:16"}
+    return [*(f"--{k}={v}" for k, v in flags.items()), f"--max_new_tokens={NUM_TOKENS}"]
+
+
+@pytest.fixture(scope="module")
+def events(lm):
+    return list(medusa_jax.stream(lm, PROMPT, max_new_tokens=NUM_TOKENS))
+
+
+def test_a_terminal_shows_each_step_in_a_colour_of_its_own(cli, argv, events):
+    shown = COLOUR.findall(in_terminal(cli, argv))
+    assert [piece for _, piece in shown] == [event.text for event in events if event.text]
+    colours = [colour for colour, _ in shown]
+    assert len(set(colours)) == 2
+    assert all(a != b for a, b in itertools.pairwise(colours))
+
+
+def test_no_color_means_plain_text(cli, argv, events):
+    assert in_terminal(cli, argv, NO_COLOR="1") == events[-1].result.text + "\n"
+
+
+def test_what_streaming_held_back_comes_with_the_end(capsys):
+    printer = display.StepPrinter()
+    for piece in ("Once", "", " upon"):
+        printer.add(piece)
+    printer.finish("Once upon \ufffd")
+    assert capsys.readouterr().out == "Once upon \ufffd\n"
+
+
+def test_text_is_never_taken_for_markup(capsys):
+    printer = display.StepPrinter()
+    printer.add("[bold]x[/bold] :smile: \t|")
+    printer.finish("[bold]x[/bold] :smile: \t|")
+    assert capsys.readouterr().out == "[bold]x[/bold] :smile: \t|\n"
+
+
+def generation(tokens: int, steps: int, seconds: float, compiled: float = 0.0) -> Generation:
+    return Generation(
+        *("p", "t", list(range(tokens)), tokens, steps, tokens / steps),
+        *(0.1, seconds, tokens / seconds, compiled, "length"),
+    )
+
+
+def test_rows_of_a_batch_share_their_seconds():
+    results = [generation(6, 3, 2.0, 5.0), generation(4, 2, 2.0, 5.0), generation(5, 5, 1.0)]
+    totals = display.totals(results, batch_size=2)
+    assert (totals.tokens, totals.steps) == (15, 10)
+    assert (totals.seconds, totals.compile_seconds) == (3.0, 5.0)
+    assert (totals.tokens_per_step, totals.tokens_per_second) == (1.5, 5.0)
+    line = display.closing_line(results, batch_size=2)
+    assert line == (
+        "3 answers, 15 tokens in 10 steps: 1.50 tokens/step, 5.0 tokens/s, after compiling "
+        "for 5.0 s"
+    )

@@ -1,0 +1,178 @@
+"""Whatever a user gets wrong ends in one line on stderr, exit code 2, and no output file."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.io.heads_export import save_heads
+from medusa_jax.nn.heads import init_heads
+
+ROOT = Path(__file__).resolve().parents[2]
+# Name -> flags, which follow those of a command that works, and what the line must say. Words in
+# braces are paths from the fixture `paths`.
+CASES = {
+    "no model": ("--model={files}/none", "does not exist: pass a model folder"),
+    "no config": ("--model={no_config}", "config.json is missing"),
+    "broken config": ("--model={broken_config}", "config.json cannot be read as JSON"),
+    "architecture": ("--model={gpt2}", "'gpt2' is not supported: use a llama"),
+    "missing tensors": ("--model={six_layers}", "model.layers.5."),
+    "wrong shapes": ("--model={narrow}", "shape"),
+    "truncated weights": ("--model={truncated}", "model.safetensors"),
+    "no heads": ("--medusa={files}/none", "does not exist"),
+    "no heads beside": ("--medusa={files}", "heads"),
+    "heads of another size": ("--medusa={wide_heads}", "hidden size 128, the model has 64"),
+    "heads of another vocabulary": ("--medusa={other_heads}", "of 256 tokens, the model has 512"),
+    "unknown tree": ("--tree=mc_sim", "unknown tree 'mc_sim'"),
+    "tree json": ("--tree={files}/tree.json", "tree.json: not valid JSON, line 2 column"),
+    "tree parent": ("--tree={files}/parent.json", "has no parent: add [0]"),
+    "deep tree": ("--tree=chain:5", "needs 5 heads, the model has 4"),
+    "tree without heads": ("--medusa=none --tree=chain:2", "needs 2 heads, the model has 0"),
+    "no prompt file": ("--prompt_file={files}/none.txt", "cannot read the prompt file"),
+    "prompt file row": ("--prompt_file={files}/row.jsonl", "row.jsonl:2: not valid JSON, column"),
+    "prompt file key": ("--prompt_file={files}/key.jsonl", "key.jsonl:3: neither a prompt nor"),
+    "prompt file name": ("--prompt_file={files}/a.csv", "must end in .txt or .jsonl"),
+    "long prompt": ("--prompt_file={files}/long.txt", "only 512: shorten the prompt"),
+    "second prompt": ("--prompt=a --prompt_file={files}/long.txt", "prompt 2: the prompt has"),
+    "messages": ("--prompt_file={files}/chat.jsonl", "no chat template"),
+    "chat": ("--chat", "no chat template: pass plain text with --nochat"),
+    "nochat": ("--nochat --prompt_file={files}/chat.jsonl", "leave out --nochat"),
+    "temperature": ("--temperature=-1", "temperature is -1.0: it must be 0 or more"),
+    "temperature nan": ("--temperature=nan", "temperature is nan: it must be 0 or more"),
+    "temperature text": ("--temperature=hot", "--temperature=hot"),
+    "greedy sampling": ("--temperature=1 --acceptance=greedy", "choose acceptance typical"),
+    "acceptance": ("--acceptance=lazy", "<greedy|typical>"),
+    "dtype": ("--dtype=float16", "<float32|bfloat16>"),
+    "epsilon": ("--epsilon=2", "epsilon must lie between 0 and 1"),
+    "max_new_tokens": ("--max_new_tokens=0", "max_new_tokens is 0: it must be at least 1"),
+    "batch_size": ("--batch_size=0", "--batch_size=0"),
+    "seed": ("--seed=-1", "--seed=-1"),
+    "unknown flag": ("--promt=a", "Did you mean: prompt"),
+    "argument": ("hello", "unexpected argument 'hello'"),
+    "compare": ("--compare --medusa=none", "--compare needs Medusa heads"),
+    "stream": ("--stream --batch_size=2", "leave out --batch_size"),
+    "output folder": ("--output={files}/none/a.jsonl", "No such file or directory"),
+    "output is a folder": ("--output={files}", "not a regular file"),
+    "cache": ("--compilation_cache={files}/a.csv", "cannot write compiled programs"),
+}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory, model_copy, heads):
+    files = tmp_path_factory.mktemp("files")
+    (files / "tree.json").write_text("[[0],\n[0, 0]")
+    (files / "parent.json").write_text("[[0, 1]]")
+    (files / "row.jsonl").write_text('{"prompt": "a"}\n{"prompt": b}\n')
+    (files / "key.jsonl").write_text('{"prompt": "a"}\n\n{"text": "b"}\n')
+    (files / "a.csv").write_text("a")
+    (files / "long.txt").write_text("word " * 600)
+    (files / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
+    made = {"files": files, "no_config": model_copy(), "broken_config": model_copy()}
+    made |= {"gpt2": model_copy(architectures=["GPT2LMHeadModel"], model_type="gpt2")}
+    made |= {"six_layers": model_copy(num_hidden_layers=6), "truncated": model_copy()}
+    made |= {"narrow": model_copy(intermediate_size=100)}
+    (made["no_config"] / "config.json").unlink()
+    (made["broken_config"] / "config.json").write_text("{")
+    weights = made["truncated"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return (
+        made
+        | {"wide_heads": _heads(files / "wide", 128, 512)}
+        | {"other_heads": _heads(files / "other", 64, 256)}
+    )
+
+
+def _heads(folder, hidden_size, vocab_size):
+    config = MedusaConfig(num_heads=1, hidden_size=hidden_size, vocab_size=vocab_size)
+    params = init_heads(config, jnp.zeros((vocab_size, hidden_size)), jnp.float32)
+    settings = {"format": "C", "base_model": "-", "vocab_size": vocab_size}
+    save_heads(folder, config, jax.device_get(params), **settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def results(cli, stories260k, heads, paths, out):
+    commands = []
+    for text, _ in CASES.values():
+        argv = [f"--model={stories260k}", f"--medusa={heads}", f"--output={out}/a.jsonl"]
+        argv += [part.format(**paths) for part in text.split()]
+        commands.append(argv if "--prompt" in text else [*argv, "--prompt=Hi"])
+    return dict(zip(CASES, cli.many(commands), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_ends_in_one_line(results, name):
+    result = results[name]
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert CASES[name][1] in result.err
+    assert (result.code, result.out) == (2, "")
+
+
+def test_a_mistake_leaves_no_file_behind(results, out, paths):
+    assert list(out.iterdir()) == []
+    assert not [file for file in paths["files"].iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--output=never.jsonl"], "nothing to answer: give --prompt"),
+        (["--prompt=Hi", "--model=/none/model"], "does not exist"),
+    ],
+)
+def test_the_real_process_exits_with_2_and_one_line(cli, argv, message):
+    result = cli(*argv)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("error: ")
+    assert message in result.err
+
+
+def many_prompts(cli, stories260k, out, *argv):
+    """A command that takes minutes, up to its first line of text."""
+    rows = "".join(f"{json.dumps({'prompt': f'Once {n} times'})}\n" for n in range(5000))
+    (out / "many.jsonl").write_text(rows)
+    command = [sys.executable, "-m", "infer.generate", f"--model={stories260k}", "--medusa=none"]
+    command += [f"--prompt_file={out}/many.jsonl", "--max_new_tokens=100", *argv]
+    process = subprocess.Popen(
+        command,
+        env=cli.environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+def test_ctrl_c_ends_without_traceback_or_file(cli, stories260k, tmp_path):
+    process = many_prompts(cli, stories260k, tmp_path, "--stream", f"--output={tmp_path}/a.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert [file.name for file in tmp_path.iterdir()] == ["many.jsonl"]
+
+
+def test_a_closed_pipe_ends_without_traceback(cli, stories260k, tmp_path):
+    process = many_prompts(cli, stories260k, tmp_path)
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 141
+    assert "Error" not in err
+    assert "Traceback" not in err
