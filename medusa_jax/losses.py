@@ -56,5 +56,6 @@ def medusa1_loss(
     better_NM = (logits_NMV > own_NM1).sum(axis=-1)
     metrics = {"loss": loss_M}
     for k in (1, 5):
-        metrics[f"top{k}"] = (valid_NM & (better_NM < k)).sum(axis=0) / count_M
+        hits_M = (valid_NM & (better_NM < k)).sum(axis=0)
+        metrics[f"top{k}"] = hits_M.astype(jnp.float32) / count_M
     return (weight_M * loss_M).sum(), metrics

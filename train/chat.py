@@ -42,7 +42,7 @@ def tokenize(
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     start_T, end_T = np.asarray(out["offset_mapping"], np.int64).reshape(-1, 2).T
     is_label_T = np.zeros(start_T.shape, bool)
     for first, last in spans:

@@ -9,7 +9,6 @@ an end of turn there. Running the command again continues where it stopped.
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterator

@@ -33,18 +33,23 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
       UserError: the file cannot be read, or a row is not a JSON object (names file and line).
     """
     path = Path(path)
+    plain_name = path.stem if path.suffix in (".gz", ".xz") else path.name
     try:
         with _open(path) as file:
-            if path.name.removesuffix(
-                path.suffix if path.suffix in (".gz", ".xz") else ""
-            ).endswith(".json"):
-                yield from json.load(file)
+            if plain_name.endswith(".json"):
+                yield from _array(json.load(file), path)
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _parse(line, path, number)
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _array(rows: Any, path: Path) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a JSON array of objects")
+    return rows
 
 
 def _parse(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
     """The conversation of a row as chat messages; empty when it has none that can be used."""
     out = []
     for turn in row.get("conversations") or []:
-        role = _ROLES.get(turn.get("from", ""))
+        role = _ROLES.get(turn.get("from", "")) if isinstance(turn, dict) else None
         if role is None or not isinstance(turn.get("value"), str):
             return []
         out.append({"role": role, "content": turn["value"]})

@@ -58,7 +58,7 @@ def train_step(
     (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
     updates, opt = optimizer(config).update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
-    metrics = metrics | {"total": loss, "grad_norm": optax.global_norm(grads)}
+    metrics = metrics | {"total": loss, "grad_norm": optax.tree.norm(grads)}
     return {"params": params, "opt": opt, "step": state["step"] + 1}, metrics
 
 
@@ -88,11 +88,13 @@ class Run:
     def __init__(self, config: TrainConfig, heads: MedusaConfig, lm_head_VD, workdir: Path):
         self._config, self._heads, self._lm_head = config, heads, lm_head_VD
         self._workdir = workdir.absolute()
+        _claim(self._workdir, heads)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
         self._manager = ocp.CheckpointManager(self._workdir / "checkpoints", options=options)
 
     def restore(self, params: Any) -> Any:
         """State to go on from: the last checkpoint, or a fresh state around params."""
+        params = jax.tree.map(jnp.copy, params)  # a step donates its state, not the caller's
         fresh = {
             "params": params,
             "opt": optimizer(self._config).init(params),
@@ -100,23 +102,19 @@ class Run:
         }
         if self._manager.latest_step() is None:
             return fresh
-        try:
-            return self._manager.restore(
-                self._manager.latest_step(), args=ocp.args.StandardRestore(fresh)
-            )
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"the checkpoint in {self._workdir} is of a run with other heads: choose another "
-                "--workdir or delete it"
-            ) from error
+        return self._manager.restore(
+            self._manager.latest_step(), args=ocp.args.StandardRestore(fresh)
+        )
 
-    def train(self, state: Any, train: HiddenStates, held_out: HiddenStates) -> Any:
-        """Trains to the last step; returns the final parameters."""
+    def train(
+        self, state: Any, train: HiddenStates, held_out: HiddenStates, until: int | None = None
+    ) -> Any:
+        """Trains to the last step, or to step `until` of the schedule; returns the parameters."""
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.description}")) as progress:
             first = int(state["step"])
             task = progress.add_task("", total=self._config.steps, completed=first)
-            for step in range(first, self._config.steps):
+            for step in range(first, until or self._config.steps):
                 index = batch_indices(self._config, len(train.labels_NM), step)
                 batch = (train.hidden_ND[index], train.labels_NM[index])
                 state, metrics = train_step(self._config, self._heads, state, self._lm_head, *batch)
@@ -159,6 +157,20 @@ class Run:
     def _log(self, row: dict[str, Any]) -> None:
         with open(self._workdir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _claim(workdir: Path, heads: MedusaConfig) -> None:
+    """Notes which heads the folder is of; refuses one that is of others."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    note = workdir / "heads.json"
+    if not note.exists():
+        half_done = note.with_suffix(".partial")
+        half_done.write_text(json.dumps(dataclasses.asdict(heads)), encoding="utf-8")
+        half_done.replace(note)
+    elif json.loads(note.read_text(encoding="utf-8")) != dataclasses.asdict(heads):
+        raise UserError(
+            f"{workdir} holds a run with other heads: choose another --workdir or delete it"
+        )
 
 
 def _row(step: int, metrics: dict[str, np.ndarray]) -> dict[str, Any]:

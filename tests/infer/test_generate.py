@@ -61,13 +61,10 @@ def results(cli, stories260k, heads, chat_model, folder):
         "help": ["--help"],
         "stream": [*medusa, *prompt_flags(), "--stream"],
         "nostream": [*medusa, *prompt_flags()],
-        "none": [*plain, *prompt_flags(), "--medusa=none"],
-        "batch 2": [*medusa, *prompt_flags(), "--batch_size=2"],
-        "batch 3": [*medusa, f"--prompt_file={folder}/plain.jsonl", "--batch_size=3", into("3")],
+        "file": [*medusa, f"--prompt_file={folder}/plain.jsonl", "--batch_size=2", into("file")],
         "txt": [*medusa, f"--prompt_file={folder}/prompt.txt", into("txt")],
         "tree file": [*medusa, *prompt_flags(), f"--tree={folder}/tree.json", into("tree")],
         "seed 3": [*sampled, "--seed=3"],
-        "seed 3, no root": [*sampled, "--seed=3", "--nosampled_root"],
         "seed 3, root": [*sampled, "--seed=3", "--sampled_root"],
         "seed 3, root, stream": [*sampled, "--seed=3", "--sampled_root", "--stream"],
         "seed 4, root": [*sampled, "--seed=4", "--sampled_root"],
@@ -133,12 +130,12 @@ def test_stderr_says_what_decodes_and_how_fast_and_nothing_else(results):
     assert len(lines) == 5
 
 
-@pytest.mark.parametrize("name", ["stream", "nostream", "none", "batch 2"])
+@pytest.mark.parametrize("name", ["stream", "nostream"])
 def test_stdout_holds_the_texts_and_nothing_else(results, expected, name):
     assert results[name].out == "".join(f"{generation.text}\n" for generation in expected)
 
 
-@pytest.mark.parametrize("name", ["3", "tree"])
+@pytest.mark.parametrize("name", ["file", "tree"])
 def test_rows_keep_the_order_of_the_prompts(results, folder, autoregressive, name):
     rows = rows_of(folder / name)
     assert [row["prompt"] for row in rows] == PROMPTS
@@ -146,7 +143,7 @@ def test_rows_keep_the_order_of_the_prompts(results, folder, autoregressive, nam
 
 
 def test_output_without_streaming_keeps_stdout_empty(results):
-    assert results["batch 3"].out == ""
+    assert results["file"].out == ""
 
 
 def test_a_txt_file_is_one_prompt_with_its_line_ends(results, folder, lm):
@@ -171,7 +168,6 @@ def test_nochat_ignores_the_template(results, backbone):
 
 def test_seed_and_sampled_root_reach_the_sampler(results):
     outs = {name: result.out for name, result in results.items() if name.startswith("seed")}
-    assert outs["seed 3"] == outs["seed 3, no root"]
     assert outs["seed 3, root"] == outs["seed 3, root, stream"]
     assert len(set(outs.values())) == 3
 

@@ -73,7 +73,7 @@ def copied_heads(lm: MedusaLM, noise: float = 0.0) -> MedusaLM:
     params = init_heads(config, _lm_head(lm), jnp.float32)
     shape = params["blocks"]["weight"].shape
     params["blocks"]["weight"] = noise * jax.random.normal(jax.random.key(0), shape)
-    return _with_heads(lm, config, params)
+    return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
 
 
 def fitted_heads(
@@ -91,19 +91,11 @@ def fitted_heads(
         token = np.concatenate([text[k + 1 :] for text in texts])
         weights.append(np.linalg.lstsq(x, np.eye(V, dtype=np.float32)[token])[0].T)
     params["projection"]["weight"] = jnp.asarray(np.stack(weights), jnp.float32)
-    return _with_heads(lm, config, params)
+    return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
 
 
 def _lm_head(lm: MedusaLM) -> jax.Array:
     return lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
-
-
-def _with_heads(lm: MedusaLM, config: MedusaConfig, params) -> MedusaLM:
-    # Compiled code fits any parameters of the same shapes; the kept parameters do not.
-    executables = {key: value for key, value in lm.executables.items() if key[0] != "params"}
-    return dataclasses.replace(
-        lm, heads_config=config, heads_params=params, executables=executables
-    )
 
 
 def greedy(

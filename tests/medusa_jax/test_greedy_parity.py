@@ -42,7 +42,9 @@ def test_long_accepted_paths(stories260k, tree):
     rows = STORIES["stories260K"]
     prompts, texts = [row["prompt"] for row in rows], [row["continuation"] for row in rows]
     lm = fitted_heads(load_lm(stories260k), prompts, texts).with_tree(tree)
-    assert assert_same(lm, rows) > 2
+    tokens, num_steps = greedy(lm, prompts, 64)
+    assert tokens == texts
+    assert num_steps < 0.5 * sum(map(len, texts))
 
 
 @pytest.mark.parametrize("tree", ["mc_sim_7b_63", "chain:4"])

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="pip install 'medusa-jax[parity]'")
 
-from tests.medusa_jax.running import fitted_heads, forward, greedy, load_lm, relative_error  # noqa: E402, I001
+from tests.medusa_jax.running import fitted_heads, forward, greedy, load_lm, relative_error  # noqa: E402
 from tests.parity import models  # noqa: E402
 
 TOLERANCE = 1e-4

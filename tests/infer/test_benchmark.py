@@ -1,0 +1,169 @@
+"""The benchmark's command line. Nothing here depends on how fast anything is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = ["Once upon a time", "Lily and Tom went to the park. They saw a"]
+TREES = ["chain:1", "mc_sim_7b_63:4", "mc_sim_7b_63:16"]
+SHARED_KEYS = {"mode", "date", "command", "commit", "device", "cpu", "cores", "load_average"}
+SHARED_KEYS |= {"versions", "settings", "rows"}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts `python -m infer.benchmark`; all commands share a compilation cache."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
+
+    def popen(*argv: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "infer.benchmark", *argv],
+            cwd=ROOT,
+            env=clean | {"MEDUSA_JAX_CACHE": cache, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return popen
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(start, stories260k, heads, tmp_path_factory):
+    """(report, stdout) of a real model with untrained heads."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    (folder / "mt.jsonl").write_text(
+        "".join(json.dumps({"turns": [text, "Go on."]}) + "\n" for text in PROMPTS)
+    )
+    process = start(
+        *(f"--model={stories260k}", f"--medusa={heads}", "--trees=chain:1,mc_sim_7b_63:4,:16"),
+        *("--dtypes=float32", "--rounds=2", "--max_new_tokens=24"),
+        *(f"--prompt_file={folder / 'mt.jsonl'}", f"--output={folder / 'out.json'}"),
+    )
+    out = finish(process)
+    return json.loads((folder / "out.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def shape(start, tmp_path_factory):
+    """(report, stdout) of random weights."""
+    path = tmp_path_factory.mktemp("shape") / "out.json"
+    out = finish(
+        start("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own", f"--output={path}")
+    )
+    return json.loads(path.read_text()), out
+
+
+def test_checkpoint_report_says_where_it_was_made(checkpoint):
+    report, _ = checkpoint
+    assert set(report) == SHARED_KEYS | {"identical_float32", "notes"}
+    assert report["mode"] == "checkpoint"
+    assert report["device"]["platform"] == "cpu"
+    assert report["command"].startswith("python -m infer.benchmark --model=")
+    assert set(report["versions"]) == {"python", "jax", "jaxlib", "flax", "torch", "transformers"}
+    assert report["settings"]["prompts"] == 2
+
+
+def test_checkpoint_rows_compare_all_trees(checkpoint):
+    rows = [row for row in checkpoint[0]["rows"] if row["decoder"] != "transformers"]
+    assert [row["tree"] for row in rows] == [None, *TREES]
+    assert [row["nodes"] for row in rows] == [1, 2, 4, 16]
+    plain = rows[0]
+    assert plain["tokens_per_step"] == 1
+    assert plain["step_overhead"] == plain["speedup_vs_autoregressive"] == 1
+    assert rows[-1]["tokens_per_step"] > 1
+    for row in rows:
+        assert row["num_new_tokens"] == 2 * 24
+        assert len(row["rounds"]) == 2
+        assert min(row[key] for key in ("tokens_per_second", "step_ms", "prefill_ms")) > 0
+
+
+def test_checkpoint_decoders_agree(checkpoint):
+    report, out = checkpoint
+    assert report["identical_float32"] is True
+    assert all(row["identical"] and not row["different_prompts"] for row in report["rows"])
+    assert "Identical float32 tokens from every decoder: yes" in out
+
+
+def test_checkpoint_compares_with_transformers_where_torch_is(checkpoint):
+    report, out = checkpoint
+    decoders = {row["decoder"] for row in report["rows"]}
+    speedups = [row["speedup_vs_transformers"] for row in report["rows"]]
+    if report["versions"]["torch"] is None:
+        assert "torch is not installed" in report["notes"][0]
+        assert report["notes"][0] in out
+        assert "transformers" not in decoders
+        assert speedups == [None] * 4
+    else:
+        assert "transformers" in decoders
+        assert min(speedups) > 0
+
+
+def test_shape_report_measures_steps_of_every_tree_size(shape):
+    report, out = shape
+    assert set(report) == SHARED_KEYS | {"copy"}
+    assert report["mode"] == "shape"
+    assert report["copy"]["bytes_per_second"] > 0
+    rows = report["rows"]
+    assert [row["nodes"] for row in rows] == [1, 8, 16, 32, 64, 128]
+    assert [row["heads_used"] for row in rows] == [0, 3, 3, 3, 4, 5]
+    for row in rows:
+        assert row["step_ms"] > 0
+        expected = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
+        assert row["bytes_per_second"] == pytest.approx(expected)
+        assert row["copy_fraction"] == pytest.approx(expected / report["copy"]["bytes_per_second"])
+    for nodes in ("1", "8", "128"):
+        assert any(line.split()[1:2] == [nodes] for line in out.splitlines())
+
+
+def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
+    plain, *trees = shape[0]["rows"]
+    # Tiny: five layers, D 64, F 172, 8 heads and 4 key heads of 8, V 512, tied embeddings.
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 172 + 2 * 64
+    assert plain["parameter_bytes"] == 4 * (5 * layer + 64 + 512 * 64)
+    assert plain["cache_bytes"] == 4 * 2 * 5 * 4 * 8 * 1024
+    head = 64 * 64 + 64 + 512 * 64
+    for row in trees:
+        extra = row["parameter_bytes"] - plain["parameter_bytes"]
+        assert extra == 4 * row["heads_used"] * head
+
+
+def test_mistakes_end_in_one_line_and_exit_code_2(start, tmp_path):
+    cases = {
+        "--shape=llama-8b": "tiny|llama-1b|llama-3b|llama-7b",
+        "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
+        f"--output={tmp_path}/no/out.json": "No such file or directory",
+        f"--output={tmp_path}": "not a regular file",
+        "--dtypes=float16": "'float16': choose from float32, bfloat16",
+        "--heads=own": "--heads only works with --shape",
+        "--shape=tiny --trees=chain:1": "--trees only works without --shape",
+        f"--prompt_file={tmp_path}/no.jsonl": "cannot read the prompt file",
+    }
+    processes = [start(*case.split()) for case in cases]
+    for process, message in zip(processes, cases.values(), strict=True):
+        out, err = process.communicate(timeout=120)
+        error = [line for line in err.splitlines() if not line.startswith("the machine is busy")]
+        assert (process.returncode, out, len(error)) == (2, "", 1), err
+        assert message in error[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches(start):
+    text = finish(start("--help"))
+    assert text.count("python -m infer.benchmark") == 5
+    for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
+        assert f"  --{name}\n" in text
+    for name in ("shape", "heads", "[no]experiments", "output", "compilation_cache"):
+        assert f"  --{name}\n" in text
