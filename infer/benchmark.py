@@ -55,7 +55,7 @@ _TREES = flags.DEFINE_string(
     None,
     "Trees to compare: NAME:N (the first N nodes of a published tree), NAME, chain:K or a JSON "
     "file, separated by commas; a bare :N repeats the name before it. Default: those of "
-    f"{DEFAULT_TREES} that the model has heads for.",
+    f"{DEFAULT_TREES} that the model has heads for; with --shape sizes from 8 to 128.",
 )
 _DTYPES = flags.DEFINE_list(
     "dtypes",
@@ -86,7 +86,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _DTYPE_NAMES = ("float32", "bfloat16")
-_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _TREES)
+_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS)
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
 
 
@@ -126,6 +126,7 @@ def _measure_shape(shape: str) -> dict[str, Any]:
         setup_compilation_cache()
     job = ShapeJob(
         shape=shape,
+        trees=_trees(),
         dtypes=_dtypes("bfloat16"),
         heads=_HEADS.value,
         rounds=_ROUNDS.value,
@@ -140,12 +141,16 @@ def _measure_checkpoint() -> dict[str, Any]:
         model=_MODEL.value,
         medusa=_MEDUSA.value,
         prompts=read_prompts(_PROMPT_FILE.value),
-        trees=None if _TREES.value is None else parse_trees(_TREES.value),
+        trees=_trees(),
         dtypes=_dtypes(*_DTYPE_NAMES),
         max_new_tokens=_MAX_NEW_TOKENS.value,
         rounds=_ROUNDS.value,
     )
     return measure_checkpoint(job)
+
+
+def _trees() -> list[str] | None:
+    return None if _TREES.value is None else parse_trees(_TREES.value)
 
 
 def _dtypes(*default: str) -> list[str]:

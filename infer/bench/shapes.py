@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -95,10 +96,20 @@ def random_lm(shape: str, dtype: str, own_projection: bool) -> MedusaLM:
     )
 
 
-def tree_of(nodes: int) -> Tree:
-    """A tree of that many nodes: the first ones of the published tree as far as it goes."""
-    preset = load_tree(_PRESET)
-    return load_tree(f"{_PRESET}:{nodes}") if nodes <= preset.R else grow_tree(nodes)
+def shape_trees(specs: Sequence[str] | None) -> dict[str, Tree]:
+    """Trees by name.
+
+    Args:
+      specs: see `medusa_jax.tree.load_tree`; None: sizes 8 to 64 of a published tree and, as
+        published trees end there, a grown one of 128.
+
+    Raises:
+      UserError: an unknown tree, or one that needs more than five heads.
+    """
+    if specs is not None:
+        return {spec: load_tree(spec, NUM_HEADS) for spec in specs}
+    trees = {f"{_PRESET}:{nodes}": load_tree(f"{_PRESET}:{nodes}") for nodes in (8, 16, 32, 64)}
+    return trees | {"grown:128": grow_tree(128)}
 
 
 def grow_tree(nodes: int) -> Tree:

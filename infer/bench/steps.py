@@ -10,9 +10,10 @@ import numpy as np
 
 from infer import display
 from infer.bench.experiments import run_experiments
-from infer.bench.shapes import random_lm, tree_of
+from infer.bench.shapes import random_lm, shape_trees
 from infer.bench.timing import copy_bandwidth
 from medusa_jax import MedusaLM, engine
+from medusa_jax.tree import Tree
 
 STEPS = 64
 PROMPT = 512
@@ -26,19 +27,19 @@ class ShapeJob:
 
     Attributes:
       shape: a key of `infer.bench.shapes.SHAPES`.
+      trees: as the user wrote them; None: sizes from 8 to 128.
       dtypes: "float32", "bfloat16".
       heads: "shared" (format C) or "own" (format A).
       rounds: repetitions, of which the median counts.
       experiments: answer the design questions too.
-      nodes: sizes of the trees.
     """
 
     shape: str
+    trees: list[str] | None
     dtypes: list[str]
     heads: str
     rounds: int
     experiments: bool
-    nodes: tuple[int, ...] = (8, 16, 32, 64, 128)
 
 
 def measure_shape(job: ShapeJob) -> dict[str, Any]:
@@ -47,13 +48,17 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
     Returns:
       JSON values: "settings", "copy" (see `copy_bandwidth`), "rows" (one per tree and dtype) and,
       when asked for, "experiments" by dtype.
+
+    Raises:
+      UserError: a tree needs more heads than there are.
     """
+    trees = shape_trees(job.trees)
     copy = copy_bandwidth(job.rounds)
     rows: list[dict[str, Any]] = []
     experiments: dict[str, Any] = {}
     for dtype in job.dtypes:
         lm = random_lm(job.shape, dtype, job.heads == "own")
-        rows += _measure(lm, job, copy["bytes_per_second"])
+        rows += _measure(lm, job, trees, copy["bytes_per_second"])
         if job.experiments:
             experiments[dtype] = run_experiments(lm, job.rounds)
     settings = {"steps": STEPS, "prompt_tokens": PROMPT, "cache_slots": CAPACITY}
@@ -61,8 +66,10 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
     return report | ({"experiments": experiments} if job.experiments else {})
 
 
-def _measure(lm: MedusaLM, job: ShapeJob, copy: float) -> list[dict[str, Any]]:
-    variants = [lm, *(lm.with_tree(tree_of(nodes)) for nodes in job.nodes)]
+def _measure(
+    lm: MedusaLM, job: ShapeJob, trees: dict[str, Tree], copy: float
+) -> list[dict[str, Any]]:
+    variants = [lm, *(lm.with_tree(tree) for tree in trees.values())]
     seconds: list[list[float]] = [[] for _ in variants]
     with display.progress_bar() as bar:
         task = bar.add_task(f"{job.shape} {lm.dtype}", total=(job.rounds + 1) * len(variants))
@@ -71,7 +78,11 @@ def _measure(lm: MedusaLM, job: ShapeJob, copy: float) -> list[dict[str, Any]]:
                 own.append(_seconds_per_step(variant, STEPS if number else 2))
                 bar.advance(task)
     timed = [own[1:] for own in seconds]  # the first round warmed up
-    return [_row(v, own, timed[0], copy) for v, own in zip(variants, timed, strict=True)]
+    rows = [_row(v, own, timed[0], copy) for v, own in zip(variants, timed, strict=True)]
+    return [
+        {"decoder": "medusa" if name else "autoregressive", "tree": name} | row
+        for name, row in zip([None, *trees], rows, strict=True)
+    ]
 
 
 def _seconds_per_step(lm: MedusaLM, steps: int) -> float:
@@ -91,7 +102,6 @@ def _row(
     parameter_bytes, cache_bytes = _parameter_bytes(lm), _cache_bytes(lm)
     bandwidth = (parameter_bytes + cache_bytes) / step
     return {
-        "decoder": "medusa" if lm.tree.R > 1 else "autoregressive",
         "nodes": lm.tree.R,
         "heads_used": lm.tree.max_depth,
         "dtype": lm.dtype,

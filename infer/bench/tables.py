@@ -63,7 +63,7 @@ def _checkpoint_row(row: dict[str, Any]) -> list[str]:
 
 def _shape_row(row: dict[str, Any]) -> list[str]:
     return [
-        row["decoder"],
+        row["tree"] or row["decoder"],
         str(row["nodes"]),
         str(row["heads_used"]),
         row["dtype"],

@@ -36,18 +36,21 @@ def _dense(q_BRNH, k_BSKH, v_BSKH, length_B):
     return out, lse
 
 
-@pytest.mark.parametrize("kernel", ["xla", "pallas"])
-def test_prefix_attention_equals_dense_attention(lm, kernel, monkeypatch):
-    attend = experiments.xla_attention
-    if kernel == "pallas":
-        if jax.default_backend() != "cpu":
-            pytest.skip("interpreted on a CPU only")
-        attend = lambda *inputs: experiments.pallas_attention(*inputs, interpret=True)  # noqa: E731
-        # The kernel itself is JAX's own code, which promotes dtypes freely.
-        monkeypatch.setattr(jax.config, "jax_numpy_dtype_promotion", "standard", raising=False)
+def test_xla_prefix_attention_equals_dense_attention(lm):
     inputs = experiments.attention_inputs(lm.config, jnp.dtype("float32"), 3, 256)
-    for ours, expected in zip(attend(*inputs), _dense(*inputs), strict=True):
+    for ours, expected in zip(experiments.xla_attention(*inputs), _dense(*inputs), strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_pallas_prefix_attention_equals_dense_attention(lm):
+    if jax.default_backend() != "cpu":
+        pytest.skip("interpreted on a CPU only")
+    inputs = experiments.attention_inputs(lm.config, jnp.dtype("float32"), 3, 256)
+    # The kernel is JAX's own code, which promotes dtypes and ranks freely.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        results = experiments.pallas_attention(*inputs, interpret=True)
+    for theirs, expected in zip(results, _dense(*inputs), strict=True):
+        np.testing.assert_allclose(theirs, expected, atol=2e-5)
 
 
 def test_a_refusal_is_recorded_as_the_answer(lm):

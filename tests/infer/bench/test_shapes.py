@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from infer.bench import shapes
-from medusa_jax.tree import load_tree
+from medusa_jax import UserError
 
 
 # Published parameter counts, in billions.
@@ -21,19 +21,23 @@ def test_random_model_is_what_its_description_says():
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
     assert lm.heads_params["projection"]["weight"].shape == (5, 512, 64)
     assert (lm.params["final_norm"]["scale"] == 1).all()
-    weight = lm.params["layers_4"]["mlp"]["down"]["weight"].astype(jnp.float32)
-    assert 0.019 < float(weight.std()) < 0.021
+    weight = lm.params["layers_4"]["mlp"]["down"]["weight"]
+    assert 0.019 < float(weight.astype("float32").std()) < 0.021
     assert not jnp.array_equal(weight, lm.params["layers_3"]["mlp"]["down"]["weight"])
     assert "projection" not in shapes.random_lm("tiny", "float32", False).heads_params
 
 
-@pytest.mark.parametrize("nodes", [8, 64, 65, 128])
-def test_trees_have_as_many_nodes_as_asked_for(nodes):
-    tree = shapes.tree_of(nodes)
-    assert nodes == tree.R
-    assert tree.max_depth <= shapes.NUM_HEADS
-    if nodes <= 64:
-        assert (tree.parent_R == load_tree(f"mc_sim_7b_63:{nodes}").parent_R).all()
+def test_trees_grow_from_8_to_128_nodes():
+    trees = shapes.shape_trees(None)
+    assert [tree.R for tree in trees.values()] == [8, 16, 32, 64, 128]
+    assert [tree.max_depth for tree in trees.values()] == [3, 3, 3, 4, 5]
+    assert list(trees)[0] == "mc_sim_7b_63:8"
+
+
+def test_own_trees_may_need_five_heads():
+    assert [tree.R for tree in shapes.shape_trees(["chain:5", "chain:1"]).values()] == [6, 2]
+    with pytest.raises(UserError, match="needs 6 heads"):
+        shapes.shape_trees(["chain:6"])
 
 
 def test_grown_tree_takes_the_most_likely_nodes():
