@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     c.seq_len = 512  # Longer conversations are cut, in tokens.
     c.num_heads = 4  # M; the published trees use 4.
     c.num_layers = 1  # Residual blocks per head.
+    c.root_conditioned = False  # Heads also see the token that the base head has just fixed.
     c.draft_vocab = 8192  # Most frequent tokens that the heads can propose; 0: all.
     c.head_decay = 0.8  # lambda_k = head_decay ** k.
     c.steps = 4000

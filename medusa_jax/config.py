@@ -78,6 +78,8 @@ class MedusaConfig:
       own_projection: every head has its own projection (formats A, B, vLLM); otherwise the
         backbone's LM head is shared (format C).
       draft_vocab: `vocab_size` rows chosen by a `token_map` rather than all V.
+      root_conditioned: the first block also sees the embedding of the token at t + 1, which the
+        base head has fixed before any head runs (ours; not in the paper).
     """
 
     num_heads: int
@@ -87,3 +89,4 @@ class MedusaConfig:
     bias: bool = True
     own_projection: bool = False
     draft_vocab: bool = False
+    root_conditioned: bool = False

@@ -119,7 +119,9 @@ def _draft(decoder: Decoder, params: Any, tree: Tree, hidden_BD: jax.Array, root
             lm_head_VD = decoder.llama.apply(
                 {"params": params["backbone"]}, method="lm_head_weight"
             )
-        logits_BMV = heads.apply({"params": params["heads"]}, hidden_BD, lm_head_VD)
+        embedding_VD = params["backbone"]["embed"]["weight"]
+        root_BD = embedding_VD[root_B] if decoder.heads.root_conditioned else None
+        logits_BMV = heads.apply({"params": params["heads"]}, hidden_BD, lm_head_VD, root_BD)
         _, top_BMk = jax.lax.top_k(logits_BMV, tree.top_k)
     if decoder.heads.draft_vocab:
         top_BMk = params["heads"]["token_map"][top_BMk]

@@ -26,11 +26,17 @@ class HiddenStates:
 
     Attributes:
       hidden_ND: float16, inputs of the heads.
+      next_N: int32, the token after each position (what the base head predicts there).
       labels_NM: int32 vocabulary ids, or IGNORE.
     """
 
     hidden_ND: np.ndarray
+    next_N: np.ndarray
     labels_NM: np.ndarray
+
+    def batch(self, index: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three arrays at some positions."""
+        return self.hidden_ND[index], self.next_N[index], self.labels_NM[index]
 
 
 def compute(
@@ -56,9 +62,8 @@ def compute(
         if not path.exists():
             _write(path, _run(forward, llama, lm, [examples[j] for j in shard], num_heads))
         with path.open("rb") as file, np.load(file) as part:
-            parts.append((part["hidden"], part["labels"]))
-    hidden, labels = zip(*parts, strict=True)
-    return HiddenStates(np.concatenate(hidden), np.concatenate(labels))
+            parts.append((part["hidden"], part["next"], part["labels"]))
+    return HiddenStates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> str:
@@ -105,11 +110,12 @@ def _run(forward, llama: Llama, lm: MedusaLM, examples: Sequence[Example], num_h
         labels_BTM[row, :length] = shift_labels(example.token_T, example.is_label_T, num_heads)
     hidden_BTD = np.asarray(forward(llama, lm.params, token_BT))
     used_BT = (labels_BTM != IGNORE).any(axis=-1)
-    return hidden_BTD[used_BT], labels_BTM[used_BT]
+    next_BT = np.roll(token_BT, -1, axis=1)  # a used position is never the last of its row
+    return hidden_BTD[used_BT], next_BT[used_BT], labels_BTM[used_BT]
 
 
-def _write(path: epath.Path, arrays: tuple[np.ndarray, np.ndarray]) -> None:
+def _write(path: epath.Path, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     half_done = path.with_suffix(".partial")
     with half_done.open("wb") as file:
-        np.savez(file, hidden=arrays[0], labels=arrays[1])
+        np.savez(file, hidden=arrays[0], next=arrays[1], labels=arrays[2])
     half_done.replace(path)

@@ -1,5 +1,6 @@
 """The MEDUSA-1 recipe from data to exported heads (paper, section 2.2.1)."""
 
+import dataclasses
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,7 @@ from medusa_jax.nn.heads import init_heads
 from train import hidden_states, sharegpt
 from train.chat import Example, tokenize
 from train.hidden_states import HiddenStates
-from train.trainer import Run, TrainConfig
+from train.trainer import Frozen, Run, TrainConfig
 
 _HELD_OUT_SHARE = 0.02
 
@@ -58,6 +59,7 @@ def _train_and_export(
         hidden_size=lm.config.hidden_size,
         vocab_size=lm.config.vocab_size if token_map is None else len(token_map),
         draft_vocab=token_map is not None,
+        root_conditioned=config.root_conditioned,
     )
     params = init_heads(heads, lm_head_VD, jnp.float32, token_map)
     params.pop("token_map", None)
@@ -66,7 +68,8 @@ def _train_and_export(
         states, held_out = (
             _to_draft(data, token_map, lm.config.vocab_size) for data in (states, held_out)
         )
-    run = Run(_train_config(config), heads, lm_head_VD, workdir)
+    frozen = Frozen(lm.params["embed"]["weight"], lm_head_VD)
+    run = Run(_train_config(config), heads, frozen, workdir)
     print(f"training on {len(states.labels_NM)} positions, {len(held_out.labels_NM)} held out")
     params = run.train(run.restore(params), states, held_out)
     if token_map is not None:
@@ -117,4 +120,4 @@ def _to_draft(data: HiddenStates, token_map: np.ndarray, vocab_size: int) -> Hid
     draft_id[token_map] = np.arange(len(token_map), dtype=np.int32)
     safe_NM = np.maximum(data.labels_NM, 0)
     labels_NM = np.where(data.labels_NM == IGNORE, IGNORE, draft_id[safe_NM])
-    return HiddenStates(data.hidden_ND, labels_NM.astype(np.int32))
+    return dataclasses.replace(data, labels_NM=labels_NM.astype(np.int32))

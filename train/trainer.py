@@ -46,14 +46,28 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """What the heads read of the backbone.
+
+    Attributes:
+      embed_VD: token embeddings, [V, D].
+      lm_head_VD: rows of the LM head that the heads share, [Vd, D].
+    """
+
+    embed_VD: jax.Array
+    lm_head_VD: jax.Array
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
 def train_step(
-    config: TrainConfig, heads: MedusaConfig, state: Any, lm_head_VD, hidden_ND, labels_NM
+    config: TrainConfig, heads: MedusaConfig, state: Any, frozen: Frozen, batch: Any
 ) -> tuple[Any, dict[str, jax.Array]]:
     """One update of {"params", "opt", "step"}; returns the new state and the metrics."""
 
     def objective(params):
-        return _loss(config, heads, params, lm_head_VD, hidden_ND, labels_NM)
+        return _loss(config, heads, params, frozen, batch)
 
     (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
     updates, opt = optimizer(config).update(grads, state["opt"], state["params"])
@@ -63,14 +77,17 @@ def train_step(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def eval_step(config: TrainConfig, heads: MedusaConfig, params, lm_head_VD, hidden_ND, labels_NM):
+def eval_step(config: TrainConfig, heads: MedusaConfig, params: Any, frozen: Frozen, batch: Any):
     """Metrics of one batch."""
-    return _loss(config, heads, params, lm_head_VD, hidden_ND, labels_NM)[1]
+    return _loss(config, heads, params, frozen, batch)[1]
 
 
-def _loss(config, heads: MedusaConfig, params, lm_head_VD, hidden_ND, labels_NM):
-    hidden_ND = hidden_ND.astype(jnp.float32)
-    logits_NMV: Any = MedusaHeads(heads).apply({"params": params}, hidden_ND, lm_head_VD)
+def _loss(config: TrainConfig, heads: MedusaConfig, params: Any, frozen: Frozen, batch: Any):
+    hidden_ND, next_N, labels_NM = batch
+    root_ND = frozen.embed_VD[next_N] if heads.root_conditioned else None
+    logits_NMV: Any = MedusaHeads(heads).apply(
+        {"params": params}, hidden_ND.astype(jnp.float32), frozen.lm_head_VD, root_ND
+    )
     return medusa1_loss(logits_NMV, labels_NM, config.head_decay)
 
 
@@ -85,8 +102,8 @@ def batch_indices(config: TrainConfig, num_positions: int, step: int) -> np.ndar
 class Run:
     """A training run in a working folder: checkpoints, a log, and where to go on."""
 
-    def __init__(self, config: TrainConfig, heads: MedusaConfig, lm_head_VD, workdir: Path):
-        self._config, self._heads, self._lm_head = config, heads, lm_head_VD
+    def __init__(self, config: TrainConfig, heads: MedusaConfig, frozen: Frozen, workdir: Path):
+        self._config, self._heads, self._frozen = config, heads, frozen
         self._workdir = workdir.absolute()
         _claim(self._workdir, heads)
         options = ocp.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=config.save_every)
@@ -116,8 +133,8 @@ class Run:
             task = progress.add_task("", total=self._config.steps, completed=first)
             for step in range(first, until or self._config.steps):
                 index = batch_indices(self._config, len(train.labels_NM), step)
-                batch = (train.hidden_ND[index], train.labels_NM[index])
-                state, metrics = train_step(self._config, self._heads, state, self._lm_head, *batch)
+                batch = train.batch(index)
+                state, metrics = train_step(self._config, self._heads, state, self._frozen, batch)
                 self._after_step(step + 1, state, metrics, held_out, progress, task)
         self._manager.wait_until_finished()
         return state["params"]
@@ -129,9 +146,9 @@ class Run:
         size = min(self._config.batch_size, len(data.labels_NM))
         for start in range(0, len(data.labels_NM) - size + 1, size):
             part = slice(start, start + size)
-            batch = (data.hidden_ND[part], data.labels_NM[part])
-            metrics = eval_step(self._config, self._heads, params, self._lm_head, *batch)
-            count = (batch[1] != IGNORE).sum(axis=0)
+            batch = data.batch(part)
+            metrics = eval_step(self._config, self._heads, params, self._frozen, batch)
+            count = (batch[2] != IGNORE).sum(axis=0)
             counts += count
             for name, value in jax.device_get(metrics).items():
                 sums[name] = sums.get(name, 0) + value * count

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -233,5 +234,7 @@ def pallas_attention(
     return out_BRNH, lse_BKGR.transpose(0, 3, 1, 2).reshape(B, R, N)
 
 
-def _max_difference(a: jax.Array, b: jax.Array) -> float:
-    return float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))))
+def _max_difference(a: jax.Array, b: jax.Array) -> float | None:
+    """Largest absolute difference; None where one side is not finite, which JSON cannot say."""
+    difference = float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))))
+    return difference if math.isfinite(difference) else None

@@ -23,7 +23,7 @@ def print_checkpoint(report: dict[str, Any]) -> None:
         _print(title, columns, [_checkpoint_row(row) for row in rows if row["dtype"] == dtype])
     _print_lines(
         "Speeds without the prefill. step cost: step time over that of plain (autoregressive) "
-        "decoding. same tokens: as plain decoding.",
+        "decoding. same tokens: as plain decoding; in bfloat16, rounding decides near ties.",
         *(f"Note: {note}." for note in report["notes"]),
         *_verdict(report["identical_float32"]),
     )

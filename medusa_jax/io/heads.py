@@ -3,8 +3,9 @@
 Formats, by the names of their tensors (h: head, l: layer; all matrices are (out, in)):
   A: "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight".
   B: A's names behind "medusa_head." (or "medusa_heads.") among those of a full model.
-  C: A without projections; the heads share the LM head. Our extension: a "token_map" beside
-    them, int32 [Vd], restricts the heads to those Vd rows of the LM head.
+  C: A without projections; the heads share the LM head. Our extensions: a "token_map" beside
+    them, int32 [Vd], restricts the heads to those Vd rows of the LM head; "{h}.root.weight"
+    belongs to root-conditioned heads (see `MedusaConfig`).
   vLLM: "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally behind
     "medusa_heads."; optionally "token_map", int [Vd].
 """
@@ -67,10 +68,10 @@ def load_heads(
       dtype: of the parameters.
 
     Returns:
-      The configuration, and the parameters on the default device: {"blocks": {"weight":
-      [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, Vd, D]}, "token_map": int32
-      [Vd]}, the last three only where the heads have them. One projection for all heads is
-      repeated M times.
+      The configuration, and the parameters on the default device, in the layout of `MedusaHeads`:
+      {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "root": {"weight": [M, D, D]},
+      "projection": {"weight": [M, Vd, D]}, "token_map": int32 [Vd]}, everything but the blocks'
+      weight only where the heads have it. One projection for all heads is repeated M times.
 
     Raises:
       UserError: no heads there, heads of another hidden size or vocabulary, incomplete heads, a
@@ -95,6 +96,7 @@ def load_heads(
         bias=any(part == "bias" for _, _, part in keys.blocks),
         own_projection=bool(keys.projections),
         draft_vocab=token_map is not None,
+        root_conditioned=bool(keys.roots),
     )
     params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
     return config, jax.block_until_ready(jax.device_put(params))
@@ -110,6 +112,7 @@ def _check_shapes(keys: HeadKeys, tensors: Mapping[str, StoredTensor], hidden_si
     expected: dict[str, tuple[int | None, ...]] = dict.fromkeys(
         keys.projections.values(), (None, D)
     )
+    expected |= dict.fromkeys(keys.roots.values(), (D, D))
     for (_, _, part), name in keys.blocks.items():
         expected[name] = (D, D) if part == "weight" else (D,)
     for name, wanted in expected.items():
@@ -172,6 +175,11 @@ def _read_params(
     for (head, layer, part), name in keys.blocks.items():
         blocks[part][head, layer] = tensors[name].read(dtype)
     params: dict[str, Any] = {"blocks": blocks}
+    if config.root_conditioned:
+        weight, _ = aligned_buffer((M, D, D), dtype)
+        for head, name in keys.roots.items():
+            weight[head] = tensors[name].read(dtype)
+        params["root"] = {"weight": weight}
     if config.own_projection:
         params["projection"] = {
             "weight": _read_projections(config, keys, tensors, token_map, dtype)

@@ -50,6 +50,9 @@ def save_heads(
     _check_format(config, format, lm_head)
     _check_folder(folder, format)
     tensors = _blocks(config, params, format) | _projections(config, params, format, lm_head)
+    if config.root_conditioned:
+        weights = np.asarray(params["root"]["weight"])
+        tensors |= {f"{h}.root.weight": np.ascontiguousarray(w) for h, w in enumerate(weights)}
     if "token_map" in params:
         # torch indexes by int64; the extended format C is only our own.
         kind = np.int64 if format == "vllm" else np.int32
@@ -68,6 +71,11 @@ def save_heads(
 def _check_format(config: MedusaConfig, format: HeadsFormat, lm_head: Any) -> None:
     if config.num_layers == 0 and not config.own_projection:
         raise UserError("these heads have neither blocks nor projections: nothing to save")
+    if config.root_conditioned and (format != "C" or config.own_projection):
+        raise UserError(
+            f"format {format} cannot hold root-conditioned heads with these projections: only C "
+            "with the shared LM head can, as our extension of it"
+        )
     able = ["vllm"]
     if not config.draft_vocab:
         able.append("A")

@@ -15,6 +15,7 @@ _BLOCKS = (
     re.compile(r"(?P<head>\d+)\.(?P<layer>\d+)\.linear\.(?P<part>weight|bias)"),
     re.compile(r"blocks\.(?P<head>\d+)\.layers\.(?P<layer>\d+)\.(?P<part>weight|bias)"),
 )
+_ROOT = re.compile(r"(?P<head>\d+)\.root\.weight")
 _PROJECTIONS = (
     re.compile(r"(?P<head>\d+)\.(?P<layer>\d+)\.weight"),
     re.compile(r"lm_heads\.(?P<head>\d+)\.weight"),
@@ -31,6 +32,7 @@ class HeadKeys:
       blocks: (head, layer, "weight" or "bias") to name; biases may be absent.
       projections: head to name; empty when the heads share the LM head.
       token_map: name of the draft vocabulary, if any.
+      roots: head to name of its matrix for the root's embedding; empty without such matrices.
     """
 
     num_heads: int
@@ -38,6 +40,7 @@ class HeadKeys:
     blocks: dict[tuple[int, int, str], str]
     projections: dict[int, str]
     token_map: str | None
+    roots: dict[int, str]
 
 
 def is_head_key(key: str) -> bool:
@@ -61,6 +64,7 @@ def parse_keys(names: Collection[str], *, one_projection: bool) -> HeadKeys:
     """
     blocks: dict[tuple[int, int, str], str] = {}
     projections: dict[int, str] = {}
+    roots: dict[int, str] = {}
     token_map, depths = None, [0]
     for name in names:
         local = _PREFIX.sub("", name, count=1)
@@ -71,6 +75,8 @@ def parse_keys(names: Collection[str], *, one_projection: bool) -> HeadKeys:
         elif projection := _match(_PROJECTIONS, local):
             projections[int(projection["head"])] = name
             depths.append(int(projection.get("layer", 0)))
+        elif root := _ROOT.fullmatch(local):
+            roots[int(root["head"])] = name
         elif local == "token_map":
             token_map = name
         else:
@@ -81,7 +87,7 @@ def parse_keys(names: Collection[str], *, one_projection: bool) -> HeadKeys:
     num_heads, num_layers = max(heads) + 1, max(depths)
     if one_projection and 0 in projections:
         projections = dict.fromkeys(range(num_heads), projections[0])
-    keys = HeadKeys(num_heads, num_layers, blocks, projections, token_map)
+    keys = HeadKeys(num_heads, num_layers, blocks, projections, token_map, roots)
     if gap := _first_gap(keys, heads):
         raise UserError(f"{gap} is missing: the file is incomplete, download it again")
     return keys
@@ -97,6 +103,8 @@ def _first_gap(keys: HeadKeys, heads: set[int]) -> str | None:
                 return f"the weight of block {layer} of head {head}"
         if keys.projections and head not in keys.projections:
             return f"the projection of head {head}"
+        if keys.roots and head not in keys.roots:
+            return f"the root matrix of head {head}"
     return None
 
 

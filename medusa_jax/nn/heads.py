@@ -16,7 +16,9 @@ class MedusaHeads(nn.Module):
     With L layers the residual block is repeated with weights of its own; the original code repeats
     one module, so that its L layers share one matrix. Parameters:
     {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, V, D]}},
-    "bias" and "projection" only where the configuration has them. A `token_map` leaf beside them
+    "bias" and "projection" only where the configuration has them; root-conditioned heads add
+    {"root": {"weight": [M, D, D]}}, and their first block is SiLU(W1 h + U e + b1) + h with e the
+    embedding of the token at t + 1, scaled to unit root mean square. A `token_map` leaf beside them
     is data for whoever turns draft ids into tokens: it is neither declared nor read here.
 
     Attributes:
@@ -31,16 +33,24 @@ class MedusaHeads(nn.Module):
         """Declares the parameters in the layout of the checkpoint loaders."""
         c = self.config
         self.blocks = _Weights((c.num_heads, c.num_layers, c.hidden_size, c.hidden_size), c.bias)
+        if c.root_conditioned:
+            self.root = _Weights((c.num_heads, c.hidden_size, c.hidden_size), False)
         if c.own_projection:
             self.projection = _Weights((c.num_heads, c.vocab_size, c.hidden_size), False)
 
-    def __call__(self, hidden: jax.Array, lm_head_VD: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        hidden: jax.Array,
+        lm_head_VD: jax.Array | None = None,
+        root: jax.Array | None = None,
+    ) -> jax.Array:
         """Logits of every head.
 
         Args:
           hidden: [..., D], any float dtype: the backbone's hidden state after the final norm.
           lm_head_VD: rows of the LM head to share, already chosen by `token_map` when the heads
             have a draft vocabulary; needed, and used, only without projections of their own.
+          root: [..., D], embeddings of the tokens at t + 1; needed by root-conditioned heads.
 
         Returns:
           float32 [..., M, V].
@@ -48,7 +58,7 @@ class MedusaHeads(nn.Module):
         Raises:
           ValueError: the heads have no projection and no `lm_head_VD` was given.
         """
-        x = self.hidden(hidden)
+        x = self.hidden(hidden, root)
         with jax.named_scope("medusa_projection"):
             if self.config.own_projection:
                 return _per_head(x, self.projection()[0], self.dtype)
@@ -56,8 +66,8 @@ class MedusaHeads(nn.Module):
                 raise ValueError("heads without own projections need the LM head's rows")
             return project(x, lm_head_VD, self.dtype)
 
-    def hidden(self, hidden: jax.Array) -> jax.Array:
-        """What the heads project: hidden [..., D] -> [..., M, D] in `dtype`."""
+    def hidden(self, hidden: jax.Array, root: jax.Array | None = None) -> jax.Array:
+        """What the heads project: hidden [..., D] (and root [..., D]) -> [..., M, D] in `dtype`."""
         c = self.config
         weight_MLDD, bias_MLD = self.blocks()
         shape = (*hidden.shape[:-1], c.num_heads, c.hidden_size)
@@ -65,10 +75,22 @@ class MedusaHeads(nn.Module):
         with jax.named_scope("medusa_blocks"):
             for layer in range(c.num_layers):
                 y = _per_head(x, weight_MLDD[:, layer], self.dtype)
+                if c.root_conditioned and layer == 0:
+                    y = y + self._from_root(root, shape)
                 if bias_MLD is not None:
                     y = y + jnp.broadcast_to(bias_MLD[:, layer].astype(jnp.float32), shape)
                 x = (x.astype(jnp.float32) + nn.silu(y)).astype(self.dtype)
         return x
+
+    def _from_root(self, root: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+        """What the token at t + 1 adds to every head's first block: float32 [..., M, D]."""
+        if root is None:
+            raise ValueError("root-conditioned heads need the embedding of the next token")
+        e = root.astype(jnp.float32)
+        # Embeddings are much smaller than hidden states; unit size suits every model.
+        e = e * jax.lax.rsqrt(jnp.mean(e * e, axis=-1, keepdims=True) + 1e-12)
+        e = jnp.broadcast_to(e[..., None, :], shape)
+        return _per_head(e, self.root()[0], self.dtype)
 
 
 class _Weights(nn.Module):
@@ -133,6 +155,8 @@ def init_heads(
     if c.bias:
         blocks["bias"] = jnp.zeros((c.num_heads, c.num_layers, c.hidden_size), dtype)
     params: dict[str, Any] = {"blocks": blocks}
+    if c.root_conditioned:
+        params["root"] = {"weight": jnp.zeros((c.num_heads, *2 * [c.hidden_size]), dtype)}
     if c.own_projection:
         weight = jnp.broadcast_to(rows.astype(dtype), (c.num_heads, *rows.shape))
         params["projection"] = {"weight": weight}

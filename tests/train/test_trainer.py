@@ -1,5 +1,6 @@
 """The Medusa-1 trainer: it learns the right shift, resumes bit for bit, and stops on NaN."""
 
+import dataclasses
 import json
 
 import jax
@@ -16,7 +17,7 @@ from train import hidden_states
 from train.chat import Example
 from train.hidden_states import HiddenStates
 from train.medusa1 import draft_vocabulary
-from train.trainer import Run, TrainConfig, batch_indices
+from train.trainer import Frozen, Run, TrainConfig, batch_indices
 
 PERIOD, WIDTH, HEADS = 7, 16, 3
 CONFIG = TrainConfig(
@@ -49,25 +50,29 @@ def setup():
     hidden = embedding[tokens] + rng.normal(size=(400, WIDTH)).astype(np.float32) * 0.01
     labels = shift_labels(tokens, np.ones(400, bool), HEADS)
     lm_head = jnp.asarray(np.roll(embedding, 1, axis=0) * 2)
-    data = HiddenStates(hidden.astype(np.float16), labels)
-    return data, lm_head, init_heads(HEADS_CONFIG, lm_head, jnp.float32)
+    data = HiddenStates(hidden.astype(np.float16), np.roll(tokens, -1), labels)
+    return (
+        data,
+        Frozen(jnp.asarray(embedding), lm_head),
+        init_heads(HEADS_CONFIG, lm_head, jnp.float32),
+    )
 
 
 def finish(setup, workdir, steps=CONFIG.steps):
     """Trains up to `steps` of the full schedule, as a run does that is killed there."""
-    data, lm_head, params = setup
-    run = Run(CONFIG, HEADS_CONFIG, lm_head, workdir)
+    data, frozen, params = setup
+    run = Run(CONFIG, HEADS_CONFIG, frozen, workdir)
     state = run.restore(params)
     return run, run.train(state, data, data, until=steps)
 
 
 def test_heads_learn_the_token_at_their_own_distance(setup, tmp_path):
-    data, lm_head, _ = setup
+    data, frozen, _ = setup
     run, params = finish(setup, tmp_path)
     metrics = run.evaluate(params, data)
     assert min(metrics["top1"]) > 0.95
     logits = MedusaHeads(HEADS_CONFIG).apply(
-        {"params": params}, jnp.asarray(data.hidden_ND[:20], jnp.float32), lm_head
+        {"params": params}, jnp.asarray(data.hidden_ND[:20], jnp.float32), frozen.lm_head_VD
     )
     expected = (np.arange(20)[:, None] + np.arange(2, 2 + HEADS)[None]) % PERIOD
     np.testing.assert_array_equal(np.argmax(logits, axis=-1), expected)
@@ -78,6 +83,17 @@ def test_heads_learn_the_token_at_their_own_distance(setup, tmp_path):
     assert "held_out" in rows[-1]
 
 
+def test_root_conditioned_heads_use_the_next_token(setup, tmp_path):
+    """With hidden states of noise, all that predicts the labels is the token at t + 1."""
+    data, frozen, _ = setup
+    noise = np.random.default_rng(1).normal(size=data.hidden_ND.shape).astype(np.float16)
+    config = dataclasses.replace(HEADS_CONFIG, root_conditioned=True)
+    run = Run(CONFIG, config, frozen, tmp_path)
+    state = run.restore(init_heads(config, frozen.lm_head_VD, jnp.float32))
+    data = dataclasses.replace(data, hidden_ND=noise)
+    assert min(run.evaluate(run.train(state, data, data), data)["top1"]) > 0.95
+
+
 def test_an_interrupted_run_ends_bit_for_bit_the_same(setup, tmp_path):
     _, straight = finish(setup, tmp_path / "a")
     finish(setup, tmp_path / "b", steps=33)
@@ -86,10 +102,10 @@ def test_an_interrupted_run_ends_bit_for_bit_the_same(setup, tmp_path):
 
 
 def test_nan_stops_with_a_clear_message(setup, tmp_path):
-    data, lm_head, params = setup
-    broken = HiddenStates(np.full_like(data.hidden_ND, np.inf), data.labels_NM)
-    run = Run(CONFIG, HEADS_CONFIG, lm_head, tmp_path)
-    with pytest.raises(UserError, match="the loss is .* at step 5"):
+    data, frozen, params = setup
+    broken = dataclasses.replace(data, hidden_ND=np.full_like(data.hidden_ND, np.inf))
+    run = Run(CONFIG, HEADS_CONFIG, frozen, tmp_path)
+    with pytest.raises(UserError, match=r"the loss is .* at step 5"):
         run.train(run.restore(params), broken, data)
 
 
@@ -127,8 +143,10 @@ def test_hidden_states_are_the_networks_and_are_kept(tmp_path):
         labels = shift_labels(example.token_T, example.is_label_T, 2)
         used = (labels != IGNORE).any(-1)
         hidden = lm_hidden(lm, example.token_T)
-        expected.append((hidden[used], labels[used]))
+        following = np.append(example.token_T[1:], 0)
+        expected.append((hidden[used], labels[used], following[used]))
     np.testing.assert_array_equal(states.labels_NM, np.concatenate([e[1] for e in expected]))
+    np.testing.assert_array_equal(states.next_N, np.concatenate([e[2] for e in expected]))
     np.testing.assert_allclose(
         states.hidden_ND, np.concatenate([e[0] for e in expected]), rtol=2e-3, atol=2e-3
     )

@@ -31,7 +31,7 @@ def test_trees_grow_from_8_to_128_nodes():
     trees = shapes.shape_trees(None)
     assert [tree.R for tree in trees.values()] == [8, 16, 32, 64, 128]
     assert [tree.max_depth for tree in trees.values()] == [3, 3, 3, 4, 5]
-    assert list(trees)[0] == "mc_sim_7b_63:8"
+    assert next(iter(trees)) == "mc_sim_7b_63:8"
 
 
 def test_own_trees_may_need_five_heads():
