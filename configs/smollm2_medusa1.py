@@ -1,4 +1,22 @@
-"""MEDUSA-1 heads for SmolLM2-135M-Instruct, trained on the model's own greedy replies."""
+"""MEDUSA-1 heads for SmolLM2-135M-Instruct: those that the package ships.
+
+The heads are root-conditioned (see `MedusaConfig`) and propose from a draft vocabulary; the
+backbone is frozen; the labels are the model's own greedy replies.
+
+  python -m train.self_distill --prompts sharegpt_train.jsonl.xz --output replies.jsonl \\
+    --limit 1788 --max_prompt_tokens 126 --max_new_tokens 128
+  python -m train.main --config=configs/smollm2_medusa1.py --config.data=replies.jsonl --workdir=DIR
+
+Data: greedy replies, at most 128 tokens, to the first turns of 1788 ShareGPT conversations; 200k
+training positions (1741 conversations), 5.3k held out (47).
+Hardware: 2 CPU cores, shared with other work, so times are upper bounds: replies 35 minutes, hidden
+states 12 minutes, training (1200 steps, 3 epochs) 9 minutes.
+Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .49 .28 .19 .14, top-5 .73 .50
+.39 .30. Greedy decoding of the 80 first turns of MT-bench, 128 new tokens, tree mc_sim_7b_63:
+@@TPS@@ tokens per step. A run with `num_layers = 1`, `root_conditioned = False` and
+`learning_rate = 3e-3` was at held-out top-1 .29 .17 .11 .09 after 400 steps, this one at .44 .25 .14
+.11 after as many.
+"""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -11,15 +29,16 @@ def get_config() -> ConfigDict:
     c.data = "replies.jsonl"  # ShareGPT-format conversations.
     c.seq_len = 512  # Longer conversations are cut, in tokens.
     c.num_heads = 4  # M; the published trees use 4.
-    c.num_layers = 1  # Residual blocks per head.
-    c.root_conditioned = False  # Heads also see the token that the base head has just fixed.
+    c.num_layers = 2  # Residual blocks per head.
+    c.root_conditioned = True  # Heads also see the token that the base head has just fixed.
     c.draft_vocab = 8192  # Most frequent tokens that the heads can propose; 0: all.
     c.head_decay = 0.8  # lambda_k = head_decay ** k.
-    c.steps = 4000
+    c.steps = 1200
     c.batch_size = 512  # Positions, not sequences.
-    c.learning_rate = 3e-3
+    c.learning_rate = 2e-3
     c.warmup_steps = 50
-    c.weight_decay = 0.0
+    c.weight_decay = 0.01
+    c.export_dtype = "float16"  # Of the weights in workdir/export.
     c.log_every = 20
     c.save_every = 200
     c.seed = 0

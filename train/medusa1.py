@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -72,6 +73,7 @@ def _train_and_export(
     run = Run(_train_config(config), heads, frozen, workdir)
     print(f"training on {len(states.labels_NM)} positions, {len(held_out.labels_NM)} held out")
     params = run.train(run.restore(params), states, held_out)
+    params = jax.tree.map(lambda x: x.astype(config.export_dtype), params)
     if token_map is not None:
         params = params | {"token_map": jnp.asarray(token_map)}
     save_heads(

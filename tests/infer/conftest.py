@@ -45,7 +45,7 @@ class CommandLine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
@@ -57,7 +57,7 @@ class CommandLine:
             input=json.dumps(commands),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         # Whatever bypasses Python's stderr, such as XLA's log, shows up here.
         assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,56 +17,54 @@ SHARED_KEYS |= {"versions", "settings", "rows"}
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Starts `python -m infer.benchmark`; all commands share a compilation cache."""
+def benchmark(tmp_path_factory):
+    """Runs `python -m infer.benchmark`; all commands share a compilation cache."""
     cache = str(tmp_path_factory.mktemp("cache"))
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
 
-    def popen(*argv: str) -> subprocess.Popen:
-        return subprocess.Popen(
+    def run(*argv: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
             [sys.executable, "-m", "infer.benchmark", *argv],
             cwd=ROOT,
             env=clean | {"MEDUSA_JAX_CACHE": cache, "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
+            timeout=600,
         )
 
-    return popen
+    return run
 
 
-def finish(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
+def stdout_of(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def checkpoint(start, stories260k, heads, tmp_path_factory):
+def checkpoint(benchmark, stories260k, heads, tmp_path_factory):
     """(report, stdout) of a real model with untrained heads."""
     folder = tmp_path_factory.mktemp("checkpoint")
     (folder / "mt.jsonl").write_text(
         "".join(json.dumps({"turns": [text, "Go on."]}) + "\n" for text in PROMPTS)
     )
-    process = start(
+    done = benchmark(
         *(f"--model={stories260k}", f"--medusa={heads}", "--trees=chain:1,mc_sim_7b_63:4,:16"),
         *("--dtypes=float32", "--rounds=2", "--max_new_tokens=24"),
         *(f"--prompt_file={folder / 'mt.jsonl'}", f"--output={folder / 'out.json'}"),
     )
-    out = finish(process)
+    out = stdout_of(done)
     return json.loads((folder / "out.json").read_text()), out
 
 
 @pytest.fixture(scope="module")
-def shape(start, tmp_path_factory):
+def shape(benchmark, tmp_path_factory):
     """(report, stdout) of random weights."""
     path = tmp_path_factory.mktemp("shape") / "out.json"
-    out = finish(
-        start(
-            *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own"),
-            *("--trees=mc_sim_7b_63:8", f"--output={path}"),
-        )
+    done = benchmark(
+        *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own"),
+        *("--trees=mc_sim_7b_63:8", f"--output={path}"),
     )
+    out = stdout_of(done)
     return json.loads(path.read_text()), out
 
 
@@ -142,7 +141,7 @@ def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
     assert tree["cache_bytes"] == plain["cache_bytes"]
 
 
-def test_mistakes_end_in_one_line_and_exit_code_2(start, tmp_path):
+def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
     cases = {
         "--shape=llama-8b": "tiny|llama-1b|llama-3b|llama-7b",
         "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
@@ -154,17 +153,18 @@ def test_mistakes_end_in_one_line_and_exit_code_2(start, tmp_path):
         "--shape=tiny --trees=chain:6": "chain:6 needs 6 heads, the model has 5",
         f"--prompt_file={tmp_path}/no.jsonl": "cannot read the prompt file",
     }
-    processes = [start(*case.split()) for case in cases]
-    for process, message in zip(processes, cases.values(), strict=True):
-        out, err = process.communicate(timeout=120)
-        error = [line for line in err.splitlines() if not line.startswith("the machine is busy")]
-        assert (process.returncode, out, len(error)) == (2, "", 1), err
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda case: benchmark(*case.split()), cases))
+    for done, message in zip(results, cases.values(), strict=True):
+        lines = done.stderr.splitlines()
+        error = [line for line in lines if not line.startswith("the machine is busy")]
+        assert (done.returncode, done.stdout, len(error)) == (2, "", 1), done.stderr
         assert message in error[0]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_teaches(start):
-    text = finish(start("--help"))
+def test_help_teaches(benchmark):
+    text = stdout_of(benchmark("--help"))
     assert text.count("python -m infer.benchmark") == 5
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text

@@ -36,7 +36,7 @@ def in_terminal(cli, argv: list[str], **variables: str) -> str:
     except OSError:  # how Linux reports the end of a terminal
         pass
     os.close(parent)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=900) == 0
     return written.decode().replace("\r\n", "\n")
 
 
