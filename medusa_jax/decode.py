@@ -16,6 +16,7 @@ from medusa_jax import kv_cache, verify
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.kv_cache import KVCache
 from medusa_jax.nn.heads import MedusaHeads
+from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.tree import Tree
 
@@ -120,7 +121,7 @@ def _draft(decoder: Decoder, params: Any, tree: Tree, hidden_BD: jax.Array, root
                 {"params": params["backbone"]}, method="lm_head_weight"
             )
         embedding_VD = params["backbone"]["embed"]["weight"]
-        root_BD = embedding_VD[root_B] if decoder.heads.root_conditioned else None
+        root_BD = take_rows(embedding_VD, root_B) if decoder.heads.root_conditioned else None
         logits_BMV = heads.apply({"params": params["heads"]}, hidden_BD, lm_head_VD, root_BD)
         _, top_BMk = jax.lax.top_k(logits_BMV, tree.top_k)
     if decoder.heads.draft_vocab:

@@ -14,16 +14,17 @@ _PIPE_WIDTH = 120
 def print_checkpoint(report: dict[str, Any]) -> None:
     """The rows of `measure_checkpoint`, one table per dtype, and whether all decoded the same."""
     columns = (
-        *("decoder", "nodes", "tokens/s", "tokens/ step", "step ms", "step cost", "x plain"),
-        *("x trans- formers", "prefill ms", "same tokens"),
+        *("decoder", "nodes", "tok/s", "tok/step", "step ms", "step cost", "x plain", "x torch"),
+        *("prefill ms", "same"),
     )
     rows = report["rows"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         title = _title(report, f"{dtype}, {{prompts}} prompts, medians of {{rounds}} rounds")
         _print(title, columns, [_checkpoint_row(row) for row in rows if row["dtype"] == dtype])
     _print_lines(
-        "Speeds without the prefill. step cost: step time over that of plain (autoregressive) "
-        "decoding. same tokens: as plain decoding; in bfloat16, rounding decides near ties.",
+        "tok/s: without the prefill. step cost: step time over that of plain decoding. x: "
+        "speed over plain (autoregressive) decoding and over transformers on torch. same: tokens "
+        "as plain decoding gives, or how many prompts differ (in bfloat16 near ties do).",
         *(f"Note: {note}." for note in report["notes"]),
         *_verdict(report["identical_float32"]),
     )
@@ -57,7 +58,7 @@ def _checkpoint_row(row: dict[str, Any]) -> list[str]:
         _times(row["speedup_vs_autoregressive"]),
         _times(row["speedup_vs_transformers"]),
         f"{row['prefill_ms']:.1f}",
-        "yes" if row["identical"] else f"no: {different} differ",
+        "yes" if row["identical"] else f"no ({different})",
     ]
 
 
@@ -105,7 +106,9 @@ def _title(report: dict[str, Any], text: str) -> str:
 
 
 def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         is_name = column == "decoder"
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
@@ -115,6 +118,7 @@ def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     console.print(table)
+    console.print()
 
 
 def _print_lines(*lines: str) -> None:

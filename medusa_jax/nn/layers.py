@@ -23,20 +23,28 @@ def project(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
     Returns:
       [..., out] in float32.
     """
-    x, weight = x.astype(dtype), weight.astype(dtype)
-    single_row = x.size == x.shape[-1]
-    # XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than with
-    # two rows), so a lone row is computed twice.
-    pad = single_row and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-    rows = jnp.broadcast_to(x.reshape(1, -1), (2, x.shape[-1])) if pad else x
+    # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
+    rows = x.astype(dtype).reshape(-1, x.shape[-1])
+    # XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than with two
+    # rows), so a lone row is computed twice.
+    pad = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
     y = jnp.einsum(
-        "...D,FD->...F",
-        rows,
-        weight,
+        "RD,FD->RF",
+        jnp.concatenate([rows, rows]) if pad else rows,
+        weight.astype(dtype),
         precision="highest" if dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
-    return y[:1].reshape(*x.shape[:-1], weight.shape[0]) if pad else y
+    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
+
+
+def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table [V, D] at integer indices [...]: [..., D] in the table's dtype."""
+    if table_VD.dtype != jnp.bfloat16:
+        return jnp.take(table_VD, index, axis=0)
+    # XLA's CPU backend widens the whole table to float32 before it gathers from bfloat16.
+    bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
+    return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
 
 
 class Linear(nn.Module):

@@ -13,7 +13,7 @@ from flax import linen as nn
 from medusa_jax.attention import attention
 from medusa_jax.config import LlamaConfig
 from medusa_jax.kv_cache import KVCache, NewKV
-from medusa_jax.nn.layers import Linear, RMSNorm, project
+from medusa_jax.nn.layers import Linear, RMSNorm, project, take_rows
 from medusa_jax.nn.rope import apply_rope, rope_angles
 
 
@@ -137,7 +137,7 @@ class Llama(nn.Module):
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
         angles = rope_angles(c.rope, c.head_dim, position_BT, context_BT)
-        x_BTD = jnp.take(self.embed(), token_BT, axis=0).astype(self.dtype)
+        x_BTD = take_rows(self.embed(), token_BT).astype(self.dtype)
         new = []
         for i, layer in enumerate(self.layers):
             prefix = None if cache is None else cache.layers[i]

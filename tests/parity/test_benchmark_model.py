@@ -5,7 +5,7 @@ import pytest
 import medusa_jax
 from infer.bench.torch_model import missing_reason, transformers_contender
 
-pytest.importorskip("torch")
+pytest.importorskip("torch", reason="pip install 'medusa-jax[parity]'")
 
 PROMPT = [1, 403, 407, 261]
 
