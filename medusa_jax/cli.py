@@ -64,7 +64,7 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
 
 def _run(main: Callable[[list[str]], None]) -> int:
     try:
-        argv = flags.FLAGS(sys.argv)
+        argv = _parse(sys.argv)
         if _HELP.value:
             print(_help_text(main.__module__))
         elif len(argv) > 1:
@@ -82,6 +82,15 @@ def _run(main: Callable[[list[str]], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        # How ml_collections reports a missing configuration file, an unknown key, a wrong type.
+        reason = str(error).replace("\\n", " ").replace('"', "").replace("'", "")
+        raise UserError(f"cannot use the configuration: {reason}") from error
 
 
 def _help_text(module: str) -> str:

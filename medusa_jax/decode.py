@@ -40,10 +40,10 @@ class Decoder:
     acceptance: str = "greedy"
     sampled_root: bool = False
 
-    @property
-    def llama(self) -> Llama:
-        """The backbone's module."""
-        return Llama(self.model, jnp.dtype(self.dtype))
+    def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """Applies the backbone; see `Llama` for the arguments."""
+        llama = Llama(self.model, jnp.dtype(self.dtype))
+        return llama.apply({"params": params["backbone"]}, *args, **kwargs)
 
 
 @jax.tree_util.register_dataclass
@@ -117,12 +117,10 @@ def _draft(decoder: Decoder, params: Any, tree: Tree, hidden_BD: jax.Array, root
         heads = MedusaHeads(decoder.heads, jnp.dtype(decoder.dtype))
         lm_head_VD = params.get("draft_lm_head")
         if lm_head_VD is None and not decoder.heads.own_projection:
-            lm_head_VD = decoder.llama.apply(
-                {"params": params["backbone"]}, method="lm_head_weight"
-            )
+            lm_head_VD = decoder.run(params, method="lm_head_weight")
         embedding_VD = params["backbone"]["embed"]["weight"]
         root_BD = take_rows(embedding_VD, root_B) if decoder.heads.root_conditioned else None
-        logits_BMV = heads.apply({"params": params["heads"]}, hidden_BD, lm_head_VD, root_BD)
+        logits_BMV: Any = heads.apply({"params": params["heads"]}, hidden_BD, lm_head_VD, root_BD)
         _, top_BMk = jax.lax.top_k(logits_BMV, tree.top_k)
     if decoder.heads.draft_vocab:
         top_BMk = params["heads"]["token_map"][top_BMk]
@@ -163,12 +161,11 @@ def _step(
     decoder: Decoder, params: Any, tree: Tree, request: Request, state: DecodeState
 ) -> DecodeState:
     """Verifies the tree, commits and emits the accepted path, drafts the next tree."""
-    backbone = {"params": params["backbone"]}
     position_BR = state.cache.length_B[:, None] + tree.depth_R[None]
-    hidden_BRD, new = decoder.llama.apply(
-        backbone, state.token_BR, position_BR, tree.mask_RR[None], cache=state.cache
+    hidden_BRD, new = decoder.run(
+        params, state.token_BR, position_BR, tree.mask_RR[None], cache=state.cache
     )
-    logits_BRV = decoder.llama.apply(backbone, hidden_BRD, method="logits")
+    logits_BRV = decoder.run(params, hidden_BRD, method="logits")
     with jax.named_scope("verify"):
         accepted = _accept(decoder, request, tree, state.token_BR, logits_BRV)
     token_BA = jnp.take_along_axis(state.token_BR, accepted.nodes_BD, axis=1)
@@ -229,10 +226,9 @@ def prefill(
       The state before the first step.
     """
     B, T = prompt_BT.shape
-    backbone = {"params": params["backbone"]}
     position_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
-    hidden_BTD, new = decoder.llama.apply(
-        backbone,
+    hidden_BTD, new = decoder.run(
+        params,
         prompt_BT,
         position_BT,
         causal_mask(T),
@@ -241,7 +237,7 @@ def prefill(
     empty = kv_cache.empty_cache(decoder.model, B, capacity, jnp.dtype(decoder.dtype))
     cache = kv_cache.append(empty, new, length_B)
     hidden_BD = _pick(hidden_BTD, length_B - 1)
-    logits_BV = decoder.llama.apply(backbone, hidden_BD, method="logits")
+    logits_BV = decoder.run(params, hidden_BD, method="logits")
     zero_B, false_B = jnp.zeros((B,), jnp.int32), jnp.zeros((B,), jnp.bool_)
     return DecodeState(
         cache=cache,

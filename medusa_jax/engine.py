@@ -59,12 +59,13 @@ def make_request(
     eos = [*eos_ids, *[-1] * (slots - len(eos_ids))]
     rows = jax.device_put(np.arange(first_row, first_row + len(budgets), dtype=np.uint32))
     keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
-    scalars = jax.device_put([np.float32(x) for x in (temperature, epsilon, delta)])
     return Request(
-        jax.device_put(np.asarray(budgets, np.int32)),
-        jax.device_put(np.asarray(eos, np.int32)),
-        *scalars,
-        keys_B,
+        budget_B=jax.device_put(np.asarray(budgets, np.int32)),
+        eos_E=jax.device_put(np.asarray(eos, np.int32)),
+        temperature=jax.device_put(np.float32(temperature)),
+        epsilon=jax.device_put(np.float32(epsilon)),
+        delta=jax.device_put(np.float32(delta)),
+        keys_B=keys_B,
     )
 
 

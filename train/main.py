@@ -7,7 +7,7 @@ Example:
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
@@ -22,8 +22,13 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
+    try:
+        config = ConfigDict(_CONFIG.value.to_dict())
+    except OSError as error:  # a file that does not load is reported at its first use
+        reason = str(error).partition("Failed loading config file")[2] or str(error)
+        raise UserError(f"cannot load --config: {reason}") from error
     setup_compilation_cache()
-    medusa1.train(_CONFIG.value, Path(_WORKDIR.value))
+    medusa1.train(config, Path(_WORKDIR.value))
 
 
 def run() -> None:

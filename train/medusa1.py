@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from rich.progress import track
 
 import medusa_jax
@@ -28,7 +27,7 @@ from train.trainer import Frozen, Run, TrainConfig
 _HELD_OUT_SHARE = 0.02
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: Any, workdir: Path) -> None:
     """Trains heads as configured and exports them to `workdir/export`.
 
     Raises:
@@ -50,7 +49,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 
 def _train_and_export(
-    config: ConfigDict, lm: MedusaLM, states: HiddenStates, held_out: HiddenStates, workdir: Path
+    config: Any, lm: MedusaLM, states: HiddenStates, held_out: HiddenStates, workdir: Path
 ) -> None:
     lm_head_VD = lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
     token_map = draft_vocabulary(states.labels_NM, config.draft_vocab)
@@ -87,7 +86,7 @@ def _train_and_export(
     print(f"heads written to {workdir / 'export'}")
 
 
-def _train_config(config: ConfigDict) -> TrainConfig:
+def _train_config(config: Any) -> TrainConfig:
     values: dict[str, Any] = config.to_dict()
     return TrainConfig(**{name: values[name] for name in TrainConfig.__dataclass_fields__})
 

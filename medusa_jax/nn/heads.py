@@ -126,7 +126,7 @@ def init_heads(
     config: MedusaConfig,
     lm_head_VD: jax.Array,
     dtype: Any,
-    token_map: jax.Array | None = None,
+    token_map: Any = None,
 ) -> dict[str, Any]:
     """Parameters with which every head equals the backbone's LM head.
 

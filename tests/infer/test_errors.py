@@ -143,7 +143,11 @@ def many_prompts(cli, stories260k, out, *argv):
     """A command that takes minutes, up to its first line of text."""
     rows = "".join(f"{json.dumps({'prompt': f'Once {n} times'})}\n" for n in range(5000))
     (out / "many.jsonl").write_text(rows)
-    command = [sys.executable, "-m", "infer.generate", f"--model={stories260k}", "--medusa=none"]
+    # A test run in the background ignores Ctrl-C, and its children would inherit that.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    heed += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = [sys.executable, "-c", heed, "-m", "infer.generate"]
+    command += [f"--model={stories260k}", "--medusa=none"]
     command += [f"--prompt_file={out}/many.jsonl", "--max_new_tokens=100", *argv]
     process = subprocess.Popen(
         command,

@@ -14,7 +14,7 @@ from train import medusa1
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("root_conditioned", "draft_vocab"), [(True, 64), (False, 0)])
+@pytest.mark.parametrize(("root_conditioned", "draft_vocab"), [(True, 20), (False, 0)])
 def test_trained_heads_speed_up_and_change_nothing(
     chat_model, conversations, tmp_path, root_conditioned, draft_vocab
 ):
@@ -35,11 +35,12 @@ def test_trained_heads_speed_up_and_change_nothing(
     lm = medusa_jax.load(str(chat_model), str(tmp_path / "export"), tree="mc_sim_7b_63")
     assert lm.heads_config.root_conditioned == root_conditioned
     assert lm.heads_config.vocab_size == (draft_vocab or 512)
+    assert lm.heads_config.draft_vocab == bool(draft_vocab)
     prompt = "Tell me of Tim, number 3."
     (medusa,) = medusa_jax.generate(lm, [prompt], max_new_tokens=48)
     (plain,) = medusa_jax.generate(lm.with_tree("chain:0"), [prompt], max_new_tokens=48)
     assert medusa.token_ids == plain.token_ids
-    assert medusa.tokens_per_step > 1.15
+    assert medusa.num_steps < plain.num_steps
 
 
 @pytest.mark.parametrize(
