@@ -32,6 +32,8 @@ def describe_model(lm: MedusaLM, name: str) -> None:
     heads = "no heads"
     if lm.heads_config is not None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
+        if lm.tree.max_depth == 0:
+            heads = "plain decoding, the fastest here (--tree mc_sim_7b_63 uses the heads)"
     note(f"{name}: {lm.dtype} on {jax.default_backend()}, {heads}")
 
 

@@ -15,8 +15,9 @@ from medusa_jax.io.model import load_model
 from medusa_jax.tree import Tree, build_tree, load_tree
 
 _SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
-# Measured, docs/benchmarks.md: verifying a node is nearly free on an accelerator, not on a CPU.
-_DEFAULT_TREE = {"cpu": "mc_sim_7b_63:6"}
+# Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
+# CPU in float32 no tree is as fast as plain decoding, in bfloat16 the second token is nearly free.
+_DEFAULT_TREES = {("cpu", "float32"): "chain:0", ("cpu", "bfloat16"): "mc_sim_7b_63:2"}
 _DEFAULT_TREE_ELSEWHERE = "mc_sim_7b_63"
 
 
@@ -79,8 +80,8 @@ def load(
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
         heads found beside the model, or the shipped ones for the default model.
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
-      tree: preset, file or "chain:K" (see `medusa_jax.tree.load_tree`); default: the fastest one
-        measured on this kind of device.
+      tree: preset, file or "chain:K" (see `medusa_jax.tree.load_tree`); default: what was measured
+        to be fastest on this kind of device; on a CPU in float32 that is "chain:0", plain decoding.
 
     Raises:
       UserError: anything missing, unreadable or that does not fit together.
@@ -111,7 +112,7 @@ def load(
     )
     if tree is None and heads_config is None:
         return lm
-    return lm.with_tree(tree or _default_tree(heads_config))
+    return lm.with_tree(tree or _default_tree(dtype, heads_config))
 
 
 def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
@@ -131,8 +132,8 @@ def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
     return found
 
 
-def _default_tree(heads: MedusaConfig | None) -> str:
-    tree = _DEFAULT_TREE.get(jax.default_backend(), _DEFAULT_TREE_ELSEWHERE)
+def _default_tree(dtype: str, heads: MedusaConfig | None) -> str:
+    tree = _DEFAULT_TREES.get((jax.default_backend(), dtype), _DEFAULT_TREE_ELSEWHERE)
     needed = load_tree(tree).max_depth
     available = heads.num_heads if heads else 0
     return tree if needed <= available else f"chain:{available}"
