@@ -56,7 +56,7 @@ def stream_answers(lm: MedusaLM, job: Job) -> list[Generation]:
         printer = display.StepPrinter()
         if printer.coloured and number == 1:
             display.note("every change of colour is one step")
-        events = stream(lm, prompt, chat=job.chat, **job.options)
+        events = stream(lm, prompt, chat=job.chat, first_row=number - 1, **job.options)
         with display.waiting("Running the prompt"):  # and compiling, the first time
             first = next(events)
         for event in itertools.chain([first], events):

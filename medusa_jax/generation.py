@@ -131,16 +131,29 @@ def generate_batches(
 
 
 def stream(
-    lm: MedusaLM, prompt: Prompt, *, chat: bool | None = None, **options: Any
+    lm: MedusaLM,
+    prompt: Prompt,
+    *,
+    chat: bool | None = None,
+    first_row: int = 0,
+    **options: Any,
 ) -> Iterator[StreamEvent]:
     """Answers one prompt step by step, with the very step that `generate` compiles.
+
+    Args:
+      lm: the model.
+      prompt: what to answer.
+      chat: apply the chat template; None: when the tokenizer has one.
+      first_row: the prompt's number among several, which chooses its random key: `generate` with
+        the same seed gives its prompt of that number the same answer.
+      **options: see `GenerationConfig`.
 
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
     config = GenerationConfig(**options)
-    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, 0)
-    text, seen, done = TextStream(lm.tokenizer), 0, False
+    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, first_row)
+    pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
     while not done:
         batch = engine.advance(lm, batch, max_steps=1)
         state = batch.state
@@ -149,7 +162,11 @@ def stream(
         token_ids = [int(t) for t in output[0, seen:num]]
         seen = num
         result = next(_results(lm, [prompt], batch)) if done else None
-        yield StreamEvent(text.feed(token_ids), token_ids, result)
+        piece = pieces.feed(token_ids)
+        if result is not None and result.text.startswith(shown + piece):
+            piece = result.text[len(shown) :]  # with what an unfinished character held back
+        shown += piece
+        yield StreamEvent(piece, token_ids, result)
 
 
 def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> list[int]:

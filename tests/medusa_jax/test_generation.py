@@ -65,6 +65,14 @@ def test_stream_adds_up_to_generate(lm):
     assert events[-1].result.token_ids == result.token_ids
 
 
+def test_streamed_samples_equal_those_of_generate(lm):
+    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    results = medusa_jax.generate(lm, PROMPTS, **options)
+    for row, prompt in enumerate(PROMPTS):
+        *_, last = medusa_jax.stream(lm, prompt, first_row=row, **options)
+        assert last.result.token_ids == results[row].token_ids
+
+
 def test_eos_is_reported_and_kept_in_the_ids(lm):
     (free,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
     end = next(i for i in range(5, 24) if free.token_ids[i] not in free.token_ids[:i])
