@@ -9,8 +9,8 @@ backbone is frozen; the labels are the model's own greedy replies.
 
 Data: greedy replies, at most 128 tokens, to the first turns of 1788 ShareGPT conversations; 200k
 training positions (1741 conversations), 5.3k held out (47).
-Hardware: 2 CPU cores, shared with other work, so times are upper bounds: replies 35 minutes,
-hidden states 12 minutes, training (1200 steps, 3 epochs) 9 minutes.
+Hardware: 2 CPU cores, shared with other work, so times are upper bounds: replies 37 minutes,
+hidden states 12 minutes, training (1200 steps, 3 epochs) 10 minutes.
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .49 .28 .19 .14, top-5 .73
 .50 .39 .30. Greedy replies to the 80 first turns of MT-bench, 128 new tokens, tree mc_sim_7b_63:
 1.95 tokens per step. A run with `num_layers = 1`, `root_conditioned = False` and
