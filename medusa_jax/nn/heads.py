@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.nn.layers import project
+from medusa_jax.nn.layers import pad_lone_row, project
 
 
 class MedusaHeads(nn.Module):
@@ -110,11 +110,9 @@ class _Weights(nn.Module):
 def _per_head(x: jax.Array, weight_MFD: jax.Array, dtype: Any) -> jax.Array:
     """Head m's matrix times head m's vector: x [..., M, D] -> float32 [..., M, F]."""
     rows = x.astype(dtype).reshape(-1, *x.shape[-2:])
-    # As in `project`: a lone bfloat16 row is five times slower on CPU than the same row twice.
-    pad = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
     y = jnp.einsum(
         "RMD,MFD->RMF",
-        jnp.concatenate([rows, rows]) if pad else rows,
+        pad_lone_row(rows, dtype),
         weight_MFD.astype(dtype),
         precision="highest" if dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,

@@ -25,17 +25,23 @@ def project(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
     """
     # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
     rows = x.astype(dtype).reshape(-1, x.shape[-1])
-    # XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than with two
-    # rows), so a lone row is computed twice.
-    pad = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
     y = jnp.einsum(
         "RD,FD->RF",
-        jnp.concatenate([rows, rows]) if pad else rows,
+        pad_lone_row(rows, dtype),
         weight.astype(dtype),
         precision="highest" if dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
     return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
+
+
+def pad_lone_row(rows: jax.Array, dtype: Any) -> jax.Array:
+    """Doubles rows [1, ...] where two bfloat16 rows are faster than one; callers drop the copy.
+
+    XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than two rows).
+    """
+    slow = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return jnp.concatenate([rows, rows]) if slow else rows
 
 
 def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
