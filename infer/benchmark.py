@@ -21,16 +21,19 @@ from typing import Any
 
 from absl import flags
 
-from infer import display, output
+from infer import display
 from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
 from infer.bench.environment import environment
-from infer.bench.prompts import read_prompts
+from infer.bench.prompts import QUESTIONS
 from infer.bench.report import write_report
 from infer.bench.shapes import SHAPES
 from infer.bench.steps import ShapeJob, measure_shape
+from infer.prompt_file import read_prompt_file
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output
+from medusa_jax.prompts import Prompt
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
@@ -94,7 +97,7 @@ def main(argv: list[str]) -> None:
     """Measures, prints tables and writes the report."""
     del argv
     _check_flags()
-    target = None if _OUTPUT.value is None else output.check_output(_OUTPUT.value)
+    target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     around = environment()
     _warn_if_busy(around)
     report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
@@ -140,13 +143,17 @@ def _measure_checkpoint() -> dict[str, Any]:
     job = CheckpointJob(
         model=_MODEL.value,
         medusa=_MEDUSA.value,
-        prompts=read_prompts(_PROMPT_FILE.value),
+        prompts=_prompts(),
         trees=_trees(),
         dtypes=_dtypes(*_DTYPE_NAMES),
         max_new_tokens=_MAX_NEW_TOKENS.value,
         rounds=_ROUNDS.value,
     )
     return measure_checkpoint(job)
+
+
+def _prompts() -> list[Prompt]:
+    return list(QUESTIONS) if _PROMPT_FILE.value is None else read_prompt_file(_PROMPT_FILE.value)
 
 
 def _trees() -> list[str] | None:

@@ -24,11 +24,12 @@ from absl import flags
 from infer import answers, display
 from infer.answers import Job
 from infer.compare import compare
-from infer.output import check_output, write_rows
+from infer.output import write_rows
 from infer.prompt_file import check_text, read_prompt_file
 from infer.report import report
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from medusa_jax.prompts import Prompt
 from medusa_jax.tree import load_tree
@@ -51,8 +52,8 @@ _PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag f
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
     None,
-    "File of prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text) or "
-    "'messages' (a list of {role, content}).",
+    "File of prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text), "
+    "'messages' (a list of {role, content}) or 'turns' (texts, of which the first is asked).",
 )
 _CHAT = flags.DEFINE_boolean(
     "chat",

@@ -15,8 +15,8 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
 
     Args:
       path: a `.txt` file, which is one prompt as it stands, or a `.jsonl` file of rows with
-        `prompt` (a string) or `messages` (a list of {role, content}); a row's other keys and
-        blank lines are skipped.
+        `prompt` (a string), `messages` (a list of {role, content}) or `turns` (strings, as in
+        MT-bench: the first is asked); a row's other keys and blank lines are skipped.
 
     Returns:
       One string or one list of messages per prompt, at least one.
@@ -75,13 +75,22 @@ def _parse_row(line: str, where: str) -> Prompt:
         ) from None
     except (ValueError, RecursionError):  # a number or a nesting without end
         raise UserError(f"{where}: not valid JSON; {_ROW}") from None
-    if not isinstance(row, dict) or ("prompt" in row) == ("messages" in row):
+    kinds = {"prompt", "messages", "turns"} & set(row) if isinstance(row, dict) else set()
+    if len(kinds) != 1:
         raise UserError(f"{where}: neither a prompt nor a conversation; {_ROW}")
     if "messages" in row:
         return _check_messages(row["messages"], where)
+    if "turns" in row:
+        return _first_turn(row["turns"], where)
     if not isinstance(row["prompt"], str):
         raise UserError(f"{where}: prompt must be a string; {_ROW}")
     return check_text(row["prompt"], where)
+
+
+def _first_turn(turns: Any, where: str) -> str:
+    if not isinstance(turns, list) or not turns or not isinstance(turns[0], str):
+        raise UserError(f'{where}: write "turns" as a list of strings that is not empty')
+    return check_text(turns[0], where)
 
 
 def _check_messages(messages: Any, where: str) -> list[dict[str, str]]:

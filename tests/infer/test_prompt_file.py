@@ -92,3 +92,18 @@ def test_half_a_surrogate_pair_is_refused():
     assert check_text("a😀", "--prompt") == "a😀"
     with pytest.raises(UserError, match="--prompt: character 2 is not valid Unicode"):
         check_text("a\ud83d", "--prompt")
+
+
+def test_the_first_turns_of_mt_bench_rows_are_asked(tmp_path):
+    path = tmp_path / "mt.jsonl"
+    rows = [{"question_id": 81, "turns": ["A?", "B?"]}, {"turns": ["C?"]}]
+    path.write_text("\n\n".join(json.dumps(row) for row in rows))
+    assert read_prompt_file(path) == ["A?", "C?"]
+
+
+@pytest.mark.parametrize("turns", [[], "A?", [1], None])
+def test_malformed_turns_are_refused_with_their_line(tmp_path, turns):
+    path = tmp_path / "mt.jsonl"
+    path.write_text(json.dumps({"turns": ["A?"]}) + "\n" + json.dumps({"turns": turns}) + "\n")
+    with pytest.raises(UserError, match=r"mt\.jsonl:2: write .turns. as a list"):
+        read_prompt_file(path)
