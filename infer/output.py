@@ -1,62 +1,22 @@
 """Writes `--output`: JSON lines that appear complete or not at all."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.errors import UserError
-
-
-def check_output(path: str | Path) -> Path:
-    """Finds out whether a file can be written, before anything expensive starts.
-
-    Args:
-      path: of the file; a link is followed, so that it is not replaced.
-
-    Returns:
-      The path to give to `write_rows`.
-
-    Raises:
-      UserError: the folder is missing or cannot be written, or the path is no regular file.
-    """
-    target = Path(path).expanduser()
-    try:
-        target = target.resolve()
-        if target.exists() and not target.is_file():
-            raise UserError(f"cannot write {path}: it is not a regular file, name another one")
-        if target.exists() and not os.access(target, os.W_OK):
-            raise UserError(f"cannot write {path}: it is read-only, name another file")
-        with tempfile.TemporaryFile(dir=target.parent):
-            return target
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise _cannot_write(path, error) from None
+from medusa_jax.io.atomic import write_text
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object per line; replaces the file at the end, leaves nothing on an error.
 
     Args:
-      path: from `check_output`.
+      path: from `medusa_jax.io.atomic.check_output`.
       rows: of JSON values.
 
     Raises:
       UserError: writing failed, for example because the disk is full.
     """
     # Escaped to ASCII: U+2028 and its like would end the line for some readers.
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    temporary = path.with_name(f".medusa-{os.getpid()}.tmp")  # short: names are limited
-    try:
-        temporary.write_text(text, encoding="ascii")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _cannot_write(path: str | Path, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or error
-    return UserError(f"cannot write {path} ({reason}): name a file in a folder that is writable")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,57 @@
+"""Output files that appear complete or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from medusa_jax.errors import UserError
+
+
+def check_output(path: str | Path) -> Path:
+    """Finds out whether a file can be written, before anything expensive starts.
+
+    Args:
+      path: of the file; a link is followed, so that it is not replaced.
+
+    Returns:
+      The path to give to `write_text`.
+
+    Raises:
+      UserError: the folder is missing or cannot be written, or the path is no regular file.
+    """
+    target = Path(path).expanduser()
+    try:
+        target = target.resolve()
+        if target.exists() and not target.is_file():
+            raise UserError(f"cannot write {path}: it is not a regular file, name another one")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise UserError(f"cannot write {path}: it is read-only, name another file")
+        with tempfile.TemporaryFile(dir=target.parent):
+            return target
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise _cannot_write(path, error) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 file; replaces the old one at the end, leaves nothing on an error.
+
+    Args:
+      path: from `check_output`, or of a file in a folder that is known to be writable.
+      text: the content.
+
+    Raises:
+      UserError: writing failed, for example because the disk is full.
+    """
+    temporary = path.with_name(f".medusa-{os.getpid()}.tmp")  # short: names are limited
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: str | Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot write {path} ({reason}): name a file in a folder that is writable")
