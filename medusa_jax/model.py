@@ -72,6 +72,7 @@ def load(
     *,
     dtype: str | None = None,
     tree: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> MedusaLM:
     """Loads a model and its Medusa heads.
 
@@ -82,6 +83,8 @@ def load(
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
       tree: preset, file or "chain:K" (see `medusa_jax.tree.load_tree`); default: what was measured
         to be fastest on this kind of device; on a CPU in float32 that is "chain:0", plain decoding.
+      mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
+        all on the default device.
 
     Raises:
       UserError: anything missing, unreadable or that does not fit together.
@@ -90,7 +93,7 @@ def load(
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
     source = str(default_model.default_model_path()) if model is None else model
-    base = load_model(source, jnp.dtype(dtype))
+    base = load_model(source, jnp.dtype(dtype), mesh)
     heads_path = _heads_path(medusa, None if model is None else base.path)
     heads_config = heads_params = None
     if heads_path is not None:
@@ -99,6 +102,7 @@ def load(
             hidden_size=base.config.hidden_size,
             vocab_size=base.config.vocab_size,
             dtype=jnp.dtype(dtype),
+            mesh=mesh,
         )
     lm = MedusaLM(
         config=base.config,

@@ -4,16 +4,18 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf_config import eos_ids, read_config
 from medusa_jax.io.gguf_file import GGUFFile, read_header, read_tensor
-from medusa_jax.io.weights import param_shapes
+from medusa_jax.io.placement import place_value
+from medusa_jax.io.weights import abstract_params, param_shapes
+from medusa_jax.sharding import param_shardings
 
 _TOP_MODULES = {"embed": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
 _LAYER_MODULES = {
@@ -35,16 +37,17 @@ _NOT_PARAMETERS = ("rope_freqs.weight", "attn_rot_embd")
 
 
 def load_gguf(
-    path: str | Path, dtype: DTypeLike
+    path: str | Path, dtype: DTypeLike, mesh: Mesh | None = None
 ) -> tuple[LlamaConfig, dict[str, Any], tuple[int, ...]]:
     """Reads a GGUF file: architectures llama (Mistral included), qwen2 and qwen3.
 
-    Tensors are dequantised and put on the default device one after the other, largest first, so
-    that host memory never holds much more than the parameters themselves.
+    Tensors are dequantised and put on their devices one after the other, largest first, so that
+    host memory never holds much more than the parameters themselves.
 
     Args:
       path: of the .gguf file.
       dtype: of every parameter, whatever the file stores.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
 
     Returns:
       The configuration; the backbone's parameters, nested dicts shaped like
@@ -60,14 +63,22 @@ def load_gguf(
     names = {keys: _name(keys) for keys in shapes}
     _check(header, {names[keys]: shape for keys, shape in shapes.items()})
     permuted = _permuted_heads(config, header.metadata["general.architecture"])
+    shardings = _flat_shardings(config, mesh)
     params = {}
     for keys in sorted(shapes, key=lambda keys: -math.prod(shapes[keys])):
         value = read_tensor(header, names[keys], np.dtype(dtype))
         if num_heads := permuted.get(keys[1:-1]):
             value = _restore_rows(value, num_heads)
-        # Waiting lets the host's copy go before the next one is made.
-        params[keys] = jax.block_until_ready(jax.device_put(value))
+        params[keys] = place_value(value, shardings.get(keys))
+        del value  # before the next one is made
     return config, unflatten_dict(params), eos_ids(header)
+
+
+def _flat_shardings(config: LlamaConfig, mesh: Mesh | None) -> dict[tuple[str, ...], Any]:
+    if mesh is None:
+        return {}
+    # The dtype does not matter.
+    return dict(flatten_dict(param_shardings(mesh, abstract_params(config, np.float32))))
 
 
 def _name(keys: tuple[str, ...]) -> str:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from medusa_jax.config import MedusaConfig
@@ -28,6 +27,7 @@ from medusa_jax.io.heads_files import (
 )
 from medusa_jax.io.heads_keys import HeadKeys, parse_keys
 from medusa_jax.io.hf_config import read_json
+from medusa_jax.io.placement import place_params
 from medusa_jax.io.tensor_files import aligned_buffer
 
 
@@ -52,7 +52,7 @@ def find_heads(model_folder: Path) -> Path | None:
 
 
 def load_heads(
-    reference: Path | str, *, hidden_size: int, vocab_size: int, dtype: Any
+    reference: Path | str, *, hidden_size: int, vocab_size: int, dtype: Any, mesh: Any = None
 ) -> tuple[MedusaConfig, dict[str, Any]]:
     """Loads heads of format A, B, C or vLLM.
 
@@ -66,9 +66,10 @@ def load_heads(
       hidden_size: D of the model that the heads are to serve.
       vocab_size: V of that model.
       dtype: of the parameters.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
 
     Returns:
-      The configuration, and the parameters on the default device, in the layout of `MedusaHeads`:
+      The configuration, and the parameters in the layout of `MedusaHeads`:
       {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "root": {"weight": [M, D, D]},
       "projection": {"weight": [M, Vd, D]}, "token_map": int32 [Vd]}, everything but the blocks'
       weight only where the heads have it. One projection for all heads is repeated M times.
@@ -99,7 +100,7 @@ def load_heads(
         root_conditioned=bool(keys.roots),
     )
     params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
-    return config, jax.block_until_ready(jax.device_put(params))
+    return config, place_params(params, mesh)
 
 
 def _settings(path: Path) -> dict[str, Any]:

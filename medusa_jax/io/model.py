@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.hf_config import eos_ids, parse_config, read_json
 from medusa_jax.io.hub import resolve
 from medusa_jax.io.tokenizer import load_tokenizer
-from medusa_jax.io.weights import load_safetensors
+from medusa_jax.io.weights import abstract_params, load_safetensors
+from medusa_jax.sharding import param_shardings
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class LoadedModel:
     path: Path
 
 
-def load_model(reference: str, dtype: Any) -> LoadedModel:
+def load_model(reference: str, dtype: Any, mesh: Mesh | None = None) -> LoadedModel:
     """Loads a model from a Hugging Face folder, a hub id or a GGUF file.
 
     A sequence ends at any id that the generation config, the config or the tokenizer names:
@@ -39,32 +42,35 @@ def load_model(reference: str, dtype: Any) -> LoadedModel:
     Args:
       reference: see `medusa_jax.io.hub.resolve`.
       dtype: of the parameters.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
 
     Returns:
-      The model, its parameters on the default device.
+      The model.
 
     Raises:
       UserError: the reference leads nowhere, or what it leads to is broken or not supported.
     """
     path = resolve(reference)
-    return _load_gguf(path, dtype) if path.is_file() else _load_folder(path, dtype)
+    return _load_gguf(path, dtype, mesh) if path.is_file() else _load_folder(path, dtype, mesh)
 
 
-def _load_folder(folder: Path, dtype: Any) -> LoadedModel:
+def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
     raw = read_json(folder / "config.json")
     config = parse_config(raw)
     generation_file = folder / "generation_config.json"
     generation = read_json(generation_file) if generation_file.is_file() else None
     tokenizer = load_tokenizer(folder)
     ends = _union(eos_ids(raw, generation), eos_ids(raw), tokenizer)
-    return LoadedModel(config, load_safetensors(folder, config, dtype), tokenizer, ends, folder)
+    shardings = None if mesh is None else param_shardings(mesh, abstract_params(config, dtype))
+    params = load_safetensors(folder, config, dtype, sharding=shardings)
+    return LoadedModel(config, params, tokenizer, ends, folder)
 
 
-def _load_gguf(path: Path, dtype: Any) -> LoadedModel:
+def _load_gguf(path: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
     from medusa_jax.io.gguf import load_gguf
     from medusa_jax.io.gguf_tokenizer import build_tokenizer
 
-    config, params, ends = load_gguf(path, dtype)
+    config, params, ends = load_gguf(path, dtype, mesh)
     tokenizer = build_tokenizer(path)
     return LoadedModel(config, params, tokenizer, _union(ends, (), tokenizer), path)
 

@@ -4,6 +4,7 @@ Weight files are read with plain reads in small pieces: pages of a memory map co
 process's memory until the map is closed, which would double the peak.
 """
 
+import dataclasses
 import importlib
 import json
 import math
@@ -45,8 +46,15 @@ class SafetensorsTensor:
     dtype_name: str
     begin: int
 
-    def read(self, dtype: Any) -> np.ndarray:
-        """The tensor in `dtype`, with no more than one converted piece beside it in memory."""
+    def read(self, dtype: Any, rows: slice | None = None) -> np.ndarray:
+        """The tensor in `dtype`, with no more than one converted piece beside it in memory.
+
+        Args:
+          dtype: of the result.
+          rows: which part of the first axis to read; default: all.
+        """
+        if rows is not None:
+            return self._rows(rows).read(dtype)
         stored = _SAFETENSORS_DTYPES.get(self.dtype_name)
         if stored is None:
             raise _unsupported_dtype(self.key, self.dtype_name)
@@ -63,6 +71,13 @@ class SafetensorsTensor:
                     np.copyto(part, piece, casting="unsafe")
         return target
 
+    def _rows(self, rows: slice) -> "SafetensorsTensor":
+        start, stop, _ = rows.indices(self.shape[0])
+        stored = _SAFETENSORS_DTYPES.get(self.dtype_name)
+        row_bytes = math.prod(self.shape[1:]) * (stored.itemsize if stored else 0)
+        shape = (stop - start, *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, begin=self.begin + start * row_bytes)
+
 
 @dataclass(frozen=True)
 class TorchTensor:
@@ -78,13 +93,15 @@ class TorchTensor:
     key: str
     shape: tuple[int, ...]
 
-    def read(self, dtype: Any) -> np.ndarray:
-        """The tensor in `dtype`; the file is mapped anew, so that no pages pile up."""
+    def read(self, dtype: Any, rows: slice | None = None) -> np.ndarray:
+        """The tensor, or some of its rows, in `dtype`; maps the file anew: no pages pile up."""
         torch = importlib.import_module("torch")
-        tensor = torch_load(self.file)[self.key].detach().reshape(-1)
+        tensor = torch_load(self.file)[self.key].detach()
+        tensor = tensor if rows is None else tensor[rows]
+        shape, tensor = tuple(tensor.shape), tensor.reshape(-1)
         if not tensor.is_floating_point() or tensor.element_size() == 1:
             raise _unsupported_dtype(self.key, str(tensor.dtype))
-        target, flat = aligned_buffer(self.shape, np.dtype(dtype))
+        target, flat = aligned_buffer(shape, np.dtype(dtype))
         for start in range(0, flat.size, _PIECE):
             piece = tensor[start : start + _PIECE]
             if piece.dtype == torch.bfloat16:

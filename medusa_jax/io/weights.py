@@ -1,5 +1,6 @@
 """Backbone parameters: their shapes, their Hugging Face names, and loading them."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io.placement import place
 from medusa_jax.io.tensor_files import stored_tensors
 
 _TOP_MODULES = {"embed": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"}
@@ -53,6 +55,15 @@ def param_shapes(config: LlamaConfig) -> dict[str, Any]:
     return shapes
 
 
+def abstract_params(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
+    """The backbone's parameters as `jax.ShapeDtypeStruct`s of one dtype."""
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+        param_shapes(config),
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
 def hf_keys(config: LlamaConfig) -> dict[tuple[str, ...], str]:
     """Path of every backbone parameter, e.g. ("layers_0", "attn", "q", "weight"), to its HF key."""
     return {path: _hf_key(path) for path in _flat_shapes(config)}
@@ -64,8 +75,9 @@ def load_safetensors(
     """Loads the backbone of a Hugging Face folder.
 
     Tensors are read, converted and put on the device one at a time, so that the host never holds
-    much more than the result. Keys that the backbone does not use are ignored (Medusa heads,
-    old rotary buffers, the LM head of a tied model).
+    much more than the result; of several processes, each reads the rows that its devices need.
+    Keys that the backbone does not use are ignored (Medusa heads, old rotary buffers, the LM head
+    of a tied model).
 
     Args:
       folder: with `model.safetensors`, or its shards and index, or (with torch) the same as
@@ -90,9 +102,9 @@ def load_safetensors(
     params = {}
     # Large tensors first: whatever a reader needs beside its result fits into what is still free.
     for path in sorted(keys, key=lambda path: -math.prod(stored[keys[path]].shape)):
-        array = jax.device_put(stored[keys[path]].read(dtype), _sharding_of(path, sharding))
-        # An unfinished transfer would keep this tensor's host copy alive beside the next one's.
-        params[path] = jax.block_until_ready(array)
+        tensor = stored[keys[path]]
+        read = functools.partial(tensor.read, dtype)
+        params[path] = place(read, tensor.shape, _sharding_of(path, sharding))
     return unflatten_dict({path: params[path] for path in keys})
 
 

@@ -17,6 +17,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.io.gguf import load_gguf
 from medusa_jax.io.gguf_file import read_header
+from medusa_jax.sharding import make_mesh, param_shardings
 
 V, D, F, N, K, H = 96, 64, 128, 4, 2, 16
 RNG = np.random.default_rng(0)
@@ -145,6 +146,17 @@ def test_llama_values(tmp_path, kind, dtype):
     assert len(jax.tree.leaves(params)) == len(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(leaf(params, name), value.astype(jnp.dtype(dtype)), name)
+
+
+def test_on_a_mesh(tmp_path):
+    write(tmp_path / "m.gguf", all_shapes())
+    mesh = make_mesh(1, 2, 4)
+    params = load_gguf(tmp_path / "m.gguf", "float32", mesh)[1]
+    shardings = jax.tree.map(lambda array: array.sharding, params)
+    assert shardings == param_shardings(mesh, params)
+    assert not params["layers_1"]["mlp"]["up"]["weight"].is_fully_replicated
+    one_device = load_gguf(tmp_path / "m.gguf", "float32")[1]
+    jax.tree.map(np.testing.assert_array_equal, params, one_device)
 
 
 def test_attention_scores_equal_those_of_the_stored_order(tmp_path):

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads import find_heads, load_heads
+from medusa_jax.sharding import make_mesh, param_shardings
 
 M, D, V = 3, 8, 24
 TOKEN_MAP = np.array([7, 0, 23, 4, 11], np.int32)
@@ -83,8 +84,8 @@ def write_torch(file: Path, tensors: dict[str, np.ndarray]) -> Path:
     return file
 
 
-def load(path, dtype=np.float32, hidden_size=D, vocab_size=V):
-    return load_heads(path, hidden_size=hidden_size, vocab_size=vocab_size, dtype=dtype)
+def load(path, dtype=np.float32, hidden_size=D, vocab_size=V, mesh=None):
+    return load_heads(path, hidden_size=hidden_size, vocab_size=vocab_size, dtype=dtype, mesh=mesh)
 
 
 def assert_same(loaded, config: MedusaConfig, params: dict):
@@ -117,6 +118,17 @@ def test_a_and_c_by_folder_and_by_file(tmp_path, config, dtype):
     file = write(tmp_path / "medusa_lm_head.safetensors", named_a(config, params), wrong)
     assert_same(load(tmp_path, dtype), config, params)
     assert_same(load(str(file), dtype), config, params)
+
+
+@pytest.mark.parametrize("config", HEADS.values(), ids=HEADS.keys())
+def test_on_a_mesh(tmp_path, config):
+    params = random_heads(config)
+    write(tmp_path / "medusa_lm_head.safetensors", named_a(config, params))
+    mesh = make_mesh(2, 2, 2)
+    loaded = load(tmp_path, mesh=mesh)
+    assert_same(loaded, config, params)
+    shardings = jax.tree.map(lambda array: array.sharding, loaded[1])
+    assert shardings == param_shardings(mesh, params)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

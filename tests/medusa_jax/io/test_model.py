@@ -5,11 +5,13 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.model import load_model
 from medusa_jax.io.weights import param_shapes
+from medusa_jax.sharding import make_mesh, param_shardings
 
 
 def copy(source, target):
@@ -29,6 +31,16 @@ def test_folder(stories260k, dtype):
     assert model.path == stories260k
     ids = model.tokenizer("Once upon a time")["input_ids"]
     assert model.tokenizer.decode(ids, skip_special_tokens=True) == "Once upon a time"
+
+
+def test_on_a_mesh(stories260k):
+    mesh = make_mesh(1, 2, 4)
+    model = load_model(str(stories260k), jnp.float32, mesh)
+    shardings = jax.tree.map(lambda array: array.sharding, model.params)
+    assert shardings == param_shardings(mesh, model.params)
+    assert model.params["embed"]["weight"].addressable_shards[0].data.shape == (128, 32)
+    one_device = load_model(str(stories260k), jnp.float32)
+    jax.tree.map(np.testing.assert_array_equal, model.params, one_device.params)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ def test_scalars_and_empty_tensors(tmp_path):
     assert tensors["empty"].read(np.float32).shape == (0, 4)
 
 
+@pytest.mark.parametrize("target", [np.float32, ml_dtypes.bfloat16])
+def test_some_rows(tmp_path, target):
+    save_file(STATE, tmp_path / "model.safetensors")
+    tensors = stored_tensors(tmp_path)
+    for key, rows in (("a.weight", slice(1, 3)), ("b.weight", slice(2, 4)), ("a.weight", slice(2))):
+        found = tensors[key].read(target, rows)
+        np.testing.assert_array_equal(found, STATE[key][rows].astype(target))
+
+
 def test_no_weights(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     refuse(tmp_path, str(tmp_path), "model.safetensors")
@@ -141,6 +150,7 @@ def test_torch_files(tmp_path, is_sharded, target):
         assert tensors[key].shape == tuple(state[key].shape)
         expected = state[key].float().numpy().astype(target)
         np.testing.assert_array_equal(tensors[key].read(target), expected)
+        np.testing.assert_array_equal(tensors[key].read(target, slice(1, 3)), expected[1:3])
     with pytest.raises(UserError, match="tensor n is stored as"):
         tensors["n"].read(target)
 

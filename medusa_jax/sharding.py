@@ -1,0 +1,182 @@
+"""Where arrays lie on a mesh of devices: one table from logical axes to mesh axes.
+
+Every function that is traced under `jax.jit` (what `pjit` became) stays free of this: arguments
+carry their shardings, and the compiler derives the rest.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from medusa_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+_MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "vocab": "tensor",
+    "heads": "tensor",  # attention heads times their width
+    "mlp": "tensor",
+    "block": "tensor",  # outputs of the Medusa heads' residual blocks
+    "embed": "fsdp",  # the residual stream
+    "medusa": None,  # which Medusa head
+    "layer": None,
+    "rank": None,
+}
+# Axes of each module's "weight", (..., out, in); its "bias" and its LoRA factors follow from them.
+_WEIGHT_AXES = {
+    "embed": ("vocab", "embed"),
+    "lm_head": ("vocab", "embed"),
+    "q": ("heads", "embed"),
+    "k": ("heads", "embed"),
+    "v": ("heads", "embed"),
+    "o": ("embed", "heads"),
+    "gate": ("mlp", "embed"),
+    "up": ("mlp", "embed"),
+    "down": ("embed", "mlp"),
+    "blocks": ("medusa", "layer", "block", "embed"),
+    "root": ("medusa", "block", "embed"),
+    "projection": ("medusa", "vocab", "embed"),
+}
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh with the axes `AXES`, whose shardings the compiler propagates (axis type Auto).
+
+    Args:
+      data: devices along "data": each has other rows of the batch and the same parameters.
+      fsdp: along "fsdp": other rows of the batch and other parts of the parameters.
+      tensor: along "tensor": the same rows, other rows and columns of the matrices.
+      devices: `jax.Device`s; default: all, of all processes. One size may be -1: all devices that
+        the others leave. Without -1, a single process may use fewer devices than there are, if
+        their number divides them.
+
+    Raises:
+      UserError: the sizes do not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = _fit(dict(zip(AXES, (data, fsdp, tensor), strict=True)), len(devices))
+    # jax.make_mesh makes Explicit axes by default, which the networks are not written for.
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[: math.prod(shape)])
+
+
+def _fit(sizes: dict[str, int], num_devices: int) -> tuple[int, ...]:
+    """The sizes, -1 replaced."""
+    asked = " ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"the mesh is {asked}: give positive sizes, or -1 for all other devices")
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"the mesh is {asked}: only one size may be -1")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    has_rest = -1 in sizes.values()
+    may_leave_some = has_rest or jax.process_count() == 1
+    if num_devices % known if may_leave_some else num_devices != known:
+        many = "a multiple of " if has_rest else ""
+        raise UserError(
+            f"the mesh {asked} needs {many}{known} devices, there are {num_devices}: choose sizes "
+            f"whose product is {num_devices}, or -1 for one of them"
+        )
+    return tuple(num_devices // known if size == -1 else size for size in sizes.values())
+
+
+def logical_sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+    """Sharding of an array by the names of its dimensions.
+
+    A dimension that its mesh axes do not divide evenly is not split.
+
+    Args:
+      mesh: from `make_mesh`.
+      axes: a logical name per dimension; None: not split.
+      shape: of the array.
+
+    Raises:
+      ValueError: two dimensions claim one mesh axis, or names and shape differ in length.
+    """
+    entries = [
+        _divides(mesh, None if axis is None else _MESH_AXES[axis], size)
+        for axis, size in zip(axes, shape, strict=True)
+    ]
+    used = [axis for entry in entries for axis in _as_tuple(entry)]
+    if len(used) != len(set(used)):
+        raise ValueError(f"axes {tuple(axes)} use a mesh axis twice: {tuple(entries)}")
+    return NamedSharding(mesh, PartitionSpec(*entries))
+
+
+def _divides(mesh: Mesh, entry: str | tuple[str, ...] | None, size: int) -> Any:
+    parts = math.prod(mesh.shape[axis] for axis in _as_tuple(entry))
+    return entry if size % parts == 0 else None
+
+
+def _as_tuple(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else entry
+
+
+def param_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Shardings of parameters, or of whatever repeats their paths, such as an optimizer's state.
+
+    Leaves are recognised by the last module and leaf name in their path, e.g. ("q", "weight"), with
+    whatever in front or behind; those that are not, or whose rank differs from the parameter's
+    (scalars, factored moments), are replicated.
+
+    Args:
+      mesh: from `make_mesh`.
+      tree: a pytree of arrays or `jax.ShapeDtypeStruct`s: backbone, heads, LoRA, or dicts, tuples
+        and dataclasses that hold such trees.
+
+    Returns:
+      The same tree with a `NamedSharding` for every leaf.
+    """
+
+    def of(path, leaf) -> NamedSharding:
+        axes = _axes_of([key_name(key) for key in path])
+        if axes is None or len(axes) != len(leaf.shape):
+            axes = (None,) * len(leaf.shape)
+        return logical_sharding(mesh, axes, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s of a tree's leaves that carry the shardings of another tree."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
+def key_name(key: Any) -> str:
+    """Name of one step of a leaf's path: a dict's key, an attribute's name or an index."""
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def _axes_of(path: list[str]) -> tuple[str, ...] | None:
+    for module, leaf in zip(path[-2::-1], path[:0:-1], strict=True):
+        axes = _WEIGHT_AXES.get(module)
+        if axes is not None:
+            by_leaf = {
+                "weight": axes,
+                "bias": axes[:-1],
+                "a": ("rank", axes[-1]),
+                "b": (axes[-2], "rank"),
+            }
+            return by_leaf.get(leaf)
+    return None
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+    """Sharding of an array whose first of `ndim` dimensions counts the rows of the batch."""
+    return NamedSharding(mesh, PartitionSpec(_MESH_AXES["batch"], *[None] * (ndim - 1)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
