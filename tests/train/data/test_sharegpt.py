@@ -1,0 +1,120 @@
+"""Reading conversations in every packing, and what is wrong with broken ones."""
+
+import gzip
+import json
+import lzma
+
+import pytest
+
+from medusa_jax import UserError
+from train.data import sharegpt
+
+ROWS = [
+    {"id": "a_0", "conversations": [{"from": "human", "value": "hi\u2028there"}]},
+    {"id": "b_0", "conversations": [{"from": "gpt", "value": ""}]},
+]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+GOOD = json.dumps(ROWS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", LINES.encode()),
+        ("x.jsonl.gz", gzip.compress(LINES.encode())),
+        ("x.jsonl.xz", lzma.compress(LINES.encode())),
+        ("x.json", json.dumps(ROWS).encode()),
+        ("x.json.gz", gzip.compress(json.dumps(ROWS, indent=1).encode())),
+        ("x.json.xz", lzma.compress(json.dumps(ROWS).encode())),
+    ],
+)
+def test_every_packing_reads_the_same(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert list(sharegpt.read_rows(tmp_path / name)) == ROWS
+
+
+BROKEN = [
+    ("x.jsonl", GOOD + "\n{broken\n" + GOOD, "x.jsonl:2: not valid JSON"),
+    ("x.jsonl", GOOD + "\n3\n", "x.jsonl:2: expected an object, found int"),
+    ("x.jsonl", GOOD + '\n\n{"id": 1}', 'x.jsonl:3: no "conversations"'),
+    ("x.jsonl", GOOD + '\n{"conversations": []}', "x.jsonl:2: the conversation is empty"),
+    ("x.jsonl", GOOD + '\n{"conversations": [3]}', "x.jsonl:2: turn 1 is no object"),
+    ("x.jsonl", GOOD + '\n{"conversations": [{"from": "alien"}]}', "x.jsonl:2: turn 1 .*alien"),
+    ("x.jsonl", GOOD + '\n{"conversations": [{"from": []}]}', "x.jsonl:2: turn 1"),
+    (
+        "x.jsonl",
+        GOOD + '\n{"conversations": [{"from": "gpt", "value": null}]}',
+        'x.jsonl:2: the "value" of turn 1',
+    ),
+    ("x.json", f"[\n{GOOD},\n{{}}]", 'x.json:3: no "conversations"'),
+    ("x.json", f'[\n{GOOD},\n{{"id" 1}}]', "x.json:3: not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
+def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, capsys, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        list(sharegpt.read_rows(tmp_path / name))
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err == ""
+
+    rows = list(sharegpt.read_rows(tmp_path / name, data_errors="skip"))
+    assert rows == [ROWS[0]] * (content.count(GOOD))
+    assert capsys.readouterr().err.startswith("1 row left out, the first: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl.xz", b"no xz", "cannot read"),
+        ("x.jsonl.gz", gzip.compress(LINES.encode())[:-9], "cannot read"),
+        ("x.jsonl", b"\xff\xfe", "cannot read"),
+        ("x.jsonl", b"\n", "holds no conversations"),
+        ("x.json", b"[]", "holds no conversations"),
+        ("x.json", b'[{"id": "a', "x.json:1: the array is cut off here"),
+        ("x.json", b"{}", "x.json:1: no"),
+    ],
+)
+def test_useless_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(sharegpt.read_rows(tmp_path / name))
+
+
+def test_an_array_that_is_cut_off_gives_what_is_whole(tmp_path, capsys):
+    text = json.dumps(ROWS * 50, indent=1)
+    (tmp_path / "x.json").write_text(text[:-20])
+    assert list(sharegpt.read_rows(tmp_path / "x.json")) == (ROWS * 50)[:-1]
+    assert "cut off" in capsys.readouterr().err
+
+
+def test_missing_file_and_unknown_policy(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        list(sharegpt.read_rows(tmp_path / "none.jsonl"))
+    with pytest.raises(UserError, match="stop, skip"):
+        list(sharegpt.read_rows(tmp_path / "none.jsonl", data_errors="ignore"))
+
+
+def test_roles_become_chat_roles():
+    row = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    assert sharegpt.messages(row) == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [{"from": "alien", "value": "x"}, {"from": "human", "value": None}, {"from": "human"}, 3],
+)
+def test_unusable_conversations_are_empty(turn):
+    assert sharegpt.messages({"conversations": [turn]}) == []
+    assert sharegpt.messages({}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "base"), [("a_0", "a"), ("a_12", "a"), ("a_b", "a_b"), ("a_1_2", "a_1"), ("a", "a")]
+)
+def test_chunks_of_a_conversation_share_its_base_id(name, base):
+    assert sharegpt.base_id(name) == base

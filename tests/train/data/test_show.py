@@ -1,0 +1,93 @@
+"""The command that shows labels, as a person sees it, and its errors."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.train.data.samples import character_tokenizer, row
+from train.data.show import describe_row
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "train.data.show", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
+    )
+
+
+def test_labels_stand_in_brackets_without_colours(chat_model, make_file):
+    path = make_file([row("Who ran?", "Tim ran.", "Why?", "")])
+    done = run(f"--model={chat_model}", f"--data={path}", "--seq_len=128")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"--- row 0: \d+ documents, \d+ labels in \d+ tokens, \d+ padding ---", lines[0]
+    )
+    assert lines[1] == "--- document 1 ---"
+    text = done.stdout.split("--- document 1 ---\n")[1].split("\n---")[0]
+    # Replies and end marks are labels, headers and line ends are not. The space of the header and
+    # the first word are one token here: it begins in the header.
+    assert text.replace(" ", "").startswith(
+        "user:Whoran?</s>\nassistant:Tim[[ran.</s>]]\nuser:Why?</s>\n"
+    )
+    assert text.replace(" ", "").rstrip().endswith("assistant:[[</s>]]")
+    assert "documents (0 held out)" in done.stderr
+
+
+def test_colours_grey_out_what_is_no_label():
+    tokenizer = character_tokenizer()
+    ids = tokenizer("<|user|>a<end>\n<|assistant|>bc<end>\n")["input_ids"]
+    labels = [False] * 5 + [True] * 3 + [False]
+    packed = {
+        "token": np.array([*ids, 0, 0], np.int32),
+        "is_label": np.array([*labels, False, False]),
+        "segment": np.array([1] * len(ids) + [0, 0], np.int32),
+        "position": np.array([*range(len(ids)), 0, 0], np.int32),
+    }
+    head, document, text = describe_row(tokenizer, packed, 3, plain=False)
+    assert "row 3: 1 documents, 3 labels in 9 tokens, 2 padding" in head.plain
+    assert document.plain == "--- document 1 ---"
+    greyed = [text.plain[s.start : s.end] for s in text.spans if s.style == "bright_black"]
+    learned = [text.plain[s.start : s.end] for s in text.spans if s.style != "bright_black"]
+    assert "".join(greyed).replace(" ", "") == "<|user|>a<end>\n<|assistant|>\n"
+    assert "".join(learned).replace(" ", "") in ("", "bc<end>")
+    console = Console(force_terminal=True, color_system="standard", width=200)
+    with console.capture() as capture:
+        console.print(text)
+    assert "\x1b[90m" in capture.get()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"id": 1}\n', r"bad.jsonl:1: no"), ("", "bad.jsonl holds no conversations")],
+)
+def test_bad_data_ends_in_one_line(chat_model, tmp_path, content, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    done = run(f"--model={chat_model}", f"--data={path}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_nothing_imports_tensorflow_and_the_library_imports_no_training():
+    code = (
+        "import sys, medusa_jax; names = {'grain', 'tensorflow_datasets', 'tensorboardX', 'train'};"
+        "assert not names & set(sys.modules);"
+        "import train.data.pipeline; assert not {'tensorflow', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,278 @@
+"""Checkpoints of a run: the state and the position in the data of one step, all or nothing.
+
+Orbax writes a step into a temporary folder and renames it when it is complete, so that a run killed
+at any moment leaves whole steps and leftovers that are never read.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSave
+from orbax.checkpoint import checkpoint_managers
+
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import write_text
+from medusa_jax.io.hf_config import read_json
+from medusa_jax.sharding import key_name, param_shardings, with_shardings
+
+_FOLDER = "checkpoints"
+_FINGERPRINT = "run.json"
+_LOSS = "held_out_loss"
+
+
+class Checkpoints:
+    """Saves and restores one run in one folder; a context manager that ends with the last save.
+
+    Every process of a run makes one and calls every method at the same steps.
+    """
+
+    def __init__(
+        self, workdir: Path, *, save_every: int, keep: int, fingerprint: Mapping[str, Any]
+    ):
+        """Claims a folder.
+
+        Args:
+          workdir: made if missing; the same for all processes.
+          save_every: steps between checkpoints.
+          keep: checkpoints to keep beside the one with the lowest held-out loss.
+          fingerprint: what must not change between a run and its continuation; JSON values.
+
+        Raises:
+          UserError: the folder cannot be written, or it holds a run with another fingerprint.
+        """
+        self._workdir = Path(workdir).absolute()
+        try:
+            self._workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+            ) from None
+        _claim(self._workdir, fingerprint)
+        self._save_every = save_every
+        self._manager = _manager(
+            self._workdir,
+            preservation_policy=_LatestAndBest(keep),
+            best_fn=_loss_of,
+            best_mode="min",
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The last step; the one that is being saved counts."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest held-out loss, of those that are kept and have one."""
+        step = self._manager.best_step()
+        return None if step is None or not self._manager.metrics(step) else step
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: grain.DatasetIterator | None = None,
+        *,
+        loss: float | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Saves a step in the background, if it is due.
+
+        On return the state's buffers may be donated: what is not on the host yet has been copied.
+
+        Args:
+          step: steps done.
+          state: pytree of arrays, sharded as they are.
+          data: an iterator that has given the batches of these steps, and no more.
+          loss: on held-out data, the same on every process; lower is better.
+          force: save although no checkpoint is due; still, a saved step is never replaced.
+
+        Returns:
+          Whether it saves.
+        """
+        # Orbax would ask the other processes every time.
+        if not force and step % self._save_every:
+            return False
+        if self.latest is not None and step <= self.latest:
+            return False
+        items: dict[str, Any] = {"state": ocp.args.PyTreeSave(state)}  # pyright: ignore[reportCallIssue]
+        if data is not None:
+            items["data"] = CheckpointSave(data)
+        metrics = {} if loss is None else {_LOSS: float(loss)}
+        args = ocp.args.Composite(**items)
+        return self._manager.save(step, args=args, metrics=metrics, force=True)
+
+    def restore(
+        self, state: Any, data: grain.DatasetIterator | None = None, *, step: int | None = None
+    ) -> Any:
+        """A saved state, on the devices that `state` names, whatever mesh saved it.
+
+        Args:
+          state: pytree like the saved one, of arrays or of `jax.ShapeDtypeStruct`s with shardings.
+          data: iterator to put where it was.
+          step: default: the last one.
+
+        Returns:
+          Arrays in the structure of `state`.
+
+        Raises:
+          UserError: no such step, its arrays differ in name, shape or dtype, or its data were read
+            by another number of processes.
+        """
+        self.wait()
+        step = _step_of(self._manager, self._workdir, step)
+        folder = self._workdir / _FOLDER / str(step)
+        _check_fits(folder, self._manager.item_metadata(step)["state"], state)
+        items: dict[str, Any] = {"state": _restore_args(state)}
+        if data is not None:
+            _check_data(folder / "data")
+            items["data"] = CheckpointRestore(data)
+        return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+
+    def wait(self) -> None:
+        """Returns when the step that is being saved is complete on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.close()
+
+
+def read_params(
+    workdir: Path, mesh: jax.sharding.Mesh, step: int | None = None
+) -> tuple[int, dict[str, Any]]:
+    """The trained parameters in a run's folder, whatever they are; changes nothing there.
+
+    Args:
+      workdir: of the run.
+      mesh: to put them on, by `medusa_jax.sharding.param_shardings`.
+      step: default: the last one.
+
+    Returns:
+      The step, and state["params"] of that step.
+
+    Raises:
+      UserError: there is no checkpoint, or none of that step.
+    """
+    workdir = Path(workdir).absolute()
+    if not (workdir / _FOLDER).is_dir():
+        raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
+    with _manager(workdir, create=False) as manager:
+        step = _step_of(manager, workdir, step)
+        stored = manager.item_metadata(step)["state"].tree["params"]
+        wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}
+        args = ocp.args.Composite(state=_restore_args(wanted, partial=True))
+        return step, manager.restore(step, args=args)["state"]["params"]
+
+
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keeps the last checkpoints and the one with the lowest held-out loss."""
+
+    def __init__(self, num_latest: int):
+        self._num_latest = num_latest
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """One answer per checkpoint, oldest first."""
+        losses = [_loss_of(info.metrics) for info in checkpoints]
+        best = losses.index(min(losses)) if losses and min(losses) < math.inf else None
+        first = len(checkpoints) - self._num_latest
+        return [i >= first or i == best for i in range(len(checkpoints))]
+
+
+def _loss_of(metrics: Mapping[str, float] | None) -> float:
+    loss = (metrics or {}).get(_LOSS, math.inf)
+    return math.inf if math.isnan(loss) else loss
+
+
+def _manager(workdir: Path, **options: Any) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        workdir / _FOLDER,
+        options=ocp.CheckpointManagerOptions(**options),
+        item_handlers={"state": ocp.PyTreeCheckpointHandler(), "data": CheckpointHandler()},  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _restore_args(state: Any, partial: bool = False) -> Any:
+    restore_args = ocp.checkpoint_utils.construct_restore_args(state)
+    return ocp.args.PyTreeRestore(state, restore_args=restore_args, partial_restore=partial)  # pyright: ignore[reportCallIssue]
+
+
+def _step_of(manager: ocp.CheckpointManager, workdir: Path, step: int | None) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
+    if step is not None and step not in steps:
+        raise UserError(f"{workdir} holds no checkpoint of step {step}: choose one of {steps}")
+    return steps[-1] if step is None else step
+
+
+def _check_fits(folder: Path, stored: Any, wanted: Any) -> None:
+    old, new = _leaves(stored.tree), _leaves(wanted)
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"the checkpoint {folder} has {name} as {old.get(name, 'nothing')}, this run as "
+                f"{new.get(name, 'nothing')}: go on with the settings that it was made with, or "
+                "choose another --workdir"
+            )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    """Every leaf's path, in names that survive a checkpoint, and its dtype and shape."""
+    return {
+        "/".join(key_name(key) for key in path): f"{leaf.dtype}{[*leaf.shape]}"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def _check_data(folder: Path) -> None:
+    name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    if not (folder / name).is_file():
+        found = sum(1 for _ in folder.glob("process_*-of-*.json"))
+        raise UserError(
+            f"the data of {folder.parent} were read by {found} processes, this run has "
+            f"{jax.process_count()}: go on with as many, or choose another --workdir"
+        )
+
+
+def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Notes what run the folder is of; refuses one that is of another."""
+    file = workdir / _FINGERPRINT
+    mine = json.loads(json.dumps(fingerprint))
+    if file.exists():
+        old, new = _flat(read_json(file)), _flat(mine)
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise UserError(
+                    f"{workdir} holds a run with {key} = {old.get(key)!r}, this one has "
+                    f"{new.get(key)!r}: go on with the old value, or choose another --workdir"
+                )
+    elif (workdir / _FOLDER).is_dir() and any((workdir / _FOLDER).iterdir()):
+        raise UserError(
+            f"{workdir} holds checkpoints of an unknown run (no {_FINGERPRINT}): choose another "
+            "--workdir"
+        )
+    elif jax.process_index() == 0:
+        write_text(file, json.dumps(mine, indent=2) + "\n")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

@@ -1,0 +1,1 @@
+"""From conversations to packed batches of tokens."""

@@ -1,0 +1,169 @@
+"""Rows of a JSON array or of JSON lines, read as a stream; plain, .gz or .xz."""
+
+import gzip
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from medusa_jax.errors import UserError
+
+_CHUNK = 1 << 20
+_SPACE = " \t\r\n"
+_LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+_NUMBER_TAIL = re.compile(r"\.|[eE][+-]?")
+
+
+@dataclass(frozen=True)
+class JsonRow:
+    """One row, or what stands in its place.
+
+    Attributes:
+      line: where it begins, from 1.
+      value: what the row holds; None when it is no JSON.
+      problem: why it is no JSON; "" for a good row.
+      is_cut: the array ends inside this row, as in an interrupted download.
+    """
+
+    line: int
+    value: Any
+    problem: str = ""
+    is_cut: bool = False
+
+
+def read_json_rows(path: Path) -> Iterator[JsonRow]:
+    """Rows of a file whose first character tells an array from JSON lines.
+
+    Memory is bounded by the longest row. An array that is broken in its middle ends there, with
+    a row that says so.
+
+    Raises:
+      UserError: the file cannot be read or unpacked.
+    """
+    try:
+        with _open(path) as file:
+            first = _skip_space(file)
+            if first is None:
+                return
+            line, character = first
+            if character == "[":
+                yield from _ArrayReader(file, line).rows()
+            else:
+                yield from _lines(file, line, character)
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _open(path: Path) -> TextIO:
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    return opener(path, "rt", encoding="utf-8-sig")  # type: ignore[return-value]
+
+
+def _skip_space(file: TextIO) -> tuple[int, str] | None:
+    """Line and value of the first visible character; None in an empty file."""
+    line = 1
+    while character := file.read(1):
+        if character not in _SPACE:
+            return line, character
+        line += character == "\n"
+    return None
+
+
+def _lines(file: TextIO, line: int, start: str) -> Iterator[JsonRow]:
+    for number, text in enumerate(file, line):
+        text, start = start + text, ""
+        if not text.strip():
+            continue
+        try:
+            yield JsonRow(number, json.loads(text))
+        except (json.JSONDecodeError, RecursionError) as error:
+            yield JsonRow(number, None, f"not valid JSON ({_reason(error)})")
+    if start:  # the file is that one character
+        yield JsonRow(line, None, "not valid JSON")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "msg", "nested too deeply")
+
+
+class _ArrayReader:
+    """Decodes the elements of an array one by one; `file` stands behind its "["."""
+
+    def __init__(self, file: TextIO, line: int):
+        self._file = file
+        self._line = line
+        self._text = ""
+        self._position = 0
+        self._decoder = json.JSONDecoder()
+
+    def rows(self) -> Iterator[JsonRow]:
+        is_first = True
+        while (character := self._next()) != "]":
+            if not is_first and character == ",":
+                self._position += 1
+                if (character := self._next()) == "]":
+                    return
+            elif not is_first and character:
+                yield self._broken('a "," is missing')
+                return
+            row = self._decode() if character else None
+            yield row or JsonRow(self._line, None, "the array is cut off here", is_cut=True)
+            if row is None or row.problem:
+                return
+            is_first = False
+
+    def _broken(self, reason: str) -> JsonRow:
+        problem = f"not valid JSON ({reason}), so the rows from here on cannot be told apart"
+        return JsonRow(self._line, None, problem)
+
+    def _next(self) -> str:
+        """The next visible character, which is not consumed; "" at the end of the file."""
+        while True:
+            while self._position < len(self._text):
+                character = self._text[self._position]
+                if character not in _SPACE:
+                    return character
+                self._line += character == "\n"
+                self._position += 1
+            if not self._read(_CHUNK):
+                return ""
+
+    def _read(self, size: int) -> bool:
+        """Drops what is done and adds `size` characters; False at the end of the file."""
+        more = self._file.read(size)
+        self._text = self._text[self._position :] + more
+        self._position = 0
+        return bool(more)
+
+    def _decode(self) -> JsonRow | None:
+        """The element that begins here; None when the file ends inside of it."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if not self._may_be_cut(error):
+                    return self._broken(_reason(error))
+                # Doubled each time, so that a long row is not decoded over and over.
+                if not self._read(max(_CHUNK, len(self._text) - self._position)):
+                    return None
+                continue
+            row = JsonRow(self._line, value)
+            self._line += self._text.count("\n", self._position, end)
+            self._position = end
+            return row
+
+    def _may_be_cut(self, error: Exception) -> bool:
+        """Whether more text could mend the error."""
+        if not isinstance(error, json.JSONDecodeError):
+            return False
+        tail = self._text[error.pos :].strip()
+        return (
+            error.msg.startswith("Unterminated string")
+            or (error.msg.startswith("Invalid \\") and '"' not in tail)
+            or _NUMBER_TAIL.fullmatch(tail) is not None
+            or any(literal.startswith(tail) for literal in _LITERALS)
+        )

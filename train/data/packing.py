@@ -1,0 +1,46 @@
+"""Documents packed into rows of one length, with segment ids and positions per document."""
+
+from typing import Any
+
+import grain
+import numpy as np
+
+# More bins leave less padding; a group of bins is filled before its first row is handed out.
+_BINS = 64
+
+Batch = dict[str, np.ndarray]
+
+
+def pack(
+    documents: grain.IterDataset, seq_len: int, *, shuffle_seed: int | None = None
+) -> grain.IterDataset:
+    """Packs documents by first fit; none is split.
+
+    Args:
+      documents: of {"token": int32 [t], "is_label": bool [t]}, where t is at most `seq_len`.
+      seq_len: T, length of a row.
+      shuffle_seed: order of the rows within a group of bins, of which the last ones are emptier;
+        None keeps them in order.
+
+    Returns:
+      Rows {"token": int32 [T], "is_label": bool [T], "segment": int32 [T] (1, 2, ... per document,
+      0 on padding), "position": int32 [T] (within the document)}.
+    """
+    packed = grain.experimental.FirstFitPackIterDataset(
+        documents,
+        length_struct={"token": seq_len, "is_label": seq_len},
+        num_packing_bins=_BINS,
+        meta_features=("is_label",),  # one set of segment ids is enough
+        shuffle_bins=shuffle_seed is not None,
+        seed=shuffle_seed or 0,
+    )
+    return packed.map(_rename)
+
+
+def _rename(row: dict[str, Any]) -> Batch:
+    return {
+        "token": row["token"],
+        "is_label": row["is_label"],
+        "segment": row["token_segment_ids"],
+        "position": row["token_positions"],
+    }

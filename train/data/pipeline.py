@@ -1,0 +1,196 @@
+"""Packed batches of a source: an endless stream to train on, and one pass of held-out data.
+
+Every process packs all documents, which costs little, and takes its rows of each batch. So the
+stream of global batches is a function of data, settings and seed alone, whatever the number of
+processes, and a run may be resumed on another number of them.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+
+from medusa_jax.errors import UserError
+from train.data.conversations import open_source
+from train.data.packing import Batch, pack
+from train.data.sharegpt import describe_skipped
+from train.data.tokens import Tokens, tokenize_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Some documents, cut to a length: a random-access source for grain.
+
+    Attributes:
+      tokens: where they are kept.
+      number_C: which ones.
+      max_length: longer ones are cut.
+    """
+
+    tokens: Tokens
+    number_C: np.ndarray
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.number_C)
+
+    def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
+        """{"token": int32 [t], "is_label": bool [t]}, copied out of the file."""
+        example = self.tokens.document(int(self.number_C[index]))
+        return {
+            "token": np.array(example.token_T[: self.max_length]),
+            "is_label": np.array(example.is_label_T[: self.max_length]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Documents with labels, split by conversation.
+
+    Attributes:
+      train: to learn from.
+      held_out: never learned from.
+      summary: lines that say what was read, cut and left out.
+    """
+
+    train: Documents
+    held_out: Documents
+    summary: str
+
+
+def load_data(
+    data: str,
+    tokenizer: Any,
+    *,
+    seq_len: int,
+    held_out: float = 0.02,
+    data_errors: str = "stop",
+    progress: bool = True,
+) -> Splits:
+    """Reads, tokenizes and splits data; the result of the expensive part is kept on disk.
+
+    Args:
+      data: file, "sharegpt" or tensorflow-datasets name; see `conversations.open_source`.
+      tokenizer: of the model.
+      seq_len: longer documents are cut, and those without labels before the cut are left out.
+      held_out: share of conversations to hold out, at least one if above 0. Which ones depends on
+        their base ids alone, so that files made from each other are split alike.
+      data_errors: "stop" or "skip".
+      progress: show progress bars and the summary on stderr.
+
+    Raises:
+      UserError: data that cannot be read or used, in one line.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out is {held_out}: expected a share from 0 to below 1")
+    if seq_len < 2:
+        raise UserError(f"seq_len is {seq_len}: at least 2 tokens are needed to predict one")
+    source = open_source(data, data_errors, progress)
+    tokens = tokenize_source(source, tokenizer, progress)
+    is_usable_C = (tokens.first_label_C >= 0) & (tokens.first_label_C < seq_len)
+    is_held_out_C = is_usable_C & _is_held_out(tokens.split_hash_C, is_usable_C, held_out)
+    splits = Splits(
+        Documents(tokens, np.flatnonzero(is_usable_C & ~is_held_out_C), seq_len),
+        Documents(tokens, np.flatnonzero(is_held_out_C), seq_len),
+        _summary(data, tokens, is_usable_C, is_held_out_C, seq_len),
+    )
+    if progress:
+        print(splits.summary, file=sys.stderr)
+    if not len(splits.train):
+        raise UserError(
+            f"{data} holds too few conversations with labels in their first {seq_len} tokens to "
+            f"train on and hold out {held_out:g} of them: add data, or change seq_len or held_out"
+        )
+    return splits
+
+
+def _is_held_out(hash_C: np.ndarray, is_usable_C: np.ndarray, share: float) -> np.ndarray:
+    if share == 0 or not is_usable_C.any():
+        return np.zeros(hash_C.shape, bool)
+    limit = np.uint64(int(share * 2**64))
+    return hash_C <= max(limit, hash_C[is_usable_C].min())
+
+
+def _summary(
+    data: str, tokens: Tokens, is_usable_C: np.ndarray, is_held_out_C: np.ndarray, seq_len: int
+) -> str:
+    is_cut_C = is_usable_C & (tokens.length_C > seq_len)
+    lines = [
+        f"{data}: {is_usable_C.sum():,} documents ({is_held_out_C.sum():,} held out), "
+        f"{np.minimum(tokens.length_C[is_usable_C], seq_len).sum():,} tokens; "
+        f"{is_cut_C.sum():,} cut at {seq_len} tokens"
+    ]
+    if tokens.skipped:
+        lines.append(describe_skipped(tokens.skipped, tokens.first_skipped))
+    if without := int((~is_usable_C).sum()):
+        lines.append(f"{without:,} without labels in their first {seq_len} tokens left out")
+    return "\n".join(lines)
+
+
+def train_batches(
+    documents: Documents,
+    *,
+    batch_size: int,
+    seq_len: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """Endless packed batches; every epoch is another permutation, drawn from the seed.
+
+    Args:
+      documents: at least one.
+      batch_size: rows of a global batch.
+      seq_len: T, tokens of a row.
+      seed: of order.
+      shard_index: which part of each batch is wanted.
+      shard_count: parts; each holds `batch_size / shard_count` neighbouring rows.
+
+    Returns:
+      An iterator of {"token": int32, "is_label": bool, "segment": int32, "position": int32}, each
+      [batch_size / shard_count, T]; see `packing.pack`. `get_state` and `set_state` are exact.
+
+    Raises:
+      UserError: the batch cannot be divided.
+    """
+    seed %= 2**32
+    dataset = grain.MapDataset.source(documents).shuffle(seed=seed).repeat()
+    rows = pack(_to_iter(dataset), seq_len, shuffle_seed=seed)
+    return iter(rows.batch(batch_size).map(_take_part(batch_size, shard_index, shard_count)))
+
+
+def held_out_batches(
+    documents: Documents,
+    *,
+    batch_size: int,
+    seq_len: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator[Batch]:
+    """One pass over the documents in their order; the last batch is filled up with padding rows.
+
+    Arguments, batches and errors are those of `train_batches`.
+    """
+    rows = pack(_to_iter(grain.MapDataset.source(documents)), seq_len)
+    pad = functools.partial(grain.experimental.batch_and_pad, batch_size=batch_size)
+    batches = rows.batch(batch_size, batch_fn=pad)
+    return iter(batches.map(_take_part(batch_size, shard_index, shard_count)))
+
+
+def _to_iter(dataset: grain.MapDataset) -> grain.IterDataset:
+    # Reading is a copy out of memory: threads would cost more than they save.
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+
+
+def _take_part(batch_size: int, index: int, count: int) -> Callable[[Batch], Batch]:
+    if batch_size < 1 or batch_size % count:
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided among {count} parts: choose a multiple"
+        )
+    size = batch_size // count
+    part = slice(index * size, (index + 1) * size)
+    return lambda batch: {name: rows[part] for name, rows in batch.items()}

@@ -1,0 +1,101 @@
+"""Shows what is learned: packed rows of the training data, tokens that are no labels greyed out.
+
+Example:
+  python -m train.data.show --data conversations.jsonl --rows 2 --seq_len 512
+
+Without colours (NO_COLOR, or output into a file) the labels stand in [[double brackets]] instead.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.text import Text
+
+from medusa_jax.cli import run_main
+from medusa_jax.errors import UserError
+from medusa_jax.io.default_model import default_model_path
+from medusa_jax.io.gguf_tokenizer import build_tokenizer
+from medusa_jax.io.hub import resolve
+from medusa_jax.io.tokenizer import load_tokenizer
+from train.data import pipeline, sharegpt
+from train.data.packing import Batch
+
+_MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
+_DATA = flags.DEFINE_string("data", "sharegpt", "File, 'sharegpt' or tensorflow-datasets name.")
+_DATA_ERRORS = flags.DEFINE_enum("data_errors", "stop", sharegpt.DATA_ERRORS, "Bad rows.")
+_ROWS = flags.DEFINE_integer("rows", 1, "Packed rows to show.", lower_bound=1)
+_SEQ_LEN = flags.DEFINE_integer("seq_len", 1024, "Tokens of a row.", lower_bound=2)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order, as --config.seed.", lower_bound=0)
+
+
+def tokenizer_of(model: str | None) -> Any:
+    """The tokenizer of a model (None: the default one) without its weights.
+
+    Raises:
+      UserError: the reference leads nowhere, or there is no tokenizer.
+    """
+    path = default_model_path() if model is None else resolve(model)
+    return build_tokenizer(path) if path.is_file() else load_tokenizer(path)
+
+
+def main(argv: list[str]) -> None:
+    """Prints the first rows that a run with these settings would train on."""
+    del argv
+    if not _DATA.value:
+        raise UserError("--data is empty: name a file of conversations")
+    tokenizer = tokenizer_of(_MODEL.value)
+    splits = pipeline.load_data(
+        _DATA.value, tokenizer, seq_len=_SEQ_LEN.value, data_errors=_DATA_ERRORS.value, held_out=0.0
+    )
+    batches = pipeline.train_batches(
+        splits.train, batch_size=1, seq_len=_SEQ_LEN.value, seed=_SEED.value
+    )
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    plain = console.no_color or not console.is_terminal
+    for number in range(_ROWS.value):
+        row = {name: value[0] for name, value in next(batches).items()}
+        for line in describe_row(tokenizer, row, number, plain):
+            console.print(line)
+
+
+def describe_row(tokenizer: Any, row: Batch, number: int, plain: bool) -> Iterator[Text]:
+    """Lines for one packed row of [T] arrays; `plain` marks labels with brackets, not colours."""
+    segments = int(row["segment"].max())
+    used, labels = int((row["segment"] > 0).sum()), int(row["is_label"].sum())
+    yield Text(
+        f"--- row {number}: {segments} documents, {labels} labels in {used} tokens, "
+        f"{len(row['token']) - used} padding ---",
+        style="bold",
+    )
+    for segment in range(1, segments + 1):
+        inside = row["segment"] == segment
+        yield Text(f"--- document {segment} ---", style="bold")
+        yield _marked(tokenizer, row["token"][inside], row["is_label"][inside], plain)
+
+
+def _marked(tokenizer: Any, token_T: np.ndarray, is_label_T: np.ndarray, plain: bool) -> Text:
+    ends = [*(np.flatnonzero(np.diff(is_label_T)) + 1).tolist(), len(token_T)]
+    out, start, shown = Text(), 0, ""
+    for end in ends:
+        # Decoded from the beginning: some tokenizers drop the space in front of a lone piece.
+        text = tokenizer.decode(token_T[:end].tolist(), clean_up_tokenization_spaces=False)
+        piece = text[len(shown) :]
+        if is_label_T[start]:
+            out.append(f"[[{piece}]]" if plain else piece)
+        else:
+            out.append(piece, style="" if plain else "bright_black")
+        start, shown = end, text
+    return out
+
+
+def run() -> None:
+    """Entry point."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

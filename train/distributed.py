@@ -1,0 +1,117 @@
+"""Several processes that train together: finding each other, and who reads which rows."""
+
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import Mesh
+
+from medusa_jax.errors import UserError
+from medusa_jax.sharding import batch_sharding
+
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT at which process 0 listens. TPU pods, SLURM, Open MPI and Kubernetes need none of "
+    "these three flags.",
+)
+_COUNT = flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
+_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
+
+
+def initialize_from_flags() -> None:
+    """`initialize` with the command line's flags."""
+    initialize(_ADDRESS.value, _COUNT.value, _ID.value)
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the other processes; does nothing for a single one. Call it before anything of JAX.
+
+    Args:
+      coordinator_address: "HOST:PORT" of process 0.
+      num_processes: of the run.
+      process_id: of this process. Without all three, the environment tells: TPU pods, SLURM, Open
+        MPI, Kubernetes; if it tells nothing, this process is the only one.
+
+    Raises:
+      UserError: only some are given, or they make no sense.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if num_processes == 1 or jax.distributed.is_initialized():
+        return
+    if given == (None, None, None):
+        _join_detected()
+        return
+    if coordinator_address is None or num_processes is None or process_id is None:
+        raise UserError(
+            "give all of --coordinator_address, --num_processes and --process_id, or none of them"
+        )
+    if not coordinator_address.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator_address={coordinator_address}: write HOST:PORT")
+    if process_id >= num_processes:
+        raise UserError(
+            f"--process_id={process_id} with --num_processes={num_processes}: count from 0 to "
+            f"{num_processes - 1}"
+        )
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def _join_detected() -> None:
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:  # JAX's way to say that it knows no cluster here
+        if "coordinator_address" not in str(error):
+            raise
+    except RuntimeError as error:  # a notebook that has used JAX before: one process
+        if "must be called before" not in str(error):
+            raise
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes logs."""
+    return jax.process_index() == 0
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """Which part of every batch this process reads, and how many parts there are.
+
+    Processes whose devices hold the same rows (a tensor axis over several processes) read the same
+    part, so that parts can be fewer than processes.
+
+    Args:
+      mesh: from `medusa_jax.sharding.make_mesh`.
+
+    Raises:
+      UserError: the rows of two processes overlap in part.
+    """
+    num_rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows: dict[int, set[int]] = {}
+    for row, devices in enumerate(mesh.devices.reshape(num_rows, -1)):
+        for device in devices:
+            rows.setdefault(device.process_index, set()).add(row)
+    parts = sorted({tuple(sorted(part)) for part in rows.values()})
+    if sum(map(len, parts)) != num_rows or len(set(map(len, parts))) > 1:
+        raise UserError(
+            f"the mesh {dict(mesh.shape)} lets processes share some rows of the batch: choose "
+            "tensor so that it divides the devices of a process, or is a multiple of them"
+        )
+    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
+
+
+def global_batch(mesh: Mesh, batch: Any) -> Any:
+    """A batch on the mesh, of which each process gives its part.
+
+    Args:
+      mesh: from `medusa_jax.sharding.make_mesh`.
+      batch: pytree of numpy arrays, rows first: part i of n (see `batch_part`) of each.
+
+    Returns:
+      `jax.Array`s with n times the rows, spread over "data" and "fsdp".
+    """
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh, x.ndim), x), batch
+    )

@@ -1,0 +1,175 @@
+"""Floating-point operations of a training step, counted from shapes; model FLOPs utilisation.
+
+A product of a vector with a P-element matrix takes 2 P operations forward, 2 P for the gradient of
+the vector and 2 P for the gradient of the matrix; either gradient counts only where it is needed.
+Norms, activations, rotations, softmax and the gather of embeddings are left out. Per token, with
+L layers, D, F, N query and K key/value heads of H, V words; M heads of L_h blocks over V_h words:
+
+  layers     P_b = L (2 D N H + 2 D K H + 3 D F)
+  LM head    P_v = V D
+  attention  A   = 4 N H S per layer forward, S the mean number of keys that a token sees: a causal
+                   (T + 1) / 2 of seq_len T, less with a sliding window; twice that backward.
+                   Packed documents see less still: this is the bound of one document per row
+  blocks     P_h = M (L_h + 1 with root conditioning) D^2
+  head vocabulary projection     P_p = M V_h D, whether own or shared
+  adapters   P_r = r (sum of in + out) over the seven maps of each layer and the LM head
+
+  medusa1            2 P_b + A;  blocks 6 P_h - 2 M D^2 (the frozen hidden state needs no gradient;
+                     with root conditioning - 4 M D^2: neither does the embedding);
+                     projection 6 P_p own, 4 P_p shared (it is frozen)
+  medusa1, soft      + 2 P_v: the base model's distribution is the label, once per position
+  medusa1, cached    as medusa1 without its first two terms
+  medusa2            6 (P_b + P_v) + 3 A;  heads 6 (P_h + P_p)
+  with LoRA          4 (P_b + P_v) + 3 A + 6 P_r; heads 6 P_h and 6 P_p own, or shared
+                     4 P_p + 6 M r (D + V_h)
+  self_distill       + 2 (P_b + P_v) + A: the teacher's forward pass
+  remat              + 2 P_b + A where the backbone has a backward pass: recomputed work, which MFU
+                     by its definition (Chowdhery et al. 2022, appendix B) does not credit
+
+MFU is these operations per second over what the devices could do at most.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from medusa_jax.config import LlamaConfig, MedusaConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a training step does; see the module.
+
+    Attributes:
+      objective: "medusa1", "medusa2" or "self_distill".
+      lora_rank: r; 0: the whole backbone is trained (but by medusa1).
+      cached: hidden states come from disk.
+      soft_labels: the heads learn the base model's distribution.
+      remat: count layers that run again in the backward pass.
+    """
+
+    objective: str
+    lora_rank: int = 0
+    cached: bool = False
+    soft_labels: bool = False
+    remat: bool = False
+
+
+def flops_per_token(config: LlamaConfig, heads: MedusaConfig, seq_len: int, work: Work) -> float:
+    """Operations of one training step per token of the batch."""
+    forward = 2 * layer_parameters(config) + attention_flops(config, seq_len)
+    head = config.vocab_size * config.hidden_size
+    total = _head_flops(heads, work)
+    if work.objective == "medusa1":
+        total += 0 if work.cached else forward
+        return total + (2 * head if work.soft_labels else 0)
+    if work.lora_rank:
+        total += 4 * (layer_parameters(config) + head) + 3 * attention_flops(config, seq_len)
+        total += 6 * lora_parameters(config, work.lora_rank)
+    else:
+        total += 3 * (forward + 2 * head)
+    if work.objective == "self_distill":
+        total += forward + 2 * head
+    return total + (forward if work.remat else 0)
+
+
+def layer_parameters(config: LlamaConfig) -> int:
+    """Elements of the matrices of all layers (P_b)."""
+    attention = 2 * config.hidden_size * config.head_dim * (config.num_heads + config.num_kv_heads)
+    mlp = 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * (attention + mlp)
+
+
+def lora_parameters(config: LlamaConfig, rank: int) -> int:
+    """Elements of adapters on all linear maps and the LM head (P_r)."""
+    D, F = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    layer = 2 * (D + query) + 2 * (D + key) + 3 * (D + F)
+    return rank * (config.num_layers * layer + D + config.vocab_size)
+
+
+def attention_flops(config: LlamaConfig, seq_len: int) -> float:
+    """Operations of scores and weighted values, forward, all layers, per token (A)."""
+    per_key = 4 * config.num_heads * config.head_dim
+    windows = config.windows or (None,) * config.num_layers
+    return sum(per_key * _mean_keys(seq_len, window) for window in windows)
+
+
+def _mean_keys(seq_len: int, window: int | None) -> float:
+    """Mean over t = 1..T of min(t, window)."""
+    reach = seq_len if window is None else min(window, seq_len)
+    return (reach * (reach + 1) / 2 + (seq_len - reach) * reach) / seq_len
+
+
+def _head_flops(heads: MedusaConfig, work: Work) -> float:
+    D, M = heads.hidden_size, heads.num_heads
+    blocks = 6 * M * D * D * (heads.num_layers + heads.root_conditioned)
+    if work.objective == "medusa1":
+        blocks -= 2 * M * D * D * (1 + heads.root_conditioned)
+    projection = M * heads.vocab_size * D
+    if heads.own_projection or (work.objective != "medusa1" and not work.lora_rank):
+        return blocks + 6 * projection
+    adapter = 0 if work.objective == "medusa1" else work.lora_rank * (D + heads.vocab_size)
+    return blocks + 4 * projection + 6 * M * adapter
+
+
+# Dense bfloat16 operations per second of what JAX calls one device, by the beginning of its
+# `device_kind` (the longest that fits): vendors' data sheets. TPU v2, v3 and 7x show every chip as
+# two devices. T4 and V100 have no bfloat16 units: float16.
+_PEAK = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v4 lite": 138e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA A10": 125e12,
+    "NVIDIA A10G": 70e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200": 989.4e12,
+    "NVIDIA H100": 989.4e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "Tesla T4": 65e12,
+    "Tesla V100": 125e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Dense bfloat16 operations per second of a device; None where that is not known."""
+    names = [name for name in _PEAK if f"{device_kind} ".startswith((f"{name} ", f"{name}-"))]
+    return _PEAK[max(names, key=len)] if names else None
+
+
+def mfu(
+    flops_per_step: float, seconds: float, device: Any, *, num_devices: int = 1
+) -> float | None:
+    """Model FLOPs utilisation, from 0 to 1.
+
+    Args:
+      flops_per_step: of all devices together.
+      seconds: per step.
+      device: one of them, as in `jax.devices()`.
+      num_devices: how many, all alike.
+
+    Returns:
+      The share; None for a device whose peak is not known, such as a CPU.
+    """
+    peak = peak_flops(device.device_kind)
+    return None if peak is None else flops_per_step / (seconds * peak * num_devices)
+
+
+def device_memory_bytes() -> int | None:
+    """The most bytes that any device of this process has had in use; None on a CPU."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(peaks, default=None)
