@@ -16,6 +16,9 @@ ALL_STEPS = np.iinfo(np.int32).max
 _MIN_PROMPT_BUCKET = 32
 _MIN_CAPACITY = 256
 _EOS_SLOTS = 8
+# Ctrl-C waits for the call in flight; a call costs about a millisecond.
+_FIRST_STEPS = 4
+_CALL_SECONDS = 0.25
 
 
 @dataclasses.dataclass
@@ -52,13 +55,14 @@ def make_request(
     epsilon: float = 0.09,
     delta: float = 0.3,
     seed: int = 0,
-    first_row: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Request:
-    """Puts a request on the device; row i draws from the key of prompt number first_row + i."""
+    """Puts a request on the device; row i draws from the key of prompt number numbers[i] (or i)."""
     slots = max(_EOS_SLOTS, len(eos_ids))
     eos = [*eos_ids, *[-1] * (slots - len(eos_ids))]
-    rows = jax.device_put(np.arange(first_row, first_row + len(budgets), dtype=np.uint32))
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+    numbers = range(len(budgets)) if numbers is None else numbers
+    number_B = jax.device_put(np.asarray(numbers, np.uint32))
+    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number_B)
     return Request(
         budget_B=jax.device_put(np.asarray(budgets, np.int32)),
         eos_E=jax.device_put(np.asarray(eos, np.int32)),
@@ -81,9 +85,7 @@ def start(
       encoded: token ids of the prompts.
       budget: largest budget in the request, which sizes the cache.
     """
-    longest = max(len(ids) for ids in encoded)
-    width = _bucket(longest, _MIN_PROMPT_BUCKET)
-    capacity = _bucket(max(width, longest + budget + lm.tree.max_depth + 1), _MIN_CAPACITY)
+    width, capacity = batch_shape(lm, max(len(ids) for ids in encoded), budget)
     prompt = np.zeros((request.budget_B.shape[0], width), np.int32)
     length = np.ones((prompt.shape[0],), np.int32)
     for i, ids in enumerate(encoded):
@@ -98,6 +100,18 @@ def start(
     return Batch(decoder, request, state, clock)
 
 
+def batch_shape(lm: MedusaLM, longest: int, budget: int) -> tuple[int, int]:
+    """Width of the prompts and slots of the cache that a batch is compiled for.
+
+    Args:
+      lm: the model.
+      longest: tokens of the longest prompt.
+      budget: largest budget of new tokens.
+    """
+    width = _bucket(longest, _MIN_PROMPT_BUCKET)
+    return width, _bucket(max(width, longest + budget + lm.tree.max_depth + 1), _MIN_CAPACITY)
+
+
 def advance(lm: MedusaLM, batch: Batch, max_steps: int = ALL_STEPS) -> Batch:
     """Takes up to `max_steps` steps; consumes the batch's state."""
     arrays = (lm.tree, batch.request, batch.state, jax.device_put(np.int32(max_steps)))
@@ -106,6 +120,16 @@ def advance(lm: MedusaLM, batch: Batch, max_steps: int = ALL_STEPS) -> Batch:
     state = jax.block_until_ready(run(active_params(lm), *arrays))
     batch.clock.decode += time.perf_counter() - begin
     return dataclasses.replace(batch, state=state)
+
+
+def finish(lm: MedusaLM, batch: Batch) -> Batch:
+    """Steps until every row is done, in calls short enough for Ctrl-C to get through."""
+    steps = _FIRST_STEPS
+    while not jax.device_get(batch.state.done_B).all():
+        before = batch.clock.decode
+        batch = advance(lm, batch, steps)
+        steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
+    return batch
 
 
 def make_decoder(lm: MedusaLM, acceptance: str = "greedy", sampled_root: bool = False) -> Decoder:

@@ -99,14 +99,26 @@ def generate(
     *,
     batch_size: int = 1,
     chat: bool | None = None,
+    numbers: Sequence[int] | None = None,
     **options: Any,
 ) -> list[Generation]:
-    """Answers prompts, `batch_size` at a time; see `GenerationConfig` for the options.
+    """Answers prompts, `batch_size` at a time.
+
+    Args:
+      lm: the model.
+      prompts: what to answer.
+      batch_size: prompts decoded at once.
+      chat: apply the chat template; None: when the tokenizer has one.
+      numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
+      **options: see `GenerationConfig`.
 
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
-    return list(generate_batches(lm, prompts, batch_size=batch_size, chat=chat, **options))
+    parts = generate_batches(
+        lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, **options
+    )
+    return list(parts)
 
 
 def generate_batches(
@@ -115,18 +127,22 @@ def generate_batches(
     *,
     batch_size: int = 1,
     chat: bool | None = None,
+    numbers: Sequence[int] | None = None,
     **options: Any,
 ) -> Iterator[Generation]:
     """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    numbers = range(len(prompts)) if numbers is None else numbers
+    if len(numbers) != len(prompts):
+        raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
     config = GenerationConfig(**options)
     encoded = [encode_prompt(lm, prompt, chat) for prompt in prompts]
     rows = min(batch_size, len(encoded))
     for start in range(0, len(encoded), batch_size):
         part = slice(start, start + batch_size)
-        batch = _start(lm, config, encoded[part], rows, start)
-        batch = engine.advance(lm, batch)
+        batch = _start(lm, config, encoded[part], rows, numbers[part])
+        batch = engine.finish(lm, batch)
         yield from _results(lm, prompts[part], batch)
 
 
@@ -152,7 +168,7 @@ def stream(
       UserError: an option out of range, or a prompt that does not fit the context.
     """
     config = GenerationConfig(**options)
-    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, first_row)
+    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, [first_row])
     pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
     while not done:
         batch = engine.advance(lm, batch, max_steps=1)
@@ -187,7 +203,11 @@ def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> lis
 
 
 def _start(
-    lm: MedusaLM, config: GenerationConfig, encoded: list[list[int]], rows: int, first_row: int
+    lm: MedusaLM,
+    config: GenerationConfig,
+    encoded: list[list[int]],
+    rows: int,
+    numbers: Sequence[int],
 ) -> Batch:
     acceptance = config.acceptance or ("typical" if config.temperature > 0 else "greedy")
     sampled_root = config.sampled_root
@@ -195,14 +215,15 @@ def _start(
         sampled_root = lm.tree.max_depth == 0
     decoder = engine.make_decoder(lm, acceptance, sampled_root and acceptance == "typical")
     budgets = [min(config.max_new_tokens, lm.config.max_position - len(ids)) for ids in encoded]
+    padding = [0] * (rows - len(budgets))
     request = engine.make_request(
-        budgets + [0] * (rows - len(budgets)),
+        budgets + padding,
         lm.eos_ids,
         temperature=config.temperature,
         epsilon=config.epsilon,
         delta=config.delta,
         seed=config.seed,
-        first_row=first_row,
+        numbers=[*numbers, *padding],
     )
     return engine.start(lm, decoder, request, encoded, max(budgets))
 

@@ -1,136 +1,192 @@
-"""Lets the model write its own training replies, with our batched decode loop.
+"""Lets a model write its own training replies, with our batched decode loop.
 
-Example:
-  python -m train.self_distill --prompts sharegpt.jsonl.xz --output replies.jsonl --limit 3000
+Examples:
+  Replies as in the paper, drawn at temperature 0.3, to all human turns of 1000 conversations:
+    python -m train.self_distill --prompts sharegpt --output replies.jsonl --limit 1000
 
-The first human turn of every conversation is answered; the output is ShareGPT JSON lines. A row
-whose reply was cut off at --max_new_tokens has "truncated": true, so that training does not learn
-an end of turn there. Running the command again continues where it stopped.
+  Greedy replies to first turns:
+    python -m train.self_distill --prompts sharegpt --output replies.jsonl --temperature 0 \\
+      --max_turns 1
+
+  A quarter of the work on each of four machines, then all of it in one file:
+    python -m train.self_distill ... --output replies.jsonl --shard_index 0 --shard_count 4
+    cat replies-?????-of-00004.jsonl > replies.jsonl
+
+The model answers the first human turn of every conversation, then sees its own answer and the next
+human turn, and so on. A conversation ends after its last human turn, before a prompt that is too
+long, or with a reply that --max_new_tokens cuts off; its row then has "truncated": true, so that
+training does not learn an end of turn there. The output is ShareGPT-format JSON lines.
+
+Running the command again continues where it stopped, and OUTPUT.meta.json keeps the settings from
+being mixed. Replies depend on the seed, the conversation's id and its turns, not on the batch.
+Processes of a TPU pod, SLURM, Open MPI or Kubernetes job take a share each by themselves, others
+with --coordinator_address, --num_processes and --process_id; each works on the first device that
+it sees.
 """
 
 import hashlib
-import json
-import os
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medusa_jax
-from medusa_jax import MedusaLM
+from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
-from medusa_jax.generation import encode_prompt
-from train import sharegpt
+from medusa_jax.io.atomic import check_output
+from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from train import dialogues, distributed, replies, reply_file
+from train.data import sharegpt
+from train.human_turns import Conversation, read_conversations
 
-_MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "Conversations whose first turn is asked.")
+_MODEL = flags.DEFINE_string(
+    "model", None, f"Hugging Face folder, hub id or GGUF file. Default: {DEFAULT_MODEL_NAME}."
+)
+_MEDUSA = flags.DEFINE_string(
+    "medusa", "none", "Heads that speed up greedy replies: folder, file or hub id."
+)
+_PROMPTS = flags.DEFINE_string(
+    "prompts", None, "ShareGPT-format JSON or JSON lines (.gz, .xz), or 'sharegpt': its sample."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON lines to write or to continue.")
-_LIMIT = flags.DEFINE_integer("limit", 1000, "Replies in all.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 64, "Prompts decoded at once.", lower_bound=1)
-_NEW = flags.DEFINE_integer("max_new_tokens", 192, "Longest reply in tokens.", lower_bound=1)
-_LONGEST = flags.DEFINE_integer("max_prompt_tokens", 128, "Longer prompts are left out.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: greedy.", lower_bound=0.0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the prompts' order and of sampling.")
-
-
-def _ordered(path: str, seed: int) -> list[dict[str, Any]]:
-    """Rows in an order that depends on the seed and the ids alone."""
-
-    def rank(row):
-        return hashlib.sha256(f"{seed}:{row.get('id')}".encode()).digest()
-
-    return sorted(sharegpt.read_rows(path), key=rank)
-
-
-def _questions(lm: MedusaLM, rows: list[dict[str, Any]], longest: int) -> Iterator[tuple[str, str]]:
-    """(id, question) of the first chunk of each conversation whose prompt is short enough."""
-    for row in rows:
-        turns = sharegpt.messages(row)
-        # ShareGPT's ids end in the number of a chunk; later ones start in mid-conversation.
-        first_chunk = str(row.get("id", "")).endswith("_0")
-        if not (
-            first_chunk and turns and turns[0]["role"] == "user" and turns[0]["content"].strip()
-        ):
-            continue
-        try:
-            if len(encode_prompt(lm, turns[0]["content"])) <= longest:
-                yield str(row["id"]), turns[0]["content"]
-        except UserError:  # longer than the model's context
-            continue
-
-
-def _row(name: str, question: str, reply: medusa_jax.Generation) -> dict[str, Any]:
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": reply.text}]
-    truncated = reply.finish_reason == "length"
-    return {"id": name, "conversations": turns, "truncated": truncated}
-
-
-def _pending(lm: MedusaLM, done: set[str]) -> list[tuple[str, str]]:
-    wanted = []
-    for name, question in _questions(
-        lm, _ordered(str(_PROMPTS.value), _SEED.value), _LONGEST.value
-    ):
-        if len(wanted) == _LIMIT.value:
-            break
-        wanted.append((name, question))
-    return [(name, question) for name, question in wanted if name not in done]
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature",
+    0.3,
+    "Of sampling from the model's whole distribution; 0: greedy.",
+    lower_bound=0.0,
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit",
+    None,
+    "Conversations in all, over all shards; a higher one continues a file. Default: every one.",
+    lower_bound=1,
+)
+_TURNS = flags.DEFINE_integer(
+    "max_turns", None, "Human turns per conversation. Default: all.", lower_bound=1
+)
+_NEW = flags.DEFINE_integer("max_new_tokens", 512, "Longest reply in tokens.", lower_bound=1)
+_LONGEST = flags.DEFINE_integer(
+    "max_prompt_tokens",
+    2048,
+    "Longest prompt, earlier turns included, if the model's context has room for it and a reply.",
+    lower_bound=1,
+)
+_BATCH = flags.DEFINE_integer(
+    "batch_size",
+    64,
+    "Conversations decoded at once; fewer where prompt and reply may take over 512 tokens.",
+    lower_bound=1,
+)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of the choice of conversations and of sampling.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,
+)
+_DATA_ERRORS = flags.DEFINE_enum(
+    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about bad rows in the prompts."
+)
+_SHARD_INDEX = flags.DEFINE_integer("shard_index", None, "Which share, from 0.", lower_bound=0)
+_SHARD_COUNT = flags.DEFINE_integer(
+    "shard_count", None, "Shares, for machines that do not know of each other.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> None:
     """Writes the replies that are missing."""
     del argv
-    if not (_PROMPTS.value and _OUTPUT.value):
-        raise UserError("--prompts and --output are both needed")
-    output = Path(_OUTPUT.value)
-    done = _resume(output)
-    setup_compilation_cache()
-    lm = medusa_jax.load(_MODEL.value, "none")
-    pending = _pending(lm, done)
-    # Neighbours of one length share a prompt bucket.
-    size = _BATCH.value * 8
-    for start in range(0, len(pending), size):
-        pending[start : start + size] = sorted(
-            pending[start : start + size], key=lambda item: len(item[1])
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with open(output, "a", encoding="utf-8") as file:
-        _answer(lm, pending, file)
-
-
-def _resume(output: Path) -> set[str]:
-    """Ids already answered; cuts off the half line that a kill may have left."""
-    if not output.exists():
-        return set()
-    text = output.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        os.truncate(output, len(whole))
-    return {json.loads(line)["id"] for line in whole.split(b"\n") if line}
-
-
-def _answer(lm: MedusaLM, pending: list[tuple[str, str]], file: Any) -> None:
-    replies = medusa_jax.generate_batches(
-        lm,
-        [question for _, question in pending],
-        batch_size=_BATCH.value,
+    _check_flags()
+    generation = GenerationConfig(
         max_new_tokens=_NEW.value,
         temperature=_TEMPERATURE.value,
         seed=_SEED.value,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[speed]}")) as progress:
-        task = progress.add_task("replies", total=len(pending), speed="")
-        tokens, seconds = 0, 0.0
-        for i, ((name, question), reply) in enumerate(zip(pending, replies, strict=True)):
-            file.write(json.dumps(_row(name, question, reply), ensure_ascii=False) + "\n")
-            tokens += reply.num_new_tokens
-            if i % _BATCH.value == 0:
-                file.flush()
-                seconds += reply.prefill_seconds + reply.decode_seconds
-            progress.update(task, advance=1, speed=f"{tokens / max(seconds, 1e-9):.0f} tokens/s")
+    settings = dialogues.Settings(generation, _LONGEST.value, _BATCH.value)
+    index, count = _share()
+    path = check_output(reply_file.shard_path(str(_OUTPUT.value), index, count))
+    conversations, record = _read_prompts()
+    done = reply_file.read_done(path, record)
+    setup_compilation_cache()
+    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value)
+    dialogues.check_context(lm, settings)
+    share = dialogues.select(lm, conversations, settings, _LIMIT.value)[index::count]
+    pending = [conversation for conversation in share if conversation.name not in done]
+    with reply_file.append_rows(path, record) as add:
+        summary = _answer(lm, pending, settings, add, len(share))
+    print(f"{path}: {len(share)} conversations, of which {summary}")
+
+
+def _check_flags() -> None:
+    if not (_PROMPTS.value and _OUTPUT.value):
+        raise UserError("--prompts and --output are both needed")
+    if _MEDUSA.value != "none" and _TEMPERATURE.value > 0:
+        raise UserError(
+            "--medusa goes with --temperature 0: above it, heads would change what is drawn"
+        )
+    if (_SHARD_INDEX.value is None) != (_SHARD_COUNT.value is None):
+        raise UserError("give both --shard_index and --shard_count, or none of them")
+    index, count = _SHARD_INDEX.value, _SHARD_COUNT.value
+    if index is not None and count is not None and index >= count:
+        raise UserError(
+            f"--shard_index={index} with --shard_count={count}: count from 0 to {count - 1}"
+        )
+
+
+def _share() -> tuple[int, int]:
+    """Which share of how many is this process's."""
+    if _SHARD_INDEX.value is not None and _SHARD_COUNT.value is not None:
+        return _SHARD_INDEX.value, _SHARD_COUNT.value
+    distributed.initialize_from_flags()
+    share = jax.process_index(), jax.process_count()
+    if jax.distributed.is_initialized():
+        # From here on, one that fails or has less to do must not end the others.
+        jax.distributed.shutdown()
+    return share
+
+
+def _read_prompts() -> tuple[list[Conversation], dict[str, Any]]:
+    """The conversations, and the settings that the replies depend on."""
+    is_sample = _PROMPTS.value == "sharegpt"
+    path = sharegpt.sharegpt_path() if is_sample else Path(str(_PROMPTS.value)).expanduser()
+    conversations = read_conversations(
+        path,
+        seed=_SEED.value,
+        max_turns=_TURNS.value,
+        data_errors="skip" if is_sample else _DATA_ERRORS.value,
+    )
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = {flag.name: flag.value for flag in (_MODEL, _MEDUSA, _TEMPERATURE, _SEED, _TURNS)}
+    limits = {flag.name: flag.value for flag in (_NEW, _LONGEST)}
+    return conversations, record | limits | {"prompts_sha256": digest}
+
+
+def _answer(
+    lm: MedusaLM,
+    pending: list[Conversation],
+    settings: dialogues.Settings,
+    add: Any,
+    total: int,
+) -> str:
+    """Answers with a progress bar; returns what was done in words."""
+    begin = time.perf_counter()
+    tokens, seconds, speed = 0, 0.0, ""
+    columns = (TextColumn("replies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    text = TextColumn("{task.description}")
+    with Progress(*columns, text, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, completed=total - len(pending))
+        for batch in replies.answer(lm, pending, settings):
+            add(batch.rows)
+            tokens, seconds = tokens + batch.num_tokens, seconds + batch.seconds
+            speed = f"{tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s"
+            progress.update(task, advance=len(batch.rows), description=speed)
+    return f"{len(pending)} new ({speed or '0 tokens'}) in {time.perf_counter() - begin:.0f} s"
 
 
 def run() -> None:

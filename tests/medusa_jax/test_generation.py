@@ -73,6 +73,17 @@ def test_streamed_samples_equal_those_of_generate(lm):
         assert last.result.token_ids == results[row].token_ids
 
 
+def test_numbers_choose_the_samples(lm):
+    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    results = medusa_jax.generate(lm, PROMPTS, **options)
+    order = [2, 0, 1]
+    moved = [PROMPTS[i] for i in order]
+    again = medusa_jax.generate(lm, moved, batch_size=2, numbers=order, **options)
+    assert [r.token_ids for r in again] == [results[i].token_ids for i in order]
+    with pytest.raises(UserError, match="2 numbers for 3 prompts"):
+        medusa_jax.generate(lm, PROMPTS, numbers=[0, 1])
+
+
 def test_eos_is_reported_and_kept_in_the_ids(lm):
     (free,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
     end = next(i for i in range(5, 24) if free.token_ids[i] not in free.token_ids[:i])

@@ -36,3 +36,34 @@ def conversations(tmp_path_factory) -> Path:
             ]
             file.write(json.dumps({"id": f"c{i}_0", "conversations": turns}) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def brief_chat_model(chat_model: Path, tmp_path_factory) -> Path:
+    """The same with replies of one sentence: a full stop ends them."""
+    folder = tmp_path_factory.mktemp("brief_chat_model")
+    for file in chat_model.iterdir():
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file)
+    vocabulary = json.loads((chat_model / "tokenizer.json").read_text())["model"]["vocab"]
+    config = json.loads((chat_model / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, vocabulary["."]]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def long_conversations(tmp_path_factory) -> Path:
+    """24 conversations of one to three human turns."""
+    path = tmp_path_factory.mktemp("data") / "long.jsonl"
+    questions = ["Tell me of {}.", "{} had a dog and a big red ball. What then?", "Why, {}?"]
+    names = ["Tim", "Lily", "Ben", "Sue", "Max", "Mia"]
+    with path.open("w") as file:
+        for i in range(24):
+            asked = [q.format(f"{names[i % 6]} {i}") for q in questions[: 1 + i % 3]]
+            turns = [
+                turn
+                for text in asked
+                for turn in ({"from": "human", "value": text}, {"from": "gpt", "value": "No."})
+            ]
+            file.write(json.dumps({"id": f"long{i}", "conversations": turns}) + "\n")
+    return path

@@ -1,56 +1,178 @@
-"""The model's own replies: complete, resumable, and equal to what generate answers."""
+"""The command: complete, resumable, sharded, and one line about what is wrong."""
 
 import json
+import os
+import random
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import medusa_jax
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from medusa_jax.errors import UserError
+from train import self_distill
 
 ROOT = Path(__file__).resolve().parents[2]
+FLAGS = {
+    "max_new_tokens": 16,
+    "max_prompt_tokens": 300,
+    "batch_size": 4,
+    "temperature": 0.8,
+    "compilation_cache": "none",
+}
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "train.self_distill", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope="module")
+def settings(brief_chat_model, long_conversations):
+    return FLAGS | {"model": str(brief_chat_model), "prompts": str(long_conversations)}
 
 
-def test_replies_are_the_models_and_a_killed_run_goes_on(chat_model, conversations, tmp_path):
+def run(settings, **more):
+    """The command within this process; its summary is on stdout."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    with flagsaver.flagsaver(**(settings | more)):
+        self_distill.main([])
+
+
+def start(settings, **more):
+    """The command in a process of its own."""
+    arguments = [f"--{key}={value}" for key, value in (settings | more).items()]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.self_distill", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rows(*paths):
+    found = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    assert len({row["id"] for row in found}) == len(found)
+    return {row["id"]: row for row in found}
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """Replies to everything, in one go."""
+    output = tmp_path_factory.mktemp("whole") / "replies.jsonl"
+    run(settings, output=str(output))
+    return output
+
+
+def test_every_conversation_is_replayed(whole, long_conversations):
+    found = rows(whole)
+    asked = [json.loads(line) for line in long_conversations.read_text().splitlines()]
+    assert found.keys() == {row["id"] for row in asked}
+    for row in asked:
+        turns = found[row["id"]]["conversations"]
+        assert [t["from"] for t in turns] == ["human", "gpt"] * (len(turns) // 2)
+        assert turns[::2] == row["conversations"][: len(turns) : 2]
+        assert found[row["id"]]["truncated"] or len(turns) == len(row["conversations"])
+
+
+def test_a_run_killed_at_any_time_goes_on(settings, whole, tmp_path):
     output = tmp_path / "replies.jsonl"
-    arguments = [
-        f"--model={chat_model}",
-        f"--prompts={conversations}",
-        f"--output={output}",
-        "--limit=6",
-        "--batch_size=3",
-        "--max_new_tokens=12",
-    ]
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert len({row["id"] for row in rows}) == 6
-    lm = medusa_jax.load(str(chat_model), "none")
-    for row in rows[:2]:
-        question, reply = (turn["value"] for turn in row["conversations"])
-        (expected,) = medusa_jax.generate(lm, [question], max_new_tokens=12)
-        assert reply == expected.text
-        assert row["truncated"] == (expected.finish_reason == "length")
-    text = output.read_bytes()
-    lines = text.splitlines(keepends=True)
-    output.write_bytes(b"".join(lines[:4]) + lines[4][:20])
-    assert run(*arguments).returncode == 0
-    again = [json.loads(line) for line in output.read_text().splitlines()]
-    assert {r["id"]: r["conversations"] for r in again} == {
-        r["id"]: r["conversations"] for r in rows
-    }
-
-
-def test_missing_flags_and_files_end_in_one_line(tmp_path):
-    for arguments, message in (
-        ([], "--prompts"),
-        ([f"--prompts={tmp_path}/x", "--output=y"], "/x"),
+    enough = random.randrange(1, 20)
+    process = start(settings, output=output)
+    while process.poll() is None and (
+        not output.exists() or output.read_text().count("\n") < enough
     ):
-        done = run(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = output.read_bytes()
+    output.write_bytes(before + b'{"id": "long')  # what a kill within a write leaves
+    run(settings, output=str(output))
+    assert output.read_bytes().startswith(before)
+    assert rows(output) == rows(whole)
+
+
+def test_a_finished_file_stays_and_a_higher_limit_adds_to_it(settings, whole, tmp_path, capsys):
+    output = tmp_path / "replies.jsonl"
+    run(settings, output=str(output), limit=5)
+    first = output.read_bytes()
+    assert len(rows(output)) == 5
+    run(settings, output=str(output), limit=5)
+    assert "5 conversations, of which 0 new" in capsys.readouterr().out
+    assert output.read_bytes() == first
+    run(settings, output=str(output), limit=8)
+    assert output.read_bytes().startswith(first)
+    assert len(rows(output)) == 8
+    assert rows(output).items() <= rows(whole).items()
+
+
+def test_shards_divide_the_conversations(settings, whole, tmp_path):
+    for index in range(3):
+        run(settings, output=str(tmp_path / "r.jsonl"), shard_index=index, shard_count=3)
+    parts = [tmp_path / f"r-{index:05d}-of-00003.jsonl" for index in range(3)]
+    assert [len(rows(part)) for part in parts] == [8, 8, 8]
+    assert rows(*parts) == rows(whole)
+
+
+def test_processes_of_a_cluster_take_a_share_each(settings, whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    cluster = {"coordinator_address": address, "num_processes": 2}
+    output = tmp_path / "r.jsonl"
+    processes = [start(settings, output=output, **cluster, process_id=i) for i in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+    parts = [tmp_path / f"r-{index:05d}-of-00002.jsonl" for index in range(2)]
+    assert [len(rows(part)) for part in parts] == [12, 12]
+    assert rows(*parts) == rows(whole)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"temperature": 0.0}, {"max_new_tokens": 17}, {"max_turns": 1}, {"seed": 1}, {"model": "x"}],
+)
+def test_a_file_made_with_other_settings_is_refused(settings, whole, changed):
+    before = whole.read_bytes()
+    with pytest.raises(UserError, match=f"was made with {next(iter(changed))}"):
+        run(settings, output=str(whole), **changed)
+    assert whole.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"prompts": None}, "--prompts and --output"),
+        ({"prompts": "nowhere.jsonl"}, "cannot read nowhere.jsonl"),
+        ({"prompts": "empty.jsonl"}, "empty.jsonl"),
+        ({"output": "missing/folder/r.jsonl"}, "cannot write missing/folder"),
+        ({"medusa": "heads"}, "--temperature 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"shard_index": 1}, "both --shard_index"),
+        ({"shard_index": 2, "shard_count": 2}, "count from 0 to 1"),
+        ({"max_new_tokens": 512}, "lower --max_new_tokens"),
+        ({"max_prompt_tokens": 3}, "no conversation can be asked"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_writes_nothing(
+    settings, tmp_path, monkeypatch, changed, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").touch()
+    with pytest.raises(UserError, match=message) as raised:
+        run(settings, **({"output": "r.jsonl"} | changed))
+    assert "\n" not in str(raised.value)
+    assert os.listdir() == ["empty.jsonl"]
+
+
+def test_a_temperature_below_zero_ends_in_exit_code_2(settings, tmp_path):
+    process = start(settings, output=tmp_path / "r.jsonl", temperature=-1)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1
+    assert "temperature" in errors

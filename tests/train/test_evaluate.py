@@ -1,0 +1,198 @@
+"""The command: the model's own greedy replies take the steps of decoding; errors are one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax.generation import encode_prompt
+from medusa_jax.io.heads_export import save_heads
+from tests.medusa_jax.running import fitted_heads
+from train.data.chat import tokenize
+
+ROOT = Path(__file__).resolve().parents[2]
+# Special tokens beside the words, so that a reply's text has the tokens that the model wrote.
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>{% endif %}"
+)
+PROMPTS = ["Lily", "Tim and the dog", "a park", "Mom said yes"]
+# One interpreter for many command lines: importing jax costs seconds.
+RUNNER = """
+import contextlib, io, json, sys
+from absl.testing import flagsaver
+from train import evaluate
+done = []
+for argv in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), None
+    sys.argv = ["evaluate", *argv]
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            evaluate.run()
+        except SystemExit as stop:
+            code = stop.code
+    done.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
+json.dump(done, sys.stdout)
+"""
+
+
+def row(prompt, reply, **other):
+    turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": reply}]
+    return {"id": f"{prompt}_0", "conversations": turns, **other}
+
+
+@pytest.fixture(scope="module")
+def setup(stories260k, tmp_path_factory):
+    """Folder with a model, its fitted heads and its replies; and the replies."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "model").mkdir()
+    for file in stories260k.iterdir():
+        if file.name != "tokenizer_config.json":
+            (folder / "model" / file.name).symlink_to(file)
+    settings = json.loads((stories260k / "tokenizer_config.json").read_text())
+    settings["chat_template"] = TEMPLATE
+    (folder / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
+    lm = medusa_jax.load(str(folder / "model"), "none")
+    encoded = [encode_prompt(lm, prompt) for prompt in PROMPTS]
+    plain = medusa_jax.generate(lm, PROMPTS, batch_size=4, max_new_tokens=60)
+    with_heads = fitted_heads(lm, encoded[:2], [reply.token_ids for reply in plain[:2]])
+    save_heads(
+        folder / "heads",
+        with_heads.heads_config,
+        with_heads.heads_params,
+        format="A",
+        base_model="",
+        vocab_size=lm.config.vocab_size,
+    )
+    lm = medusa_jax.load(str(folder / "model"), str(folder / "heads"), tree="mc_sim_7b_63")
+    replies = medusa_jax.generate(lm, PROMPTS, batch_size=4, max_new_tokens=60)
+    rows = []
+    for prompt, ids, reply in zip(PROMPTS, encoded, replies, strict=True):
+        truncated = reply.finish_reason == "length"
+        rows.append(row(prompt, reply.text, truncated=truncated))
+        messages = [{"role": "user", "content": prompt}]
+        messages.append({"role": "assistant", "content": reply.text})
+        example = tokenize(lm.tokenizer, messages, truncated=truncated, max_length=999)
+        assert example.token_T[example.is_label_T].tolist() == reply.token_ids
+        assert example.token_T[: len(ids)].tolist() == ids
+    write_rows(folder / "data.jsonl", rows)
+    write_rows(folder / "broken.jsonl", [rows[0], {"conversations": 3}, rows[1]])
+    write_rows(folder / "question.jsonl", [{"conversations": rows[0]["conversations"][:1]}])
+    return folder, replies
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def done(setup):
+    """What each command line printed, by name."""
+    folder, _ = setup
+    base = [f"--model={folder / 'model'}", "--compilation_cache=none"]
+    heads = [*base, f"--medusa={folder / 'heads'}"]
+    data = f"--data={folder / 'data.jsonl'}"
+    commands = {
+        "walk": [*heads, data, "--walk"],
+        "chain": [*heads, data, "--tree=chain:1", "--walk"],
+        "none": [*base, "--medusa=none", data, "--max_length=20"],
+        "skip": [*heads, f"--data={folder / 'broken.jsonl'}", "--data_errors=skip"],
+        "stop": [*heads, f"--data={folder / 'broken.jsonl'}"],
+        "question": [*heads, f"--data={folder / 'question.jsonl'}"],
+        "missing": [*heads, f"--data={folder / 'nowhere.jsonl'}"],
+        "deep": [*heads, data, "--tree=chain:9"],
+        "no_data": heads,
+        "no_folder": [*heads, data, f"--output={folder}/x/y.json"],
+    }
+    argvs = [[f"--output={folder / name}.json", *argv] for name, argv in commands.items()]
+    run = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(argvs),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.returncode == 0, run.stderr
+    return dict(zip(commands, json.loads(run.stdout), strict=True))
+
+
+def metrics(setup, done, name):
+    assert done[name]["code"] == 0, done[name]["err"]
+    return json.loads((setup[0] / f"{name}.json").read_text())
+
+
+def test_the_walk_over_greedy_replies_is_decoding(setup, done):
+    found = metrics(setup, done, "walk")
+    tokens = sum(reply.num_new_tokens for reply in setup[1])
+    steps = sum(reply.num_steps for reply in setup[1])
+    assert found["num_tokens"] == tokens
+    assert found["tokens_per_step"] == pytest.approx(tokens / steps, rel=1e-12)
+    assert 1.2 < found["tokens_per_step"] < 5
+    assert f"{tokens / steps:.3f} walked" in done["walk"]["out"]
+
+
+def test_the_report_has_every_name(setup, done):
+    found = metrics(setup, done, "walk")
+    lists = ["head_loss", *(f"head_top{k}" for k in range(1, 6)), "head_coverage"]
+    assert set(found) == {
+        "num_tokens",
+        "lm_loss",
+        "expected_tokens_per_step",
+        "tokens_per_step",
+        *lists,
+    }
+    assert all(len(found[name]) == 4 for name in lists)
+    top = np.asarray([found[f"head_top{k}"] for k in range(1, 6)])
+    assert (np.diff(top, axis=0) >= 0).all()
+    assert top.min() > 0
+    assert found["head_coverage"] == [1.0] * 4
+
+
+def test_a_chain_of_one_yields_the_first_heads_accuracy(setup, done):
+    """Every label but a reply's last has a label behind it."""
+    found, replies = metrics(setup, done, "chain"), setup[1]
+    hits = (found["expected_tokens_per_step"] - 1) * found["num_tokens"]
+    # The first label of a reply is the second one behind an earlier token too.
+    own = found["head_top1"][0] * found["num_tokens"]
+    assert own - len(replies) <= hits <= own
+    assert (
+        found["expected_tokens_per_step"] < metrics(setup, done, "walk")["expected_tokens_per_step"]
+    )
+
+
+def test_without_heads_and_cut(setup, done):
+    found = metrics(setup, done, "none")
+    assert found["head_loss"] == found["head_top5"] == found["head_coverage"] == []
+    assert found["expected_tokens_per_step"] == 1
+    assert 0 < found["num_tokens"] < 80
+    assert "tokens_per_step" not in found
+
+
+def test_bad_rows_can_be_left_out(setup, done):
+    assert metrics(setup, done, "skip")["num_tokens"] == sum(
+        reply.num_new_tokens for reply in setup[1][:2]
+    )
+    assert "broken.jsonl:2" in done["skip"]["err"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("stop", "broken.jsonl:2"),
+        ("question", "no assistant's words"),
+        ("missing", "nowhere.jsonl"),
+        ("deep", "needs 9 heads"),
+        ("no_data", "--data and --output"),
+        ("no_folder", "cannot write"),
+    ],
+)
+def test_bad_input_is_one_line(setup, done, name, message):
+    assert done[name]["code"] == 2
+    assert message in done[name]["err"]
+    assert len(done[name]["err"].strip().splitlines()) == 1
+    assert not (setup[0] / f"{name}.json").exists()

@@ -1,0 +1,194 @@
+"""Measures a model and its Medusa heads on conversations.
+
+Examples:
+  python -m train.evaluate --data sharegpt.jsonl.xz --output metrics.json
+  python -m train.evaluate --model DIR --medusa DIR --data replies.jsonl --output m.json --walk
+
+The assistant's words and their end-of-turn marks are the labels. --output gets one JSON object:
+  num_tokens   labels of the base head (those with a token before them)
+  lm_loss      mean cross-entropy of the base head over them
+  head_loss, head_top1 ... head_top5, head_coverage
+               lists, one number per head k: over the labels k + 1 tokens ahead of any token of the
+               same conversation, mean cross-entropy, the share among the 1 ... 5 most likely tokens
+               (only larger logits count against a label), and the share that the heads' vocabulary
+               holds; head_loss is over the latter alone. Empty without heads; null: no labels
+  expected_tokens_per_step
+               1 + the mean number of nodes of --tree that the labels follow, over num_tokens
+               positions
+  tokens_per_step
+               with --walk: labels per decoding step that writes exactly these replies
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import medusa_jax
+from medusa_jax import MedusaLM
+from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.losses import TOP
+from medusa_jax.tree import Tree, build_tree, load_tree
+from train.data import sharegpt
+from train.data.chat import Example, tokenize
+from train.scores import score
+
+_MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
+_MEDUSA = flags.DEFINE_string(
+    "medusa",
+    None,
+    "Folder, file or hub id with heads; 'none': the base head alone. Default: heads beside the "
+    "model, or the shipped ones of the default model.",
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "Conversations as ShareGPT JSON or JSON lines, plain, .gz or .xz."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the metrics.")
+_MAX_LENGTH = flags.DEFINE_integer(
+    "max_length", 2048, "Longer conversations are cut to this many tokens.", lower_bound=2
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Computes in this type; default: float32 on a CPU, else bfloat16.",
+)
+_DATA_ERRORS = flags.DEFINE_enum(
+    "data_errors", "stop", ["stop", "skip"], "What to do with a row that is malformed."
+)
+_TREE = flags.DEFINE_string(
+    "tree", "mc_sim_7b_63", "Of the expected and the walked tokens per step; see infer.generate."
+)
+_WALK = flags.DEFINE_boolean(
+    "walk",
+    False,
+    "Walk through every reply as decoding would, each step taking the root's token and the longest "
+    "path of the tree that the labels follow. When the data are the model's own greedy replies and "
+    "their text has the tokens that it wrote, this is the exact number of steps of greedy "
+    "decoding; else the replies are forced on it.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, writes the metrics and prints them."""
+    del argv
+    if not (_DATA.value and _OUTPUT.value):
+        raise UserError("--data and --output are both needed: see --help")
+    target = check_output(_OUTPUT.value)
+    setup_compilation_cache()
+    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree="chain:0")
+    tree = _tree(lm)
+    console = Console(stderr=True)
+    with console.status("reading conversations"):
+        examples = _examples(lm, console)
+    longest, context = max(len(x.token_T) for x in examples), lm.config.max_position
+    if longest > context:
+        _note(
+            console,
+            f"a conversation has {longest} tokens, the model's context only {context}: "
+            f"--max_length={context} keeps within it",
+        )
+    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(examples))
+        scores = score(lm, tree, examples, lambda count: progress.advance(task, count))
+    metrics = scores.metrics()
+    if _WALK.value:
+        metrics["tokens_per_step"] = scores.num_tokens / scores.steps
+    write_text(target, _json(metrics))
+    _print(metrics, len(examples))
+
+
+def _json(metrics: dict[str, Any]) -> str:
+    try:
+        return json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise UserError(
+            "a loss is not finite: the weights of the model or of the heads are damaged, or "
+            "--dtype=bfloat16 is too small for them"
+        ) from error
+
+
+def _tree(lm: MedusaLM) -> Tree:
+    """The tree to measure with; the default one without nodes deeper than there are heads."""
+    heads = 0 if lm.heads_config is None else lm.heads_config.num_heads
+    if not heads:
+        return build_tree([])
+    if not flags.FLAGS["tree"].using_default_value:
+        return load_tree(_TREE.value, heads)
+    whole = load_tree(_TREE.value)
+    paths = [whole.rank_R[np.flatnonzero(row_R)[1:]].tolist() for row_R in whole.mask_RR[1:]]
+    return build_tree([path for path in paths if len(path) <= heads])
+
+
+def _examples(lm: MedusaLM, console: Console) -> list[Example]:
+    """The conversations that have labels; says how many rows were left out."""
+    examples: list[Example] = []
+    skipped: list[str] = []
+    path = Path(_DATA.value or "").expanduser()
+    for row in sharegpt.checked_rows(path, _DATA_ERRORS.value, skipped.append):
+        try:
+            example = _example(lm, row.value)
+        except UserError as error:
+            problem = f"{path}:{row.line}: {error}"
+            if _DATA_ERRORS.value == "stop" or not lm.tokenizer.chat_template:
+                raise UserError(problem) from error
+            skipped.append(problem)
+            continue
+        if example.is_label_T[1:].any():
+            examples.append(example)
+    if skipped:
+        _note(console, sharegpt.describe_skipped(len(skipped), skipped[0]))
+    if not examples:
+        raise UserError(f"{path}: no assistant's words within --max_length={_MAX_LENGTH.value}")
+    return examples
+
+
+def _example(lm: MedusaLM, row: dict[str, Any]) -> Example:
+    return tokenize(
+        lm.tokenizer,
+        sharegpt.messages(row),
+        truncated=bool(row.get("truncated", False)),
+        max_length=_MAX_LENGTH.value,
+    )
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(metrics: dict[str, Any], num_conversations: int) -> None:
+    """The metrics as a table on stdout."""
+    names = ["loss", *(f"top{k}" for k in range(1, TOP + 1)), "coverage"]
+    table = Table("head", *names)
+    table.add_row("base", _text(metrics["lm_loss"]), *[""] * (len(names) - 1))
+    columns = [metrics[f"head_{name}"] for name in names]
+    for head, values in enumerate(zip(*columns, strict=True), 1):
+        table.add_row(str(head), *map(_text, values))
+    console = Console()
+    console.print(table)
+    line = f"{num_conversations} conversations, {metrics['num_tokens']} labels"
+    line += f", {metrics['expected_tokens_per_step']:.3f} tokens/step expected"
+    if "tokens_per_step" in metrics:
+        line += f", {metrics['tokens_per_step']:.3f} walked"
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def run() -> None:
+    """Entry point."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()
