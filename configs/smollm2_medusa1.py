@@ -4,7 +4,8 @@ The heads are root-conditioned (see `MedusaConfig`) and propose from a draft voc
 backbone is frozen; the labels are the model's own greedy replies.
 
   python -m train.self_distill --prompts sharegpt_train.jsonl.xz --output replies.jsonl \\
-    --limit 1788 --max_prompt_tokens 126 --max_new_tokens 128
+    --limit 1788 --max_prompt_tokens 126 --max_new_tokens 128 --temperature 0 --max_turns 1 \\
+    --data_errors skip
   python -m train.main --config=configs/smollm2_medusa1.py --config.data=replies.jsonl --workdir=DIR
 
 Data: greedy replies, at most 128 tokens, to the first turns of 1788 ShareGPT conversations; 200k
@@ -19,27 +20,26 @@ one at .44 .25 .14 .11 after as many.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+
+from configs import base
 
 
 def get_config() -> ConfigDict:
-    """Returns the default configuration."""
-    c = ConfigDict()
-    c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
-    c.data = "replies.jsonl"  # ShareGPT-format conversations.
-    c.seq_len = 512  # Longer conversations are cut, in tokens.
-    c.num_heads = 4  # M; the published trees use 4.
-    c.num_layers = 2  # Residual blocks per head.
-    c.root_conditioned = True  # Heads also see the token that the base head has just fixed.
-    c.draft_vocab = 8192  # Most frequent tokens that the heads can propose; 0: all.
-    c.head_decay = 0.8  # lambda_k = head_decay ** k.
+    """Returns the configuration."""
+    c = base.get_config()
+    c.data = "replies.jsonl"
+    c.hidden_states = "cached"
+    c.num_heads = 4
+    c.num_layers = 2
+    c.own_projection = False
+    c.root_conditioned = True
+    c.draft_vocab = 8192
     c.steps = 1200
-    c.batch_size = 512  # Positions, not sequences.
+    c.batch_size = 1  # 512 positions per step: batch_size * seq_len.
+    c.seq_len = 512
     c.learning_rate = 2e-3
+    c.head_lr_multiplier = 1.0
     c.warmup_steps = 50
     c.weight_decay = 0.01
-    c.export_dtype = "float16"  # Of the weights in workdir/export.
-    c.log_every = 20
-    c.save_every = 200
-    c.seed = 0
+    c.export_format = "C"
     return c

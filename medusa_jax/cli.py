@@ -10,6 +10,7 @@ from typing import NoReturn
 import jax
 from absl import flags, logging
 
+from medusa_jax.cli_config import explain
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 
@@ -87,10 +88,8 @@ def _run(main: Callable[[list[str]], None]) -> int:
 def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        # How ml_collections reports a missing configuration file, an unknown key, a wrong type.
-        reason = str(error).replace("\\n", " ").replace('"', "").replace("'", "")
-        raise UserError(f"cannot use the configuration: {reason}") from error
+    except Exception as error:  # a configuration file is code and may raise anything
+        raise UserError(explain(argv, error)) from error
 
 
 def _help_text(module: str) -> str:

@@ -1,19 +1,25 @@
-"""Trains Medusa heads.
+"""Trains Medusa heads, alone or together with the backbone.
 
-Example:
-  python -m train.main --config=configs/smollm2_medusa1.py --workdir=runs/smollm2
+Examples:
+  python -m train.main --config=configs/tiny.py --workdir=runs/tiny
+  python -m train.main --config=configs/vicuna_7b_medusa2.py:stage1 --config.batch_size=32 \\
+    --workdir=runs/stage1
+
+configs/base.py lists every key that --config.KEY=VALUE can change; the other files there are
+recipes. A run goes on from the last checkpoint in its --workdir.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
-from train import medusa1
+from train.settings import make_settings
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration; see configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, log and export.")
 
 
@@ -22,13 +28,21 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
+    settings = make_settings(_loaded(_CONFIG.value))
+    setup_compilation_cache()
+    from train.run import train  # after the settings are known to be good: it takes seconds
+
+    train(settings, Path(_WORKDIR.value))
+
+
+def _loaded(config: Any) -> Any:
+    """The configuration, if its file could be read: ml_collections tells at the first use."""
     try:
-        config = ConfigDict(_CONFIG.value.to_dict())
-    except OSError as error:  # a file that does not load is reported at its first use
+        config.to_dict()
+    except OSError as error:
         reason = str(error).partition("Failed loading config file")[2] or str(error)
         raise UserError(f"cannot load --config: {reason}") from error
-    setup_compilation_cache()
-    medusa1.train(config, Path(_WORKDIR.value))
+    return config
 
 
 def run() -> None:

@@ -1,20 +1,21 @@
 """Writes Medusa heads in the formats that other software reads."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import write_text
 from medusa_jax.io.heads_files import HEADS_FILES
+from medusa_jax.io.heads_keys import MODEL_PREFIXES
+from medusa_jax.io.tensor_export import save_tensors
 
 HeadsFormat = Literal["A", "C", "vllm"]
+# Format B is no file of heads: its tensors lie among those of a model (see `model_export`).
+ExportFormat = Literal["A", "B", "C", "vllm"]
 
 
 def save_heads(
@@ -47,8 +48,38 @@ def save_heads(
         holds something else, or it cannot be written.
     """
     folder = Path(folder)
-    _check_format(config, format, lm_head)
+    tensors = head_tensors(config, params, format, lm_head)
     _check_folder(folder, format)
+    settings = _settings(config, format, base_model, vocab_size)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write heads to {folder}: {error}") from error
+    name = "model.safetensors" if format == "vllm" else HEADS_FILES[0]
+    save_tensors(folder / name, tensors)
+    write_text(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+
+
+def head_tensors(
+    config: MedusaConfig, params: dict[str, Any], format: ExportFormat, lm_head: Any = None
+) -> dict[str, np.ndarray]:
+    """The heads under the names that a format gives them.
+
+    Args:
+      config: of the heads.
+      params: in the layout of `MedusaHeads`; dtypes stay as they are.
+      format: see `medusa_jax.io.heads`.
+      lm_head: [V, D], the model's LM head; needed by all but "C" for heads that share it.
+
+    Raises:
+      UserError: the format cannot hold these heads, or `lm_head` is needed and missing.
+    """
+    check_format(config, format)
+    if format != "C" and not config.own_projection and lm_head is None:
+        raise UserError(
+            f"format {format} needs a projection and these heads share the LM head: give the "
+            "model's LM head, or save as C"
+        )
     tensors = _blocks(config, params, format) | _projections(config, params, format, lm_head)
     if config.root_conditioned:
         weights = np.asarray(params["root"]["weight"])
@@ -57,18 +88,17 @@ def save_heads(
         # torch indexes by int64; the extended format C is only our own.
         kind = np.int64 if format == "vllm" else np.int32
         tensors["token_map"] = np.asarray(params["token_map"]).astype(kind)
-    settings = _settings(config, format, base_model, vocab_size)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = "model.safetensors" if format == "vllm" else HEADS_FILES[0]
-        _replace(folder / name, lambda file: save_file(tensors, file))
-        text = json.dumps(settings, indent=2) + "\n"
-        _replace(folder / "config.json", lambda file: file.write_text(text, encoding="utf-8"))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write heads to {folder}: {error}") from error
+    if format == "B":
+        return {MODEL_PREFIXES[0] + name: tensor for name, tensor in tensors.items()}
+    return tensors
 
 
-def _check_format(config: MedusaConfig, format: HeadsFormat, lm_head: Any) -> None:
+def check_format(config: MedusaConfig, format: ExportFormat) -> None:
+    """Makes sure that a format can hold heads of this kind.
+
+    Raises:
+      UserError: it cannot; says which can.
+    """
     if config.num_layers == 0 and not config.own_projection:
         raise UserError("these heads have neither blocks nor projections: nothing to save")
     if config.root_conditioned and (format != "C" or config.own_projection):
@@ -81,15 +111,10 @@ def _check_format(config: MedusaConfig, format: HeadsFormat, lm_head: Any) -> No
         able.append("A")
     if not config.own_projection:
         able.append("C")
-    if format not in able:
+    if format.replace("B", "A") not in able:  # B has the tensors of A
         what = "own projections" if format == "C" else "a draft vocabulary (token_map)"
         raise UserError(
             f"format {format} cannot hold heads with {what}: save as {' or '.join(able)}"
-        )
-    if format != "C" and not config.own_projection and lm_head is None:
-        raise UserError(
-            f"format {format} needs a projection and these heads share the LM head: give the "
-            "model's LM head, or save as C"
         )
 
 
@@ -152,16 +177,3 @@ def _settings(
         # No tensor of this format tells the vocabulary, so the configuration has to.
         settings |= {"version": "2", "vocab_size": vocab_size}
     return settings
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `path` and renames, so that nobody ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes its files readable by their owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

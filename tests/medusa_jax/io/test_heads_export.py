@@ -205,7 +205,7 @@ def test_failed_write_leaves_the_old_heads(tmp_path):
     save(tmp_path, C, random_heads(C), "C")
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()  # nothing can be renamed onto a folder
-    with pytest.raises(UserError, match="cannot write heads"):
+    with pytest.raises(UserError, match="cannot write .*config.json"):
         save(tmp_path, C, random_heads(C), "C")
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"medusa_lm_head.safetensors", "config.json"}

@@ -1,0 +1,26 @@
+"""MEDUSA-1 for Llama-3-8B-Instruct, which the paper does not have; its numbers for Vicuna-7B.
+
+  python -m train.main --config=configs/llama3_8b_medusa1.py --workdir=runs/llama3_8b_medusa1 \\
+    --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
+
+The heads share the LM head: with 128k tokens, five projections would have 2.6 billion weights.
+Replies of the model itself (`python -m train.self_distill`) suit the heads better than ShareGPT's,
+which another model wrote.
+
+Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hours: not measured here. Expected: not measured here.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vicuna_7b_medusa1
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    c = vicuna_7b_medusa1.get_config()
+    c.model = "meta-llama/Meta-Llama-3-8B-Instruct"
+    c.own_projection = False
+    c.export_format = "C"
+    c.export_dtype = "bfloat16"
+    return c

@@ -1,0 +1,22 @@
+"""MEDUSA-1 for Vicuna-13B v1.5: as for 7B (paper, section 2.2.1, appendix B).
+
+  python -m train.main --config=configs/vicuna_13b_medusa1.py --workdir=runs/vicuna_13b_medusa1 \\
+    --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
+
+Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hours: not in the paper; not measured here.
+Expected: paper: 2.33 times the speed (figure 3). The authors' first release (Vicuna v1.3, learning
+rate 1e-3, heads summed without weights, 537 steps of 128) logged top-1 .59 .34 .22 .15 .12 and
+top-5 .82 .58 .44 .35 .31 on its training data.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vicuna_7b_medusa1
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    c = vicuna_7b_medusa1.get_config()
+    c.model = "lmsys/vicuna-13b-v1.5"
+    return c

@@ -1,0 +1,26 @@
+"""Self-distilled MEDUSA-2 for Vicuna-33B v1.3 in one stage (paper, section 2.3.2, appendix B).
+
+  python -m train.self_distill --model lmsys/vicuna-33b-v1.3 --prompts sharegpt.json \\
+    --output replies.jsonl
+  python -m train.main --config=configs/vicuna_33b_selfdistill.py --config.data=replies.jsonl \\
+    --workdir=runs/vicuna_33b_selfdistill
+
+Data: about 100k conversations: the human turns of ShareGPT, answered by the model at temperature
+0.3.
+Hardware: the authors' files are for 8 GPUs.
+Hours: not in the paper; not measured here.
+Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01
+tokens per step by typical acceptance (table 1).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import zephyr_7b_selfdistill
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    c = zephyr_7b_selfdistill.get_config()
+    c.model = "lmsys/vicuna-33b-v1.3"
+    c.accumulate = 16
+    return c

@@ -1,0 +1,71 @@
+"""Writes what a run has learned in the formats that other software reads.
+
+Examples:
+  python -m train.export --workdir runs/smollm2 --format C --output heads
+  python -m train.export --workdir runs/vicuna_7b_medusa2/stage2 --format B --output vicuna-medusa
+
+Format B is the whole model with its heads, for the original code: `infer.generate --model DIR`.
+A (also TGI, TensorRT-LLM), C (also TGI) and vllm are heads alone: `--medusa DIR`. Where training
+changed the backbone too, DIR has two folders, `backbone` and `heads`, and the heads'
+`config.json` names the backbone. LoRA adapters are merged into the weights.
+"""
+
+from pathlib import Path
+from typing import cast
+
+from absl import flags
+
+from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.errors import UserError
+from medusa_jax.io.heads_export import ExportFormat
+from medusa_jax.sharding import make_mesh
+from train.checkpoints import read_params
+from train.exports import check_empty, export_run
+from train.run_files import read_run
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_FORMAT = flags.DEFINE_enum(
+    "format", None, ["A", "B", "C", "vllm"], "See above. Default: the run's config.export_format."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Which checkpoint. Default: the last one.", lower_bound=0
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16", "float16"],
+    "Of the weights. Default: the run's config.export_dtype.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Exports a checkpoint of a run."""
+    del argv
+    if _WORKDIR.value is None or _OUTPUT.value is None:
+        raise UserError("--workdir and --output are both needed: see --help")
+    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+    settings, token_map = read_run(workdir)
+    check_empty(output)
+    setup_compilation_cache()
+    mesh = make_mesh(data=1, fsdp=-1)
+    step, params = read_params(workdir, mesh, _STEP.value)
+    export_run(
+        output,
+        settings,
+        params,
+        token_map=token_map,
+        mesh=mesh,
+        format=cast("ExportFormat | None", _FORMAT.value),
+        dtype=_DTYPE.value,
+    )
+    print(f"step {step} written to {output}")
+
+
+def run() -> None:
+    """Entry point of `python -m train.export`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,156 @@
+"""The model "random:tiny": random weights and a byte tokenizer, made on the spot, never downloaded.
+
+It is the size of stories260K. The weights are the same on every machine and in every run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+import medusa_jax
+from medusa_jax import MedusaLM
+from medusa_jax.config import LlamaConfig
+from medusa_jax.io import heads as head_files
+from medusa_jax.io import hub
+from medusa_jax.io.default_model import default_model_path
+from medusa_jax.io.gguf_config import read_config
+from medusa_jax.io.gguf_file import read_header
+from medusa_jax.io.hf_config import parse_config, read_json
+from medusa_jax.io.model import LoadedModel, load_model
+from medusa_jax.io.placement import place_params
+from medusa_jax.io.tokenizer import quiet_transformers
+from medusa_jax.io.weights import param_shapes
+from medusa_jax.tree import build_tree
+
+RANDOM_TINY = "random:tiny"
+
+_END = "<|im_end|>"
+# Padded to a multiple of 8, so that a vocabulary axis divides over the devices of a test.
+_SPECIAL = ("<|im_start|>", _END, *(f"<|unused_{i}|>" for i in range(6)))
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_CONFIG = LlamaConfig(
+    vocab_size=256 + len(_SPECIAL),
+    hidden_size=64,
+    intermediate_size=176,
+    num_layers=5,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=8,
+    max_position=1024,
+    tie_embeddings=True,
+)
+_SEED = 0
+
+
+def load_base(model: str | None, dtype: Any, mesh: jax.sharding.Mesh | None = None) -> LoadedModel:
+    """A backbone to train or export.
+
+    Args:
+      model: "random:tiny", or what `medusa_jax.load` takes.
+      dtype: of the parameters.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
+
+    Raises:
+      UserError: the model cannot be found or read.
+    """
+    if model == RANDOM_TINY:
+        params = place_params(_weights(np.dtype(dtype)), mesh)
+        tokenizer = byte_tokenizer()
+        return LoadedModel(_CONFIG, params, tokenizer, (tokenizer.eos_token_id,), Path(RANDOM_TINY))
+    return load_model(str(default_model_path()) if model is None else model, dtype, mesh)
+
+
+def base_config(model: str | None) -> LlamaConfig:
+    """The network of a model, without its weights.
+
+    Args:
+      model: see `load_base`.
+
+    Raises:
+      UserError: the model cannot be found or read.
+    """
+    if model == RANDOM_TINY:
+        return _CONFIG
+    path = default_model_path() if model is None else hub.resolve(model)
+    if path.is_file():
+        return read_config(read_header(path))
+    return parse_config(read_json(path / "config.json"))
+
+
+def load_lm(
+    model: str | None,
+    medusa: str | None = None,
+    *,
+    dtype: str,
+    mesh: jax.sharding.Mesh | None = None,
+) -> MedusaLM:
+    """A backbone, and the heads to start from where some are named.
+
+    Args:
+      model: "random:tiny", or what `medusa_jax.load` takes.
+      medusa: heads (folder, file or hub id); None: none.
+      dtype: "float32" or "bfloat16".
+      mesh: see `load_base`.
+
+    Raises:
+      UserError: anything missing, unreadable or that does not fit together.
+    """
+    if model != RANDOM_TINY:
+        return medusa_jax.load(model, medusa or "none", dtype=dtype, tree="chain:0", mesh=mesh)
+    base = load_base(model, jnp.dtype(dtype), mesh)
+    heads_config = heads_params = None
+    if medusa is not None:
+        heads_config, heads_params = head_files.load_heads(
+            medusa if Path(medusa).is_file() else hub.resolve(medusa),
+            hidden_size=_CONFIG.hidden_size,
+            vocab_size=_CONFIG.vocab_size,
+            dtype=jnp.dtype(dtype),
+            mesh=mesh,
+        )
+    return MedusaLM(
+        config=base.config,
+        params=base.params,
+        heads_config=heads_config,
+        heads_params=heads_params,
+        tokenizer=base.tokenizer,
+        eos_ids=base.eos_ids,
+        dtype=dtype,
+        tree=jax.device_put(build_tree([])),
+    )
+
+
+def byte_tokenizer() -> Any:
+    """A transformers tokenizer: its tokens are bytes and ChatML's marks; with a template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in _SPECIAL])
+    with quiet_transformers() as transformers:
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            eos_token=_END,
+            pad_token=_END,
+            chat_template=_CHAT_TEMPLATE,
+            model_max_length=_CONFIG.max_position,
+            clean_up_tokenization_spaces=False,
+        )
+
+
+def _weights(dtype: np.dtype) -> dict[str, Any]:
+    """Matrices with the variance 1 / in, so that hidden states keep their size; norms of one."""
+    rng = np.random.default_rng(_SEED)
+
+    def weight(shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) == 1:
+            return np.ones(shape, dtype)
+        return (rng.standard_normal(shape, np.float32) * shape[1] ** -0.5).astype(dtype)
+
+    return jax.tree.map(weight, param_shapes(_CONFIG), is_leaf=lambda x: isinstance(x, tuple))

@@ -1,0 +1,58 @@
+"""What a working folder keeps of a run beside its checkpoints: settings and draft vocabulary."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import write_text
+from medusa_jax.io.hf_config import read_json
+from train.settings import Settings, make_settings
+
+_SETTINGS = "settings.json"
+_TOKEN_MAP = "token_map.npy"
+
+
+def write_run(workdir: Path, settings: Settings, token_map: np.ndarray | None = None) -> None:
+    """Notes the settings and the draft vocabulary; for one process, at the start of a run.
+
+    Args:
+      workdir: exists.
+      settings: of the run.
+      token_map: int [Vd], token of each draft id; None: the heads propose from all tokens.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    write_text(workdir / _SETTINGS, json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    if token_map is None:
+        return
+    temporary = workdir / f".{_TOKEN_MAP}.{os.getpid()}.tmp.npy"
+    try:
+        np.save(temporary, np.asarray(token_map, np.int32))
+        temporary.replace(workdir / _TOKEN_MAP)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir} ({error.strerror})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_run(workdir: Path) -> tuple[Settings, np.ndarray | None]:
+    """The settings of a run, and its draft vocabulary (int32 [Vd]) if it has one.
+
+    Raises:
+      UserError: the folder holds no run, or its files are damaged.
+    """
+    if not (workdir / _SETTINGS).is_file():
+        raise UserError(f"{workdir} holds no run ({_SETTINGS} is missing): name its --workdir")
+    settings = make_settings(ConfigDict(read_json(workdir / _SETTINGS)))
+    if not (workdir / _TOKEN_MAP).is_file():
+        return settings, None
+    try:
+        return settings, np.load(workdir / _TOKEN_MAP, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{workdir / _TOKEN_MAP} cannot be read ({error})") from None
