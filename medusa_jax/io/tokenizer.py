@@ -10,6 +10,16 @@ from medusa_jax.errors import UserError
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+# Vicuna was published before tokenizers carried chat templates; this is the one it was trained with
+# (FastChat's "vicuna_v1.1").
+_VICUNA_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions.{% endif %}"
+    "{{ ' ' }}{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }}{{ ' ' }}"
+    "{% elif m['role'] == 'assistant' %}ASSISTANT: {{ m['content'] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -20,7 +30,8 @@ def load_tokenizer(folder: Path) -> Any:
         and `merges.txt`.
 
     Returns:
-      A transformers tokenizer.
+      A transformers tokenizer. One of a model with "vicuna" in its path has Vicuna's chat template
+      if it came without any.
 
     Raises:
       UserError: the files are missing or broken.
@@ -30,9 +41,12 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder} holds no tokenizer: it needs one of {', '.join(_FILES)}")
     with quiet_transformers() as transformers:
         try:
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise _broken(folder, error) from error
+    if not tokenizer.chat_template and "vicuna" in str(folder).lower():
+        tokenizer.chat_template = _VICUNA_TEMPLATE
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -84,3 +84,26 @@ def test_only_a_sentencepiece_model(stories15m, tmp_path):
             263,
             931,
         ]
+
+
+def test_vicuna_gets_the_template_that_it_was_trained_with(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "vicuna-7b-v1.5"
+    shutil.copytree(words, folder)
+    conversation = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Bye"},
+    ]
+    text = load_tokenizer(folder).apply_chat_template(
+        conversation, tokenize=False, add_generation_prompt=True
+    )
+    # FastChat's get_conv_template("vicuna_v1.1").get_prompt() of these turns, </s> being the end.
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions."
+    )
+    assert text == f"{system} USER: Hi ASSISTANT: Hello.worldUSER: Bye ASSISTANT:"
+    briefly = [{"role": "system", "content": "Be brief."}, *conversation[:1]]
+    text = load_tokenizer(folder).apply_chat_template(briefly, tokenize=False)
+    assert text == "Be brief. USER: Hi "
+    assert load_tokenizer(words).chat_template is None
