@@ -24,16 +24,16 @@ from absl import flags
 from infer import display
 from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
-from infer.bench.environment import environment
 from infer.bench.prompts import QUESTIONS
 from infer.bench.report import write_report
-from infer.bench.shapes import SHAPES
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.prompt_file import read_prompt_file
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.prompts import Prompt
+from medusa_jax.shapes import SHAPES
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     del argv
     _check_flags()
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
-    around = environment()
+    around = environment("infer.benchmark")
     _warn_if_busy(around)
     report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
     report = {"mode": "shape" if _SHAPE.value else "checkpoint"} | around | report

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-class _Partial(NamedTuple):
+class PartialAttention(NamedTuple):
     """Unnormalised softmax over one part of the keys; leading axes [B, K, G, T]."""
 
     top: jax.Array  # largest score, float32
@@ -19,8 +19,20 @@ class _Partial(NamedTuple):
     value: jax.Array  # sum of exp(score - top) * v, float32, trailing axis H
 
 
-def _attend(q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> _Partial:
-    """Softmax numerator and denominator over one set of keys; mask broadcasts to [B,1,1,T,S]."""
+def attend_part(
+    q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array
+) -> PartialAttention:
+    """Softmax numerator and denominator over one set of keys.
+
+    Args:
+      q_BKGTH: queries, grouped by the key head that they share; any float dtype.
+      k_BKHS: keys in q's dtype.
+      v_BKSH: values.
+      mask: bool, broadcasts to [B, 1, 1, T, S]; True where a query sees a key. May be all False.
+
+    Returns:
+      The part, in float32.
+    """
     exact = "highest" if q_BKGTH.dtype == jnp.float32 else None
     B, K, G, T, H = q_BKGTH.shape
     # G and T fold into one axis: a plain batched matrix product per key head.
@@ -40,14 +52,14 @@ def _attend(q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.
         precision=exact,
         preferred_element_type=jnp.float32,
     )
-    return _Partial(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
+    return PartialAttention(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
 
 
-def _merge(a: _Partial, b: _Partial) -> _Partial:
+def _merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
     """Log-sum-exp merge of two disjoint sets of keys."""
     top = jnp.maximum(a.top, b.top)
     scale_a, scale_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
-    return _Partial(
+    return PartialAttention(
         top,
         a.total * scale_a + b.total * scale_b,
         a.value * scale_a[..., None] + b.value * scale_b[..., None],
@@ -74,7 +86,8 @@ def attention(
       mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
         see itself.
       position_BT: int32 absolute positions of the new tokens.
-      prefix: cached keys [B, K, H, S] and values [B, K, S, H]; slot s holds position s.
+      prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
+        position s.
       prefix_length_B: int32 number of valid slots per row.
       window: sliding window in tokens: keys at distance >= window are not seen.
 
@@ -88,12 +101,13 @@ def attention(
     mask = mask_BTT
     if window is not None:
         mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
-    part = _attend(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
+    part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
     if prefix is not None and prefix_length_B is not None:
         slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
         seen_BTS = slot_11S < prefix_length_B[:, None, None]
         if window is not None:
             seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
-        part = _merge(part, _attend(q_BKGTH, *prefix, seen_BTS[:, None, None]))
+        q_BKGTH = q_BKGTH.astype(prefix[0].dtype)  # a cache may be kept in a wider one
+        part = _merge(part, attend_part(q_BKGTH, *prefix, seen_BTS[:, None, None]))
     out_BKGTH = part.value / part.total[..., None]
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)

@@ -95,7 +95,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _help_text(module: str) -> str:
     """The module's docstring and flags, in the order in which they are defined."""
     name = sys.argv[0] if module == "__main__" else module
-    own = flags.FLAGS.get_flags_for_module(name)
+    own = flags.FLAGS.get_key_flags_for_module(name)
     entries = [_flag_help(flag) for flag in (*own, flags.FLAGS[_CACHE.name])]
     return "\n".join([(sys.modules[module].__doc__ or "").rstrip(), "", "Flags:", *entries])
 

@@ -1,6 +1,7 @@
 """Keys and values of committed tokens: one buffer per layer, a length per row."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ class KVCache:
     that a `lax.while_loop` updates without a copy.
 
     Attributes:
-      layers: per layer keys [B, K, H, S] and values [B, K, S, H]; slot s holds position s.
+      layers: per layer keys [B, K, H, S] and values [B, K, S, H] in their `storage_dtype`; slot s
+        holds position s.
       length_B: int32, valid slots of each row; slots beyond hold garbage.
     """
 
@@ -34,9 +36,19 @@ class KVCache:
         return self.layers[0][1].shape[2]
 
 
-def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype) -> KVCache:
-    """A cache of `capacity` slots for `batch` rows, none of them valid."""
-    heads, dim = config.num_kv_heads, config.head_dim
+def storage_dtype(dtype: Any) -> Any:
+    """What keys and values computed in `dtype` are kept in: on a CPU never bfloat16.
+
+    XLA's CPU backend writes one token into a bfloat16 buffer by widening, rounding and copying the
+    whole buffer, and reads it no faster than float32.
+    """
+    widened = dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return jnp.dtype(jnp.float32 if widened else dtype)
+
+
+def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:
+    """A cache of `capacity` slots for `batch` rows, none of them valid, for this compute dtype."""
+    heads, dim, dtype = config.num_kv_heads, config.head_dim, storage_dtype(dtype)
     layers = tuple(
         (
             jnp.zeros((batch, heads, dim, capacity), dtype),

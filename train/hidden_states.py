@@ -14,29 +14,44 @@ from rich.progress import track
 from medusa_jax import MedusaLM
 from medusa_jax.losses import IGNORE, shift_labels
 from medusa_jax.nn.llama import Llama, causal_mask
-from train.chat import Example
+from train.data.chat import Example
 
 _WIDTH_STEP = 64
 _TOKENS_PER_SHARD = 8192
+_LAYOUT = 2  # of a shard; older ones are not read
 
 
 @dataclasses.dataclass(frozen=True)
 class HiddenStates:
-    """Positions with at least one label.
+    """Positions of conversations, each followed by those behind it.
 
     Attributes:
-      hidden_ND: float16, inputs of the heads.
+      hidden_ND: float16, inputs of the heads; from a conversation's first label on.
       next_N: int32, the token after each position (what the base head predicts there).
       labels_NM: int32 vocabulary ids, or IGNORE.
+      used_P: int64, the positions that have a label.
     """
 
     hidden_ND: np.ndarray
     next_N: np.ndarray
     labels_NM: np.ndarray
+    used_P: np.ndarray
 
-    def batch(self, index: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The three arrays at some positions."""
-        return self.hidden_ND[index], self.next_N[index], self.labels_NM[index]
+    def batch(self, index: np.ndarray, following: int) -> dict[str, np.ndarray]:
+        """A batch of `Objective.loss` of some positions.
+
+        Args:
+          index: int [B, T], into `used_P`.
+          following: positions behind each whose hidden states go along: M for soft labels, or 0.
+        """
+        position = self.used_P[index]
+        # A row behind the end belongs to another conversation; there is no label for it then.
+        window = position[..., None] + np.arange(following + 1)
+        return {
+            "hidden": self.hidden_ND[np.minimum(window, len(self.hidden_ND) - 1)],
+            "next": self.next_N[position],
+            "labels": self.labels_NM[position],
+        }
 
 
 def compute(
@@ -63,11 +78,13 @@ def compute(
             _write(path, _run(forward, llama, lm, [examples[j] for j in shard], num_heads))
         with path.open("rb") as file, np.load(file) as part:
             parts.append((part["hidden"], part["next"], part["labels"]))
-    return HiddenStates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    hidden_ND, next_N, labels_NM = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    used_P = np.flatnonzero((labels_NM != IGNORE).any(axis=-1))
+    return HiddenStates(hidden_ND, next_N, labels_NM, used_P)
 
 
 def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> str:
-    digest = hashlib.sha256(repr((lm.config, lm.dtype, num_heads)).encode())
+    digest = hashlib.sha256(repr((_LAYOUT, lm.config, lm.dtype, num_heads)).encode())
     digest.update(np.asarray(lm.params["final_norm"]["scale"], np.float32).tobytes())
     for example in examples:
         digest.update(example.token_T.tobytes() + example.is_label_T.tobytes())
@@ -103,15 +120,21 @@ def _run(forward, llama: Llama, lm: MedusaLM, examples: Sequence[Example], num_h
     width = _width(examples)
     # A full shard has one shape per width, so that few programs are compiled.
     token_BT = np.zeros((max(_TOKENS_PER_SHARD // width, 1), width), np.int32)
-    labels_BTM = np.full((*token_BT.shape, num_heads), IGNORE, np.int32)
+    is_label_BT = np.zeros(token_BT.shape, bool)
+    segment_BT = np.zeros(token_BT.shape, np.int32)
     for row, example in enumerate(examples):
         length = len(example.token_T)
         token_BT[row, :length] = example.token_T
-        labels_BTM[row, :length] = shift_labels(example.token_T, example.is_label_T, num_heads)
+        is_label_BT[row, :length] = example.is_label_T
+        segment_BT[row, :length] = 1
+    token, is_label, segment = map(jnp.asarray, (token_BT, is_label_BT, segment_BT))
+    labels = shift_labels(token, is_label, segment, num_heads)
+    labels_BTM = np.asarray(labels)[:, :, 1:]
     hidden_BTD = np.asarray(forward(llama, lm.params, token_BT))
-    used_BT = (labels_BTM != IGNORE).any(axis=-1)
-    next_BT = np.roll(token_BT, -1, axis=1)  # a used position is never the last of its row
-    return hidden_BTD[used_BT], next_BT[used_BT], labels_BTM[used_BT]
+    next_BT = np.roll(token_BT, -1, axis=1)  # a position with a label is never the last of its row
+    has_label_BT = (labels_BTM != IGNORE).any(axis=-1)
+    kept_BT = (np.cumsum(has_label_BT, axis=1) > 0) & (segment_BT > 0)
+    return hidden_BTD[kept_BT], next_BT[kept_BT], labels_BTM[kept_BT]
 
 
 def _write(path: epath.Path, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

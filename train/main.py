@@ -17,10 +17,12 @@ from ml_collections import config_flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
+from train import distributed
 from train.settings import make_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, log and export.")
+flags.adopt_module_key_flags(distributed)
 
 
 def main(argv: list[str]) -> None:
@@ -29,6 +31,7 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
     settings = make_settings(_loaded(_CONFIG.value))
+    distributed.initialize_from_flags()
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
 

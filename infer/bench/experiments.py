@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from infer.bench.timing import time_loop
 from medusa_jax import MedusaLM, kv_cache
-from medusa_jax.attention import _attend
+from medusa_jax.attention import attend_part
 from medusa_jax.config import LlamaConfig
 from medusa_jax.kv_cache import KVCache
 from medusa_jax.nn.layers import RMSNorm
@@ -189,7 +189,7 @@ def xla_attention(q_BRNH, k_BSKH, v_BSKH, length_B) -> tuple[jax.Array, jax.Arra
     q_BKGRH = q_BRNH.reshape(B, R, K, N // K, H).transpose(0, 2, 3, 1, 4)
     seen_BS = jnp.arange(S, dtype=jnp.int32)[None] < length_B[:, None]
     k_BKHS, v_BKSH = k_BSKH.transpose(0, 2, 3, 1), v_BSKH.swapaxes(1, 2)
-    part = _attend(q_BKGRH, k_BKHS, v_BKSH, seen_BS[:, None, None, None])
+    part = attend_part(q_BKGRH, k_BKHS, v_BKSH, seen_BS[:, None, None, None])
     out_BKGRH = part.value / part.total[..., None]
     lse_BKGR = part.top + jnp.log(part.total)
     out = out_BKGRH.transpose(0, 3, 1, 2, 4).reshape(B, R, N, H).astype(q_BRNH.dtype)

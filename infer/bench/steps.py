@@ -12,7 +12,7 @@ from infer import display
 from infer.bench.experiments import run_experiments
 from infer.bench.shapes import random_lm, shape_trees
 from infer.bench.timing import copy_bandwidth
-from medusa_jax import MedusaLM, engine
+from medusa_jax import MedusaLM, engine, kv_cache
 from medusa_jax.tree import Tree
 
 STEPS = 64
@@ -130,4 +130,4 @@ def _cache_bytes(lm: MedusaLM) -> int:
     """Bytes of the whole cache: attention reads all slots, also those that it masks."""
     c = lm.config
     values = 2 * c.num_layers * c.num_kv_heads * c.head_dim * CAPACITY
-    return values * jnp.dtype(lm.dtype).itemsize
+    return values * kv_cache.storage_dtype(jnp.dtype(lm.dtype)).itemsize

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from infer.bench.contenders import Answer, Contender
-from infer.bench.environment import cores
 from medusa_jax import MedusaLM
-from medusa_jax.config import LlamaConfig, RopeConfig
-
-_ATTENTION = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
-_MLP = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+from medusa_jax.config import LlamaConfig
+from medusa_jax.environment import cores
+from medusa_jax.io.transformers_model import to_transformers
 
 
 def missing_reason(config: LlamaConfig, path: Path) -> str | None:
@@ -98,73 +95,15 @@ def _load(lm: MedusaLM, path: Path) -> Any:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    auto, dtype = transformers.AutoModelForCausalLM, getattr(_torch(), lm.dtype)
     if path.is_dir():
-        model = auto.from_pretrained(path, dtype=dtype, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(_torch(), lm.dtype), local_files_only=True
+        )
     else:
-        model = auto.from_config(_llama_config(lm.config), dtype=dtype)
-        model.load_state_dict(_state_dict(lm.config, lm.params))
+        model = to_transformers(lm.config, lm.params, lm.dtype)
     # A folder's own settings (penalties, sampling) would otherwise fill in what ours leave open.
     model.generation_config = transformers.GenerationConfig()
     return model
-
-
-def _llama_config(c: LlamaConfig) -> Any:
-    import transformers
-
-    return transformers.LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.hidden_size,
-        intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_layers,
-        num_attention_heads=c.num_heads,
-        num_key_value_heads=c.num_kv_heads,
-        head_dim=c.head_dim,
-        max_position_embeddings=c.max_position,
-        rms_norm_eps=c.rms_norm_eps,
-        tie_word_embeddings=c.tie_embeddings,
-        attention_bias=c.qkv_bias,
-        mlp_bias=c.mlp_bias,
-        rope_parameters=_rope_parameters(c.rope),
-    )
-
-
-def _rope_parameters(rope: RopeConfig) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
-    if rope.kind != "default":
-        parameters["factor"] = rope.factor
-    if rope.kind == "llama3":
-        parameters |= {
-            "low_freq_factor": rope.low_freq_factor,
-            "high_freq_factor": rope.high_freq_factor,
-            "original_max_position_embeddings": rope.original_max_position,
-        }
-    return parameters
-
-
-def _state_dict(config: LlamaConfig, params: dict[str, Any]) -> dict[str, Any]:
-    """Our backbone parameters under transformers' names."""
-    head = params["embed" if config.tie_embeddings else "lm_head"]["weight"]
-    named = {
-        "model.embed_tokens.weight": params["embed"]["weight"],
-        "model.norm.weight": params["final_norm"]["scale"],
-        "lm_head.weight": head,
-    }
-    for i in range(config.num_layers):
-        layer, prefix = params[f"layers_{i}"], f"model.layers.{i}."
-        named[prefix + "input_layernorm.weight"] = layer["attn_norm"]["scale"]
-        named[prefix + "post_attention_layernorm.weight"] = layer["mlp_norm"]["scale"]
-        for block, names in (("attn", _ATTENTION), ("mlp", _MLP)):
-            theirs = "self_attn." if block == "attn" else "mlp."
-            for ours, name in names.items():
-                for part, value in layer[block][ours].items():
-                    named[f"{prefix}{theirs}{name}.{part}"] = value
-    return {name: _tensor(value) for name, value in named.items()}
-
-
-def _tensor(value: jax.Array) -> Any:
-    # By way of float32, which holds every bfloat16: numpy has no bfloat16 that torch reads.
-    return _torch().from_numpy(np.array(value, dtype=np.float32))
 
 
 def _torch() -> Any:

@@ -30,8 +30,8 @@ def load_tokenizer(folder: Path) -> Any:
         and `merges.txt`.
 
     Returns:
-      A transformers tokenizer. One of a model with "vicuna" in its path has Vicuna's chat template
-      if it came without any.
+      A transformers tokenizer. One whose folder or repository is named "vicuna" has Vicuna's chat
+      template if it came without any.
 
     Raises:
       UserError: the files are missing or broken.
@@ -44,7 +44,8 @@ def load_tokenizer(folder: Path) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise _broken(folder, error) from error
-    if not tokenizer.chat_template and "vicuna" in str(folder).lower():
+    names = folder.absolute().parts[-3:]  # a cached hub repository is two levels up
+    if not tokenizer.chat_template and any("vicuna" in name.lower() for name in names):
         tokenizer.chat_template = _VICUNA_TEMPLATE
     return tokenizer
 

@@ -28,7 +28,7 @@ def to_transformers(config: LlamaConfig, params: dict[str, Any], dtype: str) -> 
       UserError: Hugging Face has no configuration for this network.
     """
     torch = importlib.import_module("torch")
-    flat = flatten_dict(params)
+    flat: dict[Any, Any] = dict(flatten_dict(params))
     tensors = {key: _tensor(torch, flat[path]) for path, key in hf_keys(config).items()}
     if config.tie_embeddings:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medusa_jax.quantize import widened
+
 Initializer = Callable[..., jax.Array]
 _INIT: Initializer = nn.initializers.normal(0.02)
 
@@ -64,7 +66,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., in] -> [..., features]."""
         weight = self.param("weight", _INIT, (self.features, x.shape[-1]), jnp.float32)
-        y = project(x, weight, self.dtype)
+        y = project(x, widened(weight, self.dtype), self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + jnp.expand_dims(bias.astype(jnp.float32), tuple(range(y.ndim - 1)))

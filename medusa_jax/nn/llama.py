@@ -97,17 +97,20 @@ class Llama(nn.Module):
     Attributes:
       config: the architecture.
       dtype: compute dtype; norms, rotations and softmax are float32 all the same.
+      remat: layers keep only their input for the backward pass and are computed again there.
     """
 
     config: LlamaConfig
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
         c = self.config
         windows = c.windows or (None,) * c.num_layers
+        layer = nn.remat(Layer) if self.remat else Layer
         self.embed = _Matrix((c.vocab_size, c.hidden_size))
-        self.layers = [Layer(c, self.dtype, window) for window in windows]
+        self.layers = [layer(c, self.dtype, window) for window in windows]
         self.final_norm = RMSNorm(c.rms_norm_eps)
         if not c.tie_embeddings:
             self.lm_head = _Matrix((c.vocab_size, c.hidden_size))
@@ -169,3 +172,13 @@ class _Matrix(nn.Module):
 def causal_mask(length: int) -> jax.Array:
     """bool [1, T, T]: every token sees itself and what precedes it."""
     return jnp.tril(jnp.ones((1, length, length), jnp.bool_))
+
+
+def packed_mask(segment_BT: jax.Array) -> jax.Array:
+    """bool [B, T, T]: causal, within each document of sequences packed with several.
+
+    Args:
+      segment_BT: int, the number of each token's document; padding counts as one.
+    """
+    same = segment_BT[:, :, None] == segment_BT[:, None, :]
+    return same & causal_mask(segment_BT.shape[1])

@@ -67,31 +67,50 @@ def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(logits - expected).max() / np.ptp(expected))
 
 
-def copied_heads(lm: MedusaLM, noise: float = 0.0) -> MedusaLM:
-    """With heads that all equal the LM head, or that differ by noise in their blocks."""
+def copied_heads(lm: MedusaLM) -> MedusaLM:
+    """With heads that all equal the LM head, as before training."""
     config = MedusaConfig(NUM_HEADS, lm.config.hidden_size, lm.config.vocab_size)
     params = init_heads(config, _lm_head(lm), jnp.float32)
-    shape = params["blocks"]["weight"].shape
-    params["blocks"]["weight"] = noise * jax.random.normal(jax.random.key(0), shape)
     return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
 
 
 def fitted_heads(
-    lm: MedusaLM, prompts: Sequence[list[int]], continuations: Sequence[list[int]]
+    lm: MedusaLM,
+    prompts: Sequence[list[int]],
+    continuations: Sequence[list[int]],
+    *,
+    draft_vocab: bool = False,
 ) -> MedusaLM:
-    """With heads fitted to these continuations by least squares: right often, but not always."""
-    D, V = lm.config.hidden_size, lm.config.vocab_size
-    config = MedusaConfig(NUM_HEADS, D, V, own_projection=True)
-    params = init_heads(config, _lm_head(lm), jnp.float32)
-    texts = [[*p, *c] for p, c in zip(prompts, continuations, strict=True)]
+    """With heads trained on these continuations, by least squares: right often, but not always.
+
+    `draft_vocab` lets them propose the tokens of these texts only, which a large vocabulary needs.
+    """
+    texts = [np.array([*p, *c]) for p, c in zip(prompts, continuations, strict=True)]
+    V, D = _lm_head(lm).shape
+    token_map = np.unique(np.concatenate(texts)) if draft_vocab else np.arange(V)
+    Vd = len(token_map)
+    config = MedusaConfig(NUM_HEADS, D, Vd, own_projection=True, draft_vocab=draft_vocab)
+    draft_ids = token_map.astype(np.int32) if draft_vocab else None
+    params = init_heads(config, _lm_head(lm), jnp.float32, draft_ids)
     hidden = [forward(lm, text)[0] for text in texts]
     weights = []
     for k in range(1, NUM_HEADS + 1):
         x = np.concatenate([h[: -k - 1] for h in hidden])
-        token = np.concatenate([text[k + 1 :] for text in texts])
-        weights.append(np.linalg.lstsq(x, np.eye(V, dtype=np.float32)[token])[0].T)
+        token = np.searchsorted(token_map, np.concatenate([text[k + 1 :] for text in texts]))
+        weights.append(np.linalg.lstsq(x, np.eye(Vd, dtype=np.float32)[token])[0].T)
     params["projection"]["weight"] = jnp.asarray(np.stack(weights), jnp.float32)
     return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
+
+
+def random_heads(lm: MedusaLM) -> MedusaLM:
+    """With heads of the same shape at random; what is compiled for lm so far serves them too."""
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    params = jax.tree.map(
+        lambda x: x if x.dtype == jnp.int32 else jax.random.normal(next(keys), x.shape),
+        lm.heads_params,
+    )
+    compiled = {key: value for key, value in lm.executables.items() if key[0] != "params"}
+    return dataclasses.replace(lm, heads_params=params, executables=compiled)
 
 
 def _lm_head(lm: MedusaLM) -> jax.Array:

@@ -1,5 +1,6 @@
 """The decode loop against a token-by-token walk without a cache, and what compiles and copies."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -133,7 +134,7 @@ def test_sampled_rows_depend_on_their_own_key_alone(lm):
     options = {"acceptance": "typical", "temperature": 1.5, "sampled_root": True, "seed": 3}
     together = rows(run(lm, PROMPTS, [20] * 3, **options))
     for i, prompt in enumerate(PROMPTS):
-        assert rows(run(lm, [prompt], [20], first_row=i, **options))[0] == together[i]
+        assert rows(run(lm, [prompt], [20], numbers=[i], **options))[0] == together[i]
     assert rows(run(lm, PROMPTS, [20] * 3, **options | {"seed": 4})) != together
 
 
@@ -156,19 +157,32 @@ def test_one_compilation_serves_all_requests(lm, caplog):
     assert len([key for key in fresh.executables if key[0] == "decode"]) == 1
 
 
+def bfloat16(lm):
+    """The same model, computed in bfloat16."""
+
+    def half(x):
+        return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
+    params, heads = jax.tree.map(half, (lm.params, lm.heads_params))
+    changes = {"params": params, "heads_params": heads, "dtype": "bfloat16", "executables": {}}
+    return dataclasses.replace(lm, **changes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tree", ["chain:0", "chain:1", "mc_sim_7b_63"])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size):
-    lm = lm.with_tree(tree)
+def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
+    lm = (lm if dtype == "float32" else bfloat16(lm)).with_tree(tree)
     decoder = engine.make_decoder(lm)
     request = engine.make_request([8] * batch_size)
     batch = engine.start(lm, decoder, request, PROMPTS[:batch_size], 8)
     params = engine.active_params(lm)
     lowered = decode.decode.lower(decoder, params, lm.tree, request, batch.state, jnp.int32(4))
     hlo = lowered.compile().as_text()
-    shapes = {x.shape for layer in batch.state.cache.layers for x in layer}
-    for shape in shapes:
-        text = re.escape(f"f32[{','.join(map(str, shape))}]")
-        assert re.search(rf"{text}\S* parameter\(", hlo)
-        copies = re.findall(rf"= {text}\S* (?:copy|transpose)\(.*", hlo)
+    buffers = {(x.shape, x.dtype) for layer in batch.state.cache.layers for x in layer}
+    for shape, kept in buffers:
+        text = rf"\[{','.join(map(str, shape))}\]"
+        name = {"float32": "f32", "bfloat16": "bf16"}[kept.name]
+        assert re.search(rf"{name}{text}\S* parameter\(", hlo)
+        copies = re.findall(rf"= \w+{text}\S* (?:copy|transpose|convert|bitcast-convert)\(.*", hlo)
         assert not copies, copies

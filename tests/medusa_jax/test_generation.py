@@ -1,13 +1,14 @@
 """The Python API on a real model: results, streams, batches, and what it refuses."""
 
 import dataclasses
+import signal
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax import GenerationConfig, UserError
+from medusa_jax import GenerationConfig, UserError, engine
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.heads_export import save_heads
 from medusa_jax.nn.heads import init_heads
@@ -53,6 +54,29 @@ def test_batches_keep_order_and_texts(lm, batch_size):
     results = medusa_jax.generate(lm, PROMPTS, batch_size=batch_size, max_new_tokens=20)
     assert [r.prompt for r in results] == PROMPTS
     assert [r.text for r in results] == expected
+
+
+def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
+    calls, advance = [], engine.advance
+
+    def interrupted(lm, batch, max_steps):
+        calls.append(max_steps)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return advance(lm, batch, max_steps)
+
+    fresh = dataclasses.replace(lm, executables={})
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    assert len(calls) == 2
+    whole = medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    assert max(result.num_steps for result in whole) > calls[0]  # so it took several calls too
+    assert [result.token_ids for result in whole] == [
+        medusa_jax.generate(lm, [prompt], max_new_tokens=40)[0].token_ids for prompt in PROMPTS
+    ]
+    assert len([key for key in fresh.executables if key[0] == "decode"]) == 1
 
 
 def test_stream_adds_up_to_generate(lm):

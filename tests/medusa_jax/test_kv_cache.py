@@ -1,5 +1,6 @@
 """The cache writes what it is told, where it is told, for every row on its own."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,3 +56,11 @@ def test_select_picks_nodes_of_each_row():
 
 def test_capacity():
     assert kv_cache.empty_cache(CONFIG, 1, 12, jnp.bfloat16).capacity == 12
+
+
+def test_bfloat16_is_kept_wider_on_a_cpu_only():
+    kept = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    assert kv_cache.storage_dtype(jnp.bfloat16) == kept
+    assert kv_cache.storage_dtype(jnp.float32) == jnp.float32
+    cache = kv_cache.empty_cache(CONFIG, 1, 12, jnp.bfloat16)
+    assert {x.dtype for layer in cache.layers for x in layer} == {jnp.dtype(kept)}

@@ -1,63 +1,152 @@
-"""Label shifts and the Medusa-1 loss against loops written from the equation."""
+"""Labels and losses against loops over single positions."""
 
+import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from medusa_jax.losses import IGNORE, medusa1_loss, shift_labels
+from medusa_jax.losses import (
+    IGNORE,
+    OUTSIDE,
+    TOP,
+    count_labels,
+    divergence_sum,
+    followed_nodes,
+    head_sums,
+    shift_labels,
+)
+from medusa_jax.tree import build_tree, load_tree
+from tests.medusa_jax.packed import quick_jit
+
+TREE_PATHS = [[0], [1], [2], [0, 0], [0, 1], [1, 0], [2, 2], [0, 0, 0], [0, 1, 0], [1, 0, 2]]
 
 
-def test_head_k_is_labelled_with_the_token_at_t_plus_k_plus_1():
-    tokens = np.arange(100, 110, dtype=np.int32)
-    labels = shift_labels(tokens, np.ones(10, bool), 3)
-    for t in range(10):
-        for head in (1, 2, 3):
-            target = t + head + 1
-            assert labels[t, head - 1] == (tokens[target] if target < 10 else IGNORE)
+jitted_sums = quick_jit(head_sums)
+jitted_labels = quick_jit(shift_labels, static_argnums=3)
 
 
-def test_masked_tokens_are_never_labels():
+@st.composite
+def packed_rows(draw):
+    """(token, is_label, segment), each [2, T]; documents of any length, and padding behind them."""
+    length = draw(st.sampled_from([1, 6, 13]))
+    segment = np.zeros((2, length), np.int32)
+    for row in segment:
+        sizes = draw(st.lists(st.integers(1, 6), max_size=5))
+        documents = np.repeat(np.arange(1, len(sizes) + 1), sizes)[:length]
+        row[: len(documents)] = documents
+    flags = st.lists(st.booleans(), min_size=2 * length, max_size=2 * length)
+    is_label = np.array(draw(flags)).reshape(2, length)
+    return np.arange(2 * length, dtype=np.int32).reshape(2, length), is_label, segment
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(packed_rows(), st.sampled_from([0, 1, 5]))
+def test_labels_of_every_position_and_head(rows, num_heads):
+    token, is_label, segment = rows
+    labels = np.asarray(jitted_labels(token, is_label, segment, num_heads))
+    assert labels.dtype == np.int32
+    assert labels.shape == (*token.shape, num_heads + 1)
+    length = token.shape[1]
+    for b, t, k in np.ndindex(labels.shape):
+        ahead = t + k + 1  # k = 0 is the base head, which predicts the next token
+        is_there = ahead < length and is_label[b, ahead] and segment[b, t] > 0
+        wanted = token[b, ahead] if is_there and segment[b, ahead] == segment[b, t] else IGNORE
+        assert labels[b, t, k] == wanted
+
+
+def test_an_empty_row_has_no_labels():
+    empty = np.zeros((1, 0), np.int32)
+    assert shift_labels(empty, empty.astype(bool), empty, 3).shape == (1, 0, 4)
+
+
+def test_labels_are_counted_per_head():
+    labels = np.full((2, 3, 4), IGNORE, np.int32)
+    labels[:, :, 1] = OUTSIDE
+    labels[0, :, 2] = [0, 5, OUTSIDE]
+    labels[:, :, 3] = 7
+    count_M = count_labels(jnp.asarray(labels))
+    assert count_M.dtype == jnp.float32
+    np.testing.assert_array_equal(count_M, [1, 1, 2, 6])  # 1: nothing is ever divided by zero
+
+
+def random_problem(shape, V, seed=0):
+    """Logits of a few values only, so that there are ties, and labels with and without one."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-4, 5, (*shape, V)).astype(np.float32) / 2
+    labels = rng.integers(0, V, shape).astype(np.int32)
+    labels[rng.random(shape) < 0.2] = IGNORE
+    labels[rng.random(shape) < 0.1] = OUTSIDE
+    return logits, labels, rng.normal(size=logits.shape).astype(np.float32)
+
+
+def log_softmax(x):
+    x = np.asarray(x, np.float64)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5, 3), (11, 3)])
+def test_head_sums(shape, soft):
+    logits, labels, teacher = random_problem(shape, 9)
+    out = jitted_sums(logits, labels, teacher=teacher if soft else None)
+    loss, hits = np.zeros(shape[-1]), np.zeros((TOP, shape[-1]))
+    for where in np.ndindex(shape):
+        label = labels[where]
+        if label < 0:
+            continue
+        target = np.exp(log_softmax(teacher[where])) if soft else np.eye(9)[label]
+        loss[where[-1]] -= target @ log_softmax(logits[where])
+        better = sum(other > logits[where][label] for other in logits[where])
+        hits[better:, where[-1]] += 1
+    np.testing.assert_allclose(out["loss"], loss, rtol=1e-5)
+    np.testing.assert_array_equal(out["hits"], hits)
+    num_labels = (labels != IGNORE).reshape(-1, shape[-1]).sum(0)
+    np.testing.assert_array_equal(out["labels"], num_labels)
+    assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype("float32")}
+    assert "accepted" not in out
+
+
+def test_accepted_nodes_are_those_whose_whole_path_has_the_labels_ranks():
+    logits, labels, _ = random_problem((4, 60, 3), 5)
+    total = 0
+    for b, t in np.ndindex(4, 60):
+        own = [logits[b, t, k, max(label, 0)] for k, label in enumerate(labels[b, t])]
+        ranks = [
+            (logits[b, t, k] > own[k]).sum() if label >= 0 else -1
+            for k, label in enumerate(labels[b, t])
+        ]
+        total += sum(path == ranks[: len(path)] for path in TREE_PATHS)
+    assert total > 50  # else the test says little
+    tree = build_tree(TREE_PATHS)
+    assert jitted_sums(logits, labels, tree=tree)["accepted"] == total
+
+
+def test_followed_nodes_of_real_trees():
     rng = np.random.default_rng(0)
-    tokens, mask = rng.integers(0, 50, 30).astype(np.int32), rng.random(30) < 0.5
-    labels = shift_labels(tokens, mask, 4)
-    for t in range(30):
-        for head in range(4):
-            target = t + head + 2
-            expected = tokens[target] if target < 30 and mask[target] else IGNORE
-            assert labels[t, head] == expected
+    rank = np.minimum(rng.geometric(0.5, (300, 5)) - 1, 9).astype(np.int32)
+    for name in ("mc_sim_7b_63", "chain:3", "chain:0"):
+        tree = load_tree(name)
+        paths = {(): 0}
+        for node in range(1, tree.R):
+            ancestors = np.flatnonzero(tree.mask_RR[node])[1:]
+            paths[tuple(int(tree.rank_R[n]) for n in ancestors)] = len(ancestors)
+        wanted = [max(paths.get(tuple(row[:d]), 0) for d in range(6)) for row in rank.tolist()]
+        np.testing.assert_array_equal(quick_jit(followed_nodes)(tree, rank), wanted)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2])
-def test_short_sequences_have_no_labels(length):
-    labels = shift_labels(np.zeros(length, np.int32), np.ones(length, bool), 4)
-    assert labels.shape == (length, 4)
-    assert (labels == IGNORE).all()
+def test_divergence():
+    logits, labels, teacher = random_problem((3, 8), 7)
+    target, model = log_softmax(teacher), log_softmax(logits)
+    wanted = (np.exp(target) * (target - model)).sum(-1)[labels != IGNORE].sum()
+    out = quick_jit(divergence_sum)(teacher, logits, labels)
+    np.testing.assert_allclose(out, wanted, rtol=1e-5)
 
 
-def test_loss_equals_the_weighted_sum_of_mean_cross_entropies():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(20, 3, 7)) * 3
-    labels = rng.integers(0, 7, (20, 3)).astype(np.int32)
-    labels[rng.random((20, 3)) < 0.3] = IGNORE
-    loss, metrics = medusa1_loss(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), 0.8)
-    expected, top1, top5 = 0.0, [], []
-    for k in range(3):
-        rows = [n for n in range(20) if labels[n, k] != IGNORE]
-        probability = np.exp(logits[rows, k])
-        probability /= probability.sum(-1, keepdims=True)
-        own = probability[np.arange(len(rows)), labels[rows, k]]
-        expected += 0.8 ** (k + 1) * -np.log(own).mean()
-        rank = (probability > own[:, None]).sum(-1)
-        top1.append((rank < 1).mean())
-        top5.append((rank < 5).mean())
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["top1"], top1, rtol=1e-6)
-    np.testing.assert_allclose(metrics["top5"], top5, rtol=1e-6)
-
-
-def test_a_head_without_labels_adds_nothing():
-    logits = jnp.zeros((4, 2, 5))
-    labels = jnp.asarray([[1, IGNORE]] * 4, jnp.int32)
-    loss, metrics = medusa1_loss(logits, labels, 0.5)
-    np.testing.assert_allclose(loss, 0.5 * np.log(5), rtol=1e-6)
-    assert metrics["loss"][1] == 0
+def test_no_divergence_and_no_gradient_where_model_and_teacher_agree():
+    logits, labels, _ = random_problem((3, 8), 7)
+    function = quick_jit(jax.value_and_grad(divergence_sum, argnums=1))
+    value, gradient = function(logits + 3, logits, labels)
+    np.testing.assert_allclose(value, 0.0, atol=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)

@@ -113,12 +113,15 @@ def save_model(name: str, size: dict[str, int], folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def reference(folder: Path, prompt: list[int], num_new: int) -> Reference:
-    """Logits of a prompt and its greedy continuation by `num_new` tokens (fewer up to EOS)."""
+def reference(source: Path, prompt: list[int], num_new: int) -> Reference:
+    """Logits of a prompt and its greedy continuation by `num_new` tokens (fewer up to EOS).
+
+    The source is a folder or a GGUF file.
+    """
     token_BT = torch.tensor([prompt])
     with torch.inference_mode():
-        logits_TV = _fresh(folder)(token_BT).logits[0].numpy()
-        out = _fresh(folder).generate(
+        logits_TV = _fresh(source)(token_BT).logits[0].numpy()
+        out = _fresh(source).generate(
             token_BT,
             max_new_tokens=num_new,
             do_sample=False,
@@ -141,8 +144,12 @@ def clear_reference(folder: Path, length: int, num_new: int, vocab_size: int) ->
     raise AssertionError("unreachable")
 
 
-def _fresh(folder: Path) -> Any:
+def _fresh(source: Path) -> Any:
     # A new model each time: dynamic rope remembers the longest sequence it has seen.
+    gguf = source.suffix == ".gguf"
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32
+        source.parent if gguf else source,
+        gguf_file=source.name if gguf else None,
+        attn_implementation="eager",
+        dtype=torch.float32,
     ).eval()

@@ -1,11 +1,14 @@
 """Every supported architecture against transformers on torch: logits, and greedy decoding."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="pip install 'medusa-jax[parity]'")
 
+import medusa_jax  # noqa: E402
+from medusa_jax.io.cache import cache_dir  # noqa: E402
 from tests.medusa_jax.running import fitted_heads, forward, greedy, load_lm, relative_error  # noqa: E402
 from tests.parity import models  # noqa: E402
 
@@ -61,3 +64,15 @@ def test_old_spelling(name, tmp_path):
         raw["rope_scaling"] = rope | {"rope_type" if kind == "llama3" else "type": kind}
     path.write_text(json.dumps(raw))
     assert_same_logits(tmp_path, reference)
+
+
+def test_default_model_with_the_shipped_heads():
+    path = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.exists():
+        pytest.skip("the default model has not been downloaded yet")
+    golden = Path(__file__).resolve().parents[1] / "golden" / "default_model.json"
+    row = json.loads(golden.read_text())[0]
+    expected = models.reference(path, row["prompt"], len(row["continuation"])).continuation
+    assert expected == row["continuation"]
+    lm = medusa_jax.load(dtype="float32", tree="mc_sim_7b_63")
+    assert greedy(lm, [row["prompt"]], len(expected))[0] == [expected]

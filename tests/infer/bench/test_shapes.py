@@ -4,6 +4,7 @@ import pytest
 
 from infer.bench import shapes
 from medusa_jax import UserError
+from medusa_jax.io.weights import abstract_params
 
 
 # Published parameter counts, in billions.
@@ -11,7 +12,7 @@ from medusa_jax import UserError
     ("shape", "billions"), [("llama-1b", 1.24), ("llama-3b", 3.21), ("llama-7b", 6.74)]
 )
 def test_shapes_have_the_published_sizes(shape, billions):
-    leaves = jax.tree.leaves(shapes._backbone_shapes(shapes.SHAPES[shape]))
+    leaves = jax.tree.leaves(abstract_params(shapes.SHAPES[shape], "float32"))
     assert round(sum(leaf.size for leaf in leaves) / 1e9, 2) == billions
 
 

@@ -16,27 +16,9 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads import find_heads, load_heads
 from medusa_jax.sharding import make_mesh, param_shardings
+from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, assert_same, random_heads
 
-M, D, V = 3, 8, 24
-TOKEN_MAP = np.array([7, 0, 23, 4, 11], np.int32)
 BASE_CONFIG = {"hidden_size": D, "vocab_size": V, "num_attention_heads": 2, "medusa_num_heads": 2}
-
-
-def random_heads(config: MedusaConfig, dtype=np.float32) -> dict:
-    rng = np.random.default_rng(0)
-
-    def draw(*shape):
-        return rng.normal(size=shape).astype(dtype)
-
-    blocks = {"weight": draw(config.num_heads, config.num_layers, D, D)}
-    if config.bias:
-        blocks["bias"] = draw(config.num_heads, config.num_layers, D)
-    params = {"blocks": blocks}
-    if config.own_projection:
-        params["projection"] = {"weight": draw(config.num_heads, config.vocab_size, D)}
-    if config.draft_vocab:
-        params["token_map"] = TOKEN_MAP
-    return params
 
 
 def named_a(config: MedusaConfig, params: dict, prefix: str = "") -> dict[str, np.ndarray]:
@@ -86,16 +68,6 @@ def write_torch(file: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 def load(path, dtype=np.float32, hidden_size=D, vocab_size=V, mesh=None):
     return load_heads(path, hidden_size=hidden_size, vocab_size=vocab_size, dtype=dtype, mesh=mesh)
-
-
-def assert_same(loaded, config: MedusaConfig, params: dict):
-    """Equal configuration, tree, dtypes and bits."""
-    found_config, found = loaded
-    assert found_config == config
-    assert jax.tree.structure(found) == jax.tree.structure(params)
-    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
-        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-        assert np.ascontiguousarray(mine).tobytes() == np.ascontiguousarray(theirs).tobytes()
 
 
 HEADS = {

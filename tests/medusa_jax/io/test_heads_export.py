@@ -14,30 +14,12 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.heads import load_heads
 from medusa_jax.io.heads_export import save_heads
 from medusa_jax.nn.heads import MedusaHeads
+from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, assert_same, random_heads
 
-M, D, V = 3, 8, 24
-TOKEN_MAP = np.array([7, 0, 23, 4, 11], np.int32)
 A = MedusaConfig(M, D, V, own_projection=True)
 C = MedusaConfig(M, D, V)
 C_DRAFT = MedusaConfig(M, D, len(TOKEN_MAP), draft_vocab=True)
 VLLM_DRAFT = MedusaConfig(M, D, len(TOKEN_MAP), own_projection=True, draft_vocab=True)
-
-
-def random_heads(config: MedusaConfig, dtype=np.float32) -> dict:
-    rng = np.random.default_rng(0)
-
-    def draw(*shape):
-        return rng.normal(size=shape).astype(dtype)
-
-    blocks = {"weight": draw(config.num_heads, config.num_layers, D, D)}
-    if config.bias:
-        blocks["bias"] = draw(config.num_heads, config.num_layers, D)
-    params = {"blocks": blocks}
-    if config.own_projection:
-        params["projection"] = {"weight": draw(config.num_heads, config.vocab_size, D)}
-    if config.draft_vocab:
-        params["token_map"] = TOKEN_MAP
-    return params
 
 
 def save(folder, config, params, format, *, vocab_size=V, lm_head=None):
@@ -54,16 +36,6 @@ def save(folder, config, params, format, *, vocab_size=V, lm_head=None):
 
 def load(folder, dtype=np.float32):
     return load_heads(folder, hidden_size=D, vocab_size=V, dtype=dtype)
-
-
-def assert_same(loaded, config: MedusaConfig, params: dict):
-    """Equal configuration, tree, dtypes and bits."""
-    found_config, found = loaded
-    assert found_config == config
-    assert jax.tree.structure(found) == jax.tree.structure(params)
-    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
-        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-        assert np.ascontiguousarray(mine).tobytes() == np.ascontiguousarray(theirs).tobytes()
 
 
 SAVED = {
@@ -205,7 +177,7 @@ def test_failed_write_leaves_the_old_heads(tmp_path):
     save(tmp_path, C, random_heads(C), "C")
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()  # nothing can be renamed onto a folder
-    with pytest.raises(UserError, match="cannot write .*config.json"):
+    with pytest.raises(UserError, match=r"cannot write .*config\.json"):
         save(tmp_path, C, random_heads(C), "C")
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"medusa_lm_head.safetensors", "config.json"}

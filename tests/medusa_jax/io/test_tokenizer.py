@@ -86,8 +86,8 @@ def test_only_a_sentencepiece_model(stories15m, tmp_path):
         ]
 
 
-def test_vicuna_gets_the_template_that_it_was_trained_with(words, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "vicuna-7b-v1.5"
+def test_the_oldest_chat_models_get_the_template_they_were_trained_with(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models--lmsys--vicuna-7b-v1.5") / "snapshots" / "1"
     shutil.copytree(words, folder)
     conversation = [
         {"role": "user", "content": "Hi"},

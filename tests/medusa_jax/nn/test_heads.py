@@ -9,8 +9,8 @@ import pytest
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads, init_heads
+from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, random_heads
 
-M, D, V = 3, 8, 24
 CONFIGS = {
     "A": MedusaConfig(M, D, V, own_projection=True),
     "C": MedusaConfig(M, D, V),
@@ -21,21 +21,10 @@ CONFIGS = {
     "draft": MedusaConfig(M, D, 5, draft_vocab=True),
     "own draft": MedusaConfig(M, D, 5, own_projection=True, draft_vocab=True),
 }
-TOKEN_MAP = np.array([7, 0, 23, 4, 11], np.int32)
 
 
-def random_params(config: MedusaConfig, seed: int = 0) -> dict:
-    rng = np.random.default_rng(seed)
-    token_map = TOKEN_MAP if config.draft_vocab else None
-    params = init_heads(config, jnp.zeros((V, D)), jnp.float32, token_map)
-    return jax.tree.map(
-        lambda leaf: (
-            leaf
-            if leaf.dtype == jnp.int32
-            else jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
-        ),
-        params,
-    )
+def random_params(config: MedusaConfig) -> dict:
+    return jax.tree.map(jnp.asarray, random_heads(config))
 
 
 def numpy_logits(config, params, hidden, lm_head):

@@ -25,12 +25,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def environment(arguments: Sequence[str] = sys.argv[1:]) -> dict[str, Any]:
-    """JSON values that a reader needs to judge or repeat a measurement."""
+def environment(module: str, arguments: Sequence[str] = sys.argv[1:]) -> dict[str, Any]:
+    """JSON values that a reader needs to judge or repeat a measurement.
+
+    Args:
+      module: that was run with `python -m`.
+      arguments: of its command line.
+    """
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "infer.benchmark", *arguments]),
+        "command": shlex.join(["python", "-m", module, *arguments]),
         "commit": _commit(),
         "device": {
             "platform": device.platform,

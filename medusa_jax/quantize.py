@@ -1,0 +1,63 @@
+"""A frozen backbone in 8 or 4 bits (QLoRA, Dettmers et al., 2023), through the library qwix.
+
+Only the matrices of the layers are quantised, and only for training: they are widened again, one
+layer at a time, wherever they are used. Embeddings, LM head and norms stay as they are.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.errors import UserError
+
+# Scales: one per row for int8; one per 64 neighbours of a row for nf4, as in QLoRA.
+_BLOCK = 64
+
+
+def quantize_backbone(params: dict[str, Any], kind: Literal["int8", "nf4"]) -> dict[str, Any]:
+    """The backbone with quantised matrices in its layers.
+
+    Args:
+      params: of the backbone.
+      kind: "int8", or "nf4": 16 levels at the quantiles of a normal distribution.
+
+    Returns:
+      The same nested dicts; a quantised matrix is a pytree of its codes and its scales.
+
+    Raises:
+      UserError: qwix is not installed, or a matrix cannot be cut into blocks.
+    """
+    try:
+        import qwix
+    except ImportError as error:
+        raise UserError(
+            'quantising needs qwix: pip install "medusa-jax[quant]", or set config.quantize=none'
+        ) from error
+
+    qtype = jnp.int8 if kind == "int8" else kind
+    tiles = {1: _BLOCK} if kind == "nf4" else {}
+
+    def quantized(path: tuple[Any, ...], weight: jax.Array) -> Any:
+        if not (path[0].key.startswith("layers_") and weight.ndim == 2):
+            return weight
+        if weight.shape[1] % _BLOCK and tiles:
+            raise UserError(
+                f"a matrix of {weight.shape[1]} columns has no blocks of {_BLOCK}: set "
+                "config.quantize=int8"
+            )
+        return jax.jit(
+            lambda w: qwix.quantize(w, qtype, channelwise_axes=(0,), tiled_axes=tiles)
+        )(weight)
+
+    return jax.tree_util.tree_map_with_path(quantized, params)
+
+
+def widened(weight: Any, dtype: Any) -> jax.Array:
+    """A matrix in `dtype`, whether it is quantised or not."""
+    if not hasattr(weight, "qvalue"):
+        return weight.astype(dtype)
+    import qwix
+
+    return qwix.dequantize(weight).astype(dtype)
+

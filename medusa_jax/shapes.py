@@ -1,0 +1,80 @@
+"""Published shapes with random weights: a step takes as long whatever the weights are."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.config import LlamaConfig, RopeConfig
+
+_LLAMA32_ROPE = RopeConfig(theta=500000.0, kind="llama3", factor=32.0, original_max_position=8192)
+SHAPES = {
+    # About the size of stories260K: for machines without an accelerator.
+    "tiny": LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=172,
+        num_layers=5,
+        num_heads=8,
+        num_kv_heads=4,
+        head_dim=8,
+        max_position=1024,
+        tie_embeddings=True,
+    ),
+    "llama-1b": LlamaConfig(  # Llama-3.2-1B
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        max_position=131072,
+        rope=_LLAMA32_ROPE,
+        tie_embeddings=True,
+    ),
+    "llama-3b": LlamaConfig(  # Llama-3.2-3B
+        vocab_size=128256,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_layers=28,
+        num_heads=24,
+        num_kv_heads=8,
+        head_dim=128,
+        max_position=131072,
+        rope=_LLAMA32_ROPE,
+        tie_embeddings=True,
+    ),
+    "llama-7b": LlamaConfig(  # Llama-2-7B
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        max_position=4096,
+    ),
+}
+
+
+def random_like(shapes: Any, seed: int) -> Any:
+    """Random parameters: norms are ones, everything else is normal with deviation 0.02.
+
+    Args:
+      shapes: tree of `jax.ShapeDtypeStruct`s.
+      seed: of all of them.
+    """
+    # Leaf by leaf: a single program would hold the bits of all leaves at once.
+    fill = jax.jit(_fill, static_argnums=(1, 2))
+    numbers, key = itertools.count(), jax.random.key(seed)
+    return jax.tree.map(
+        lambda leaf: fill(jax.random.fold_in(key, next(numbers)), leaf.shape, leaf.dtype), shapes
+    )
+
+
+def _fill(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    if len(shape) == 1:  # the scales of norms
+        return jnp.ones(shape, dtype)
+    return jax.random.normal(key, shape, dtype) * 0.02

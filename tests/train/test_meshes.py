@@ -1,0 +1,183 @@
+"""One training step on 8 fake devices: the same on every mesh, and what the devices exchange."""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from configs import tiny
+from medusa_jax.config import LlamaConfig
+from medusa_jax.io.placement import place_params
+from medusa_jax.model import MedusaLM
+from medusa_jax.sharding import make_mesh
+from medusa_jax.tree import load_tree
+from tests.medusa_jax.packed import packed_batch, random_backbone
+from train.distributed import global_batch
+from train.experiment import Experiment, build, compiled_update
+from train.settings import make_settings
+
+CONFIG = LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_position=64,
+)
+ROWS, LENGTH, TIME_BLOCK, NUM_HEADS = 16, 64, 32, 4
+RECIPES = {
+    "medusa1": {"objective": "medusa1", "accumulate": 2},
+    "medusa2": {"objective": "medusa2"},
+    "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1},
+}
+ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
+# Other passes of the compiler, which decide about devices, are the same.
+FAST_COMPILATION: Any = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """What a step reports, its gradients (a first moment is a tenth of them), and its program."""
+
+    report: dict[str, np.ndarray]
+    gradients: dict[str, np.ndarray]
+    experiment: Experiment
+    program: str
+
+
+@functools.cache
+def one_step(recipe: str, sizes: tuple[int, int, int]) -> OneStep:
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
+        mesh = make_mesh(*sizes)
+        experiment = make_experiment(RECIPES[recipe], mesh)
+        batch = packed_batch(np.random.default_rng(0), ROWS, LENGTH, CONFIG.vocab_size)
+        arguments = (
+            jax.tree.map(jax.numpy.copy, experiment.state),  # it will be donated
+            experiment.frozen,
+            global_batch(mesh, batch),
+            load_tree("mc_sim_7b_63", NUM_HEADS),
+        )
+        lowered = compiled_update(experiment, mesh).lower(*arguments)
+        compiled = lowered.compile(FAST_COMPILATION)
+        state, report = compiled(*arguments)
+    moments = optax.tree.get_all_with_path(state["opt"], "mu")
+    gradients = {
+        f"{path}{jax.tree_util.keystr(inner)}": np.asarray(leaf) * 10
+        for path, moment in moments
+        for inner, leaf in jax.tree_util.tree_flatten_with_path(moment)[0]
+    }
+    return OneStep(jax.tree.map(np.asarray, report), gradients, experiment, compiled.as_text())
+
+
+def make_experiment(changes: dict[str, Any], mesh) -> Experiment:
+    config = tiny.get_config()
+    config.update(batch_size=ROWS, seq_len=LENGTH, num_heads=NUM_HEADS, grad_clip=1e9, **changes)
+    backbone = jax.tree.map(np.asarray, random_backbone(CONFIG))
+    lm = MedusaLM(
+        config=CONFIG,
+        params=place_params(backbone, mesh),
+        heads_config=None,
+        heads_params=None,
+        tokenizer=None,
+        eos_ids=(),
+        dtype="float32",
+        tree=jax.device_put(load_tree("chain:0", NUM_HEADS)),
+    )
+    experiment = build(make_settings(config), lm, mesh, None)
+    objective = dataclasses.replace(experiment.step.objective, time_block=TIME_BLOCK)
+    step = dataclasses.replace(experiment.step, objective=objective)
+    state = experiment.state | {"params": moved(experiment.state["params"])}
+    return dataclasses.replace(experiment, step=step, state=state)
+
+
+def moved(params):
+    """Off the start, at which half of the gradients are zero."""
+    rng = np.random.default_rng(1)
+
+    def move(x):
+        noise = rng.normal(size=x.shape).astype(np.float32) * 0.1
+        return jax.device_put(np.asarray(x) + noise, x.sharding)
+
+    return jax.tree.map(move, params)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("sizes", [DATA, FSDP, ALL])
+def test_loss_and_gradients_are_the_same_on_every_mesh(recipe, sizes):
+    expected, found = one_step(recipe, ONE), one_step(recipe, sizes)
+    assert found.report.keys() == expected.report.keys() >= {"loss", "head_loss"}
+    for name, value in expected.report.items():
+        np.testing.assert_allclose(found.report[name], value, rtol=1e-5, err_msg=name)
+    assert found.gradients.keys() == expected.gradients.keys()
+    for name, gradient in expected.gradients.items():
+        largest = np.abs(gradient).max()
+        assert largest > 1e-5, name
+        np.testing.assert_allclose(
+            found.gradients[name], gradient, rtol=0, atol=1e-5 * largest, err_msg=name
+        )
+
+
+def exchanged(program: str, kind: str) -> list[tuple[str, int]]:
+    """Type and number of elements of every array that collectives of a kind result in."""
+    results = re.findall(rf"= (\S+|\(.*?\)) {kind}(?:-start)?\(", program)
+    arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", " ".join(results))
+    return [(dtype, math.prod(int(n) for n in size.split(",") if n)) for dtype, size in arrays]
+
+
+def largest_parameter(step: OneStep) -> int:
+    params = step.experiment.state["params"], step.experiment.frozen
+    return max(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_fsdp_gathers_one_matrix_at_a_time(recipe):
+    step = one_step(recipe, FSDP)
+    limit = largest_parameter(step)
+    # So that a device that gathered the activations of all rows would be found out.
+    rows = ROWS // RECIPES[recipe].get("accumulate", 1)
+    assert limit < rows * LENGTH * CONFIG.hidden_size
+    gathered = exchanged(step.program, "all-gather")
+    assert len(gathered) >= 7 * CONFIG.num_layers  # of every layer's matrices at least
+    for dtype, size in gathered:
+        assert size <= limit, (dtype, size)
+    for dtype, size in exchanged(step.program, "all-reduce"):
+        assert size <= limit, (dtype, size)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_rows_alone_share_nothing_but_sums(recipe):
+    step = one_step(recipe, DATA)
+    for kind in ("all-gather", "all-to-all", "collective-permute"):
+        assert exchanged(step.program, kind) == []
+    assert exchanged(step.program, "all-reduce")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_logits_stay_where_their_part_of_the_vocabulary_is(recipe):
+    rows = ROWS // RECIPES[recipe].get("accumulate", 1) // (ALL[0] * ALL[1])
+    logits = rows * TIME_BLOCK * NUM_HEADS * CONFIG.vocab_size  # of one device's rows
+    program = one_step(recipe, ALL).program
+    for kind in ("all-gather", "all-to-all", "all-reduce"):
+        for dtype, size in exchanged(program, kind):
+            assert size < logits, (kind, dtype, size)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_device_holds_an_eighth(recipe):
+    experiment = one_step(recipe, FSDP).experiment
+    network = {name: part for name, part in experiment.state["params"].items() if name != "lora"}
+    leaves = jax.tree.leaves((network, experiment.state["opt"], experiment.frozen))
+    whole = sum(leaf.nbytes for leaf in leaves)
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert whole / 8 <= held < whole / 7

@@ -1,0 +1,1 @@
+"""What `python -m train.benchmark` is made of."""

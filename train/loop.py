@@ -1,0 +1,205 @@
+"""The training loop: batches in; checkpoints, metrics and at last exported heads out."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medusa_jax.errors import UserError
+from medusa_jax.objectives import metrics as means
+from medusa_jax.tree import Tree
+from train.checkpoints import Checkpoints
+from train.distributed import global_batch, is_first_process
+from train.experiment import Experiment, abstract_state, compiled_evaluate, compiled_update
+from train.flops import device_memory_bytes, flops_per_token, mfu
+from train.inputs import Data
+from train.interrupt import Interrupt
+from train.metrics import MetricsWriter, describe
+from train.optimizer import learning_rate_schedule
+from train.settings import Settings
+
+
+@dataclasses.dataclass
+class _Window:
+    """What happened since the last logged step."""
+
+    start: float = dataclasses.field(default_factory=time.perf_counter)
+    end: float = 0.0  # of its last step, before that was evaluated and saved
+    waited: float = 0.0
+    steps: int = 0
+    worst: float = -math.inf
+
+
+class Loop:
+    """One run in a working folder, from its last checkpoint on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        experiment: Experiment,
+        data: Data,
+        tree: Tree,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        workdir: Path,
+    ) -> None:
+        self._settings, self._experiment, self._data = settings, experiment, data
+        self._tree, self._mesh = tree, mesh
+        self._checkpoints, self._workdir = checkpoints, workdir
+        self._tokens = settings.batch_size * settings.seq_len
+        self._traces = False
+        self._writer = MetricsWriter(workdir, process_index=jax.process_index())
+        self._update = compiled_update(experiment, mesh)
+        self._evaluate = compiled_evaluate(experiment, mesh)
+        self._schedule = learning_rate_schedule(
+            settings.learning_rate, settings.warmup_steps, settings.steps
+        )
+        self._flops = self._tokens * flops_per_token(
+            experiment.step.objective.llama, experiment.heads, settings.seq_len, experiment.work
+        )
+
+    def run(self) -> dict[str, Any] | None:
+        """Trains to the last step.
+
+        Returns:
+          The trained parameters; None when SIGTERM stopped the run before, its state saved.
+
+        Raises:
+          UserError: the loss or a gradient is not finite any more.
+          KeyboardInterrupt: Ctrl-C, the state saved too.
+        """
+        state, first = self._start()
+        step = first
+        self._writer.truncate(first + 1)
+        window = _Window()
+        with Interrupt() as interrupt, self._progress(first) as advance:
+            for step in range(first + 1, self._settings.steps + 1):
+                batch = self._next_batch(window)
+                with self._profile(step):
+                    state, report = self._update(state, self._experiment.frozen, batch, self._tree)
+                    self._check(step, report, window)
+                loss, row = self._held_out(step, state)
+                if row or self._is_due(self._settings.log_every, step):
+                    row = self._row(step, report, window) | row
+                    self._writer.write(row)
+                    window = _Window()
+                advance(step, row)
+                stop = interrupt.reached(step)
+                last = stop or step == self._settings.steps
+                self._checkpoints.save(step, state, self._data.train, loss=loss, force=last)
+                if last:
+                    break
+        self._checkpoints.wait()
+        self._writer.close()
+        return state["params"] if step == self._settings.steps else None
+
+    def _start(self) -> tuple[Any, int]:
+        """The state to go on from, and the last step that it has seen."""
+        latest = self._checkpoints.latest
+        if latest is None:
+            return self._experiment.state, 0
+        wanted = abstract_state(self._experiment.state)
+        for array in jax.tree.leaves(self._experiment.state):
+            array.delete()  # two states may not fit into the devices' memory
+        return self._checkpoints.restore(wanted, self._data.train), latest
+
+    def _next_batch(self, window: _Window) -> Any:
+        start = time.perf_counter()
+        batch = global_batch(self._mesh, next(self._data.train))
+        window.waited += time.perf_counter() - start
+        return batch
+
+    def _check(self, step: int, report: dict[str, jax.Array], window: _Window) -> None:
+        """Waits for the step, so that no bad state is ever saved, and keeps the worst loss."""
+        norms = {name: value for name, value in report.items() if name.startswith("grad_norm/")}
+        values = jax.device_get({"loss": report["loss"]} | norms)
+        window.end = time.perf_counter()
+        window.worst = max(window.worst, float(values["loss"]))
+        window.steps += 1
+        self._check_finite(step, values)
+
+    def _check_finite(self, step: int, values: Mapping[str, Any]) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
+            return
+        self._checkpoints.wait()
+        last = self._checkpoints.latest
+        kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is kept"
+        raise UserError(
+            f"{bad[0]} is {values[bad[0]]} at step {step}: check the data, or lower "
+            f"config.learning_rate in another --workdir; {kept}"
+        )
+
+    def _row(self, step: int, report: dict[str, jax.Array], window: _Window) -> dict[str, Any]:
+        settings = self._settings
+        seconds = max(window.end - window.start, 1e-9) / window.steps
+        speed = self._tokens / seconds
+        rate = np.asarray(self._schedule(step - 1)).item()
+        row = {"step": step} | jax.device_get(report)
+        row |= {
+            "loss_max": window.worst,
+            "learning_rate": rate,
+            "learning_rate_heads": rate * settings.head_lr_multiplier,
+            "tokens_per_second": speed,
+            "tokens_per_second_per_device": speed / self._mesh.size,
+            "seconds_per_step": seconds,
+            "input_wait_seconds": window.waited / window.steps,
+        }
+        utilisation = mfu(self._flops / self._mesh.size, seconds, jax.devices()[0])
+        memory = device_memory_bytes()
+        optional = {"mfu": utilisation, "device_memory_bytes": memory}
+        return row | {name: value for name, value in optional.items() if value is not None}
+
+    def _held_out(self, step: int, state: Any) -> tuple[float | None, dict[str, Any]]:
+        """When due: the loss on held-out data by which checkpoints are judged, and all metrics."""
+        if not (self._data.held_out and self._is_due(self._settings.eval_every, step)):
+            return None, {}
+        params = self._experiment.frozen | state["params"]
+        total: Any = None
+        for batch in self._data.held_out:
+            part = self._evaluate(params, global_batch(self._mesh, batch), self._tree)
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        sums, count = total
+        report = jax.device_get(means(sums, jnp.maximum(count, 1)))
+        base = report.get("lm_loss", report.get("kl"))
+        loss = float(np.mean(report["head_loss"]) if base is None else base)
+        self._check_finite(step, {"the held-out loss": loss})
+        return loss, {f"held_out/{name}": value for name, value in report.items()}
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return step % every == 0 or step == self._settings.steps
+
+    @contextlib.contextmanager
+    def _profile(self, step: int) -> Iterator[None]:
+        """Traces the configured steps into `profile/` of the working folder."""
+        first, last = self._settings.profile_steps or (0, 0)
+        if step == first and is_first_process():
+            jax.profiler.start_trace(str(self._workdir / "profile"))
+            self._traces = True
+        yield
+        if step == last and self._traces:  # not if the run went on behind the first step
+            jax.profiler.stop_trace()
+            self._traces = False
+
+    @contextlib.contextmanager
+    def _progress(self, first: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        text = TextColumn("{task.description}")
+        with Progress(*columns, text, disable=not is_first_process()) as progress:
+            task = progress.add_task("", total=self._settings.steps, completed=first)
+
+            def advance(step: int, row: dict[str, Any]) -> None:
+                progress.update(task, completed=step)
+                if row:
+                    progress.update(task, description=describe(row))
+
+            yield advance

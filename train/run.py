@@ -1,0 +1,126 @@
+"""One training run from settings to exported heads."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from medusa_jax import MedusaLM
+from medusa_jax.errors import UserError
+from medusa_jax.sharding import make_mesh
+from medusa_jax.tree import load_tree
+from train import inputs
+from train.checkpoints import Checkpoints
+from train.data.pipeline import Splits, load_data
+from train.distributed import is_first_process
+from train.experiment import build
+from train.exports import export_run
+from train.loop import Loop
+from train.random_model import load_lm
+from train.run_files import write_run
+from train.settings import Settings
+
+# What may change when a run goes on; everything else decides what it computes.
+_FREE = (
+    "mesh",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+    "profile",
+    "tree",
+    "export_format",
+    "export_dtype",
+)
+
+
+def train(settings: Settings, workdir: Path) -> None:
+    """Trains as configured, from the last checkpoint in the folder on, and exports the result.
+
+    Raises:
+      UserError: anything about settings, model, data, devices or folder; or a loss that is not
+        finite any more.
+      KeyboardInterrupt: Ctrl-C; the state has been saved.
+    """
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+    _check_batch(settings, mesh)
+    lm = load_lm(settings.model, settings.medusa, dtype=_params_dtype(settings), mesh=mesh)
+    splits = load_data(
+        settings.data,
+        lm.tokenizer,
+        seq_len=settings.seq_len,
+        held_out=settings.held_out,
+        data_errors=settings.data_errors,
+        progress=is_first_process(),
+    )
+    token_map = _token_map(settings, lm, splits)
+    experiment = build(settings, lm, mesh, token_map)
+    with Checkpoints(
+        workdir,
+        save_every=settings.save_every,
+        keep=settings.keep,
+        fingerprint=_fingerprint(settings),
+    ) as checkpoints:
+        if is_first_process():
+            write_run(workdir, settings, token_map)
+        if settings.hidden_states == "cached":
+            data = inputs.cached(settings, splits, lm, workdir)
+        else:
+            data = inputs.packed(settings, splits, mesh)
+        del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
+        tree = load_tree(settings.tree, settings.num_heads)
+        params = Loop(settings, experiment, data, tree, mesh, checkpoints, workdir).run()
+    if params is None:
+        _say(f"stopped and saved; the same command goes on: see {workdir}")
+    elif settings.export_format != "none":
+        _export(settings, params, token_map, mesh, workdir / "export")
+
+
+def _check_batch(settings: Settings, mesh: Mesh) -> None:
+    """Every device along "data" and "fsdp" gets as many rows as the others."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = settings.batch_size // settings.accumulate
+    if rows % devices:
+        raise UserError(
+            f"config.batch_size={settings.batch_size} in {settings.accumulate} parts cannot be "
+            f"divided among {devices} devices (config.mesh.data times fsdp): choose a multiple of "
+            f"{devices * settings.accumulate}, or a smaller config.mesh.data"
+        )
+
+
+def _params_dtype(settings: Settings) -> str:
+    """A backbone that is trained as a whole is kept in float32, a frozen one as it is computed."""
+    whole = settings.objective == "medusa2" and not settings.lora_rank
+    return "float32" if whole else settings.dtype
+
+
+def _token_map(settings: Settings, lm: MedusaLM, splits: Splits) -> np.ndarray | None:
+    """The draft vocabulary: that of the heads to start from, or the training labels'."""
+    if lm.heads_params is not None and "token_map" in lm.heads_params:
+        return np.asarray(lm.heads_params["token_map"])
+    return inputs.draft_vocabulary(splits.train, lm.config.vocab_size, settings.draft_vocab)
+
+
+def _fingerprint(settings: Settings) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+
+
+def _export(
+    settings: Settings,
+    params: dict[str, Any],
+    token_map: np.ndarray | None,
+    mesh: Mesh,
+    folder: Path,
+) -> None:
+    if folder.exists():
+        _say(f"{folder} is there already: `python -m train.export` writes another")
+        return
+    export_run(folder, settings, params, token_map=token_map, mesh=mesh)
+    _say(f"exported to {folder}")
+
+
+def _say(text: str) -> None:
+    if is_first_process():
+        print(text)

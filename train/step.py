@@ -1,0 +1,114 @@
+"""One update of the parameters, and one evaluation, as functions that compile once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medusa_jax.losses import count_labels
+from medusa_jax.objectives import Objective, metrics
+from medusa_jax.tree import Tree
+
+State = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """How a state changes with a batch.
+
+    Attributes:
+      objective: what is minimised.
+      optimizer: of the trained parameters.
+      heads_coef: lambda_0 as a function of the step.
+      accumulate: parts into which a batch is cut, one in memory at a time.
+      seed: of dropout.
+    """
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    heads_coef: optax.Schedule
+    accumulate: int = 1
+    seed: int = 0
+
+    def init(self, params: dict[str, Any]) -> State:
+        """The state before the first step."""
+        return {
+            "params": params,
+            "opt": self.optimizer.init(params),
+            "step": jnp.zeros((), jnp.int32),
+        }
+
+    def update(
+        self, state: State, frozen: dict[str, Any], batch: Any, tree: Tree
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One step.
+
+        Args:
+          state: {"params", "opt", "step"}.
+          frozen: the parameters that stay as they are.
+          batch: see `Objective.loss`.
+          tree: see `head_sums`.
+
+        Returns:
+          The next state and the metrics: "loss", those of `objectives.metrics`, "heads_coef" and
+          "grad_norm/GROUP" before clipping.
+        """
+        labels = self.objective.labels(frozen | state["params"], batch)
+        count = count_labels(labels)
+        coef = self.heads_coef(state["step"])
+        key = jax.random.fold_in(jax.random.key(self.seed), state["step"])
+
+        def gradient(part_and_number):
+            (part, part_labels), number = part_and_number
+            return jax.value_and_grad(self._loss, has_aux=True)(
+                state["params"],
+                frozen,
+                (part, part_labels, count, coef, jax.random.fold_in(key, number), tree),
+            )
+
+        (loss, sums), grads = _add_over_parts(gradient, (batch, labels), self.accumulate)
+        updates, opt = self.optimizer.update(grads, state["opt"], state["params"])
+        norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
+        params = optax.apply_updates(state["params"], updates)
+        report: dict[str, Any] = (
+            {"loss": loss} | metrics(sums, count) | {"heads_coef": coef} | norms
+        )
+        return {"params": params, "opt": opt, "step": state["step"] + 1}, report
+
+    def evaluate(
+        self, params: dict[str, Any], batch: Any, tree: Tree
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Sums over a batch (see `Objective.loss`) and the labels per head, without dropout."""
+        labels = self.objective.labels(params, batch)
+        count = (labels >= 0).sum(axis=(0, 1)).astype(jnp.float32)
+        one = jnp.ones_like(count)
+        return self.objective.loss(params, batch, labels, one, tree=tree)[1], count
+
+    def _loss(self, trained, frozen, args):
+        batch, labels, count, coef, key, tree = args
+        return self.objective.loss(
+            frozen | trained, batch, labels, count, heads_coef=coef, key=key, tree=tree
+        )
+
+
+def _add_over_parts(function: Callable[[Any], Any], arrays: Any, parts: int) -> Any:
+    """The sum of function((part, number)) over equal parts of the batch axis."""
+    if parts == 1:
+        return function((arrays, 0))
+    # Part i takes every `parts`-th row: each device then keeps rows that it already has.
+    cut = jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), arrays
+    )
+    numbers = jnp.arange(parts, dtype=jnp.int32)
+    first = jax.tree.map(lambda x: x[0], cut)
+    zero = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, (first, numbers[0]))
+    )
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    return jax.lax.scan(add, zero, (cut, numbers))[0]
