@@ -17,7 +17,6 @@ from medusa_jax.lora import adapt, dropped, lora_product
 from medusa_jax.losses import (
     IGNORE,
     OUTSIDE,
-    count_labels,
     divergence_sum,
     head_sums,
     shift_labels,
@@ -252,6 +251,3 @@ def _matrices(params: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
         return {"base": base, "draft": base}
     rows = {name: base[name][params["token_map"]] for name in ("weight", "b") if name in base}
     return {"base": base, "draft": base | rows}
-
-
-__all__ = ["Objective", "count_labels", "metrics"]

@@ -46,9 +46,9 @@ def quantize_backbone(params: dict[str, Any], kind: Literal["int8", "nf4"]) -> d
                 f"a matrix of {weight.shape[1]} columns has no blocks of {_BLOCK}: set "
                 "config.quantize=int8"
             )
-        return jax.jit(
-            lambda w: qwix.quantize(w, qtype, channelwise_axes=(0,), tiled_axes=tiles)
-        )(weight)
+        return jax.jit(lambda w: qwix.quantize(w, qtype, channelwise_axes=(0,), tiled_axes=tiles))(
+            weight
+        )
 
     return jax.tree_util.tree_map_with_path(quantized, params)
 
@@ -60,4 +60,3 @@ def widened(weight: Any, dtype: Any) -> jax.Array:
     import qwix
 
     return qwix.dequantize(weight).astype(dtype)
-

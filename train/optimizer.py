@@ -62,7 +62,7 @@ def make_optimizer(
     def group(multiplier: float) -> optax.GradientTransformation:
         schedule = learning_rate_schedule(learning_rate * multiplier, warmup_steps, steps)
         if moments == "factored":
-            scaler = optax.scale_by_factored_rms()
+            scaler = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
         else:
             scaler = optax.scale_by_adam(mu_dtype=jnp.dtype(moments))
         decay = optax.add_decayed_weights(weight_decay, mask=_is_matrix)

@@ -81,11 +81,11 @@ def train(settings: Settings, workdir: Path) -> None:
 def _check_batch(settings: Settings, mesh: Mesh) -> None:
     """Every device along "data" and "fsdp" gets as many rows as the others."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = settings.batch_size // settings.accumulate
-    if rows % devices:
+    if settings.batch_size // settings.accumulate % devices:
+        parts = f" / config.accumulate={settings.accumulate}" if settings.accumulate > 1 else ""
         raise UserError(
-            f"config.batch_size={settings.batch_size} in {settings.accumulate} parts cannot be "
-            f"divided among {devices} devices (config.mesh.data times fsdp): choose a multiple of "
+            f"config.batch_size={settings.batch_size}{parts} cannot be divided among {devices} "
+            f"devices (config.mesh.data times fsdp): choose a batch_size that is a multiple of "
             f"{devices * settings.accumulate}, or a smaller config.mesh.data"
         )
 

@@ -1,8 +1,10 @@
 """Random packed batches, and random parameters of a tiny network to train on them."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,14 +19,26 @@ from tests.medusa_jax.tiny import CONFIG
 
 SMALL = dataclasses.replace(CONFIG, num_layers=1)
 TIED = dataclasses.replace(SMALL, tie_embeddings=True)
-# These functions run once: half the time to compile is worth more than their speed.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
+
+
+def quick_jit(function: Callable[..., Any], **options: Any) -> Any:
+    """`jax.jit` for functions that run a few times: quick to compile rather than quick."""
+    return jax.jit(function, compiler_options=_quick_options(), **options)
+
+
+@functools.cache
+def _quick_options() -> dict[str, bool | int]:
+    """Those of these options that this version of the compiler has."""
+    known = {}
+    for name, value in {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
-    },
-)
+        "xla_cpu_use_fusion_emitters": False,
+    }.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda: 0).lower().compile({name: value})
+            known[name] = value
+    return known
 
 
 def packed_batch(

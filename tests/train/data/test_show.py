@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.train.data.samples import character_tokenizer, row
-from train.data.show import describe_row
+from train.data.describe import describe_row
 
 ROOT = Path(__file__).resolve().parents[3]
 
