@@ -21,10 +21,10 @@ GOOD = json.dumps(ROWS[0])
     ("name", "content"),
     [
         ("x.jsonl", LINES.encode()),
-        ("x.jsonl.gz", gzip.compress(LINES.encode(, mtime=0))),
+        ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("x.jsonl.xz", lzma.compress(LINES.encode())),
         ("x.json", json.dumps(ROWS).encode()),
-        ("x.json.gz", gzip.compress(json.dumps(ROWS, indent=1, mtime=0).encode())),
+        ("x.json.gz", gzip.compress(json.dumps(ROWS, indent=1).encode(), mtime=0)),
         ("x.json.xz", lzma.compress(json.dumps(ROWS).encode())),
     ],
 )
@@ -68,7 +68,7 @@ def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, capsys, name, conte
     ("name", "content", "message"),
     [
         ("x.jsonl.xz", b"no xz", "cannot read"),
-        ("x.jsonl.gz", gzip.compress(LINES.encode(, mtime=0))[:-9], "cannot read"),
+        ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "cannot read"),
         ("x.jsonl", b"\xff\xfe", "cannot read"),
         ("x.jsonl", b"\n", "holds no conversations"),
         ("x.json", b"[]", "holds no conversations"),
