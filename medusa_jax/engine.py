@@ -16,9 +16,9 @@ ALL_STEPS = np.iinfo(np.int32).max
 _MIN_PROMPT_BUCKET = 32
 _MIN_CAPACITY = 256
 _EOS_SLOTS = 8
-# Ctrl-C waits for the call in flight; a call costs about a millisecond.
+# Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
 _FIRST_STEPS = 4
-_CALL_SECONDS = 0.25
+_CALL_SECONDS = 0.5
 
 
 @dataclasses.dataclass
