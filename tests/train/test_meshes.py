@@ -18,6 +18,7 @@ from medusa_jax.model import MedusaLM
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
+from tests.train.small_runs import quick_compilation
 from train.distributed import global_batch
 from train.experiment import Experiment, build, compiled_update
 from train.settings import make_settings
@@ -39,11 +40,12 @@ RECIPES = {
     "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1},
 }
 ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
-# Other passes of the compiler, which decide about devices, are the same.
-FAST_COMPILATION: Any = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation(tmp_path_factory):
+    with quick_compilation(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +70,7 @@ def one_step(recipe: str, sizes: tuple[int, int, int]) -> OneStep:
             global_batch(mesh, batch),
             load_tree("mc_sim_7b_63", NUM_HEADS),
         )
-        lowered = compiled_update(experiment, mesh).lower(*arguments)
-        compiled = lowered.compile(FAST_COMPILATION)
+        compiled = compiled_update(experiment, mesh).lower(*arguments).compile()
         state, report = compiled(*arguments)
     moments = optax.tree.get_all_with_path(state["opt"], "mu")
     gradients = {
