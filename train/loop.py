@@ -193,13 +193,13 @@ class Loop:
     @contextlib.contextmanager
     def _progress(self, first: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        text = TextColumn("{task.description}")
-        with Progress(*columns, text, disable=not is_first_process()) as progress:
+        with Progress(*columns, disable=not is_first_process()) as progress:
             task = progress.add_task("", total=self._settings.steps, completed=first)
 
             def advance(step: int, row: dict[str, Any]) -> None:
                 progress.update(task, completed=step)
-                if row:
-                    progress.update(task, description=describe(row))
+                if row and is_first_process():
+                    line = f"step {step} | {describe(row)}"
+                    progress.console.print(line, soft_wrap=True, highlight=False)
 
             yield advance

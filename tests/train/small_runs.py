@@ -1,0 +1,161 @@
+"""Training runs of a second: a small model that can chat, its settings, and what a run logged."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs import tiny
+from medusa_jax.config import LlamaConfig
+from medusa_jax.io.model import LoadedModel
+from medusa_jax.io.model_export import save_model
+from tests.medusa_jax.packed import random_backbone
+from train.random_model import byte_tokenizer
+from train.run import train
+from train.settings import Settings, make_settings
+
+ROOT = Path(__file__).parents[2]
+CONFIG = LlamaConfig(
+    vocab_size=264,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_position=256,
+    tie_embeddings=True,
+)
+SMALL = {
+    "steps": 6,
+    "batch_size": 4,
+    "seq_len": 64,
+    "warmup_steps": 1,
+    "log_every": 1,
+    "eval_every": 3,
+    "save_every": 3,
+}
+LORA = {"objective": "medusa2", "lora_rank": 4, "lora_dropout": 0.1}
+CACHED = {"objective": "medusa1", "hidden_states": "cached"}
+
+
+@contextlib.contextmanager
+def quick_compilation(folder: Path) -> Iterator[None]:
+    """Compiles quickly rather than well, and the same program once; `start` does so too.
+
+    Args:
+      folder: where programs are kept: every run has functions of its own, many of them the same.
+    """
+    options = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    try:
+        _configure(options)
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def write_model(folder: Path) -> str:
+    """A random model of one layer whose tokens are bytes, as Hugging Face writes one."""
+    params = jax.tree.map(np.asarray, random_backbone(CONFIG))
+    tokenizer = byte_tokenizer()
+    base = LoadedModel(CONFIG, params, tokenizer, (tokenizer.eos_token_id,), Path("small"))
+    folder.mkdir()
+    save_model(folder, base, params, dtype="float32", name="small")
+    return str(folder)
+
+
+REPLY = "A dog that sings."
+
+
+def write_data(path: Path, rows: int = 40) -> str:
+    """Conversations of about 70 bytes, with one reply for all that a small model can learn."""
+    with path.open("w") as file:
+        for i in range(rows):
+            name = ("Tim", "Lily", "Ben", "Sue")[i % 4]
+            turns = [
+                {"from": "human", "value": f"Who is {name}, {i}?"},
+                {"from": "gpt", "value": REPLY},
+            ]
+            file.write(json.dumps({"id": f"c{i}_0", "conversations": turns}) + "\n")
+    return str(path)
+
+
+def make(model: str, data: str, mesh: tuple[int, int, int] = (1, 1, 1), **changes: Any) -> Settings:
+    """Settings of a short run."""
+    config = tiny.get_config()
+    config.update(model=model, data=data, **(SMALL | changes))
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    return make_settings(config)
+
+
+def run(settings: Settings, workdir: Path) -> list[dict[str, Any]]:
+    """Trains and returns what was logged."""
+    with jax.numpy_dtype_promotion("standard"):  # optax and grain mix integers and floats
+        train(settings, workdir)
+    return logged(workdir)
+
+
+def logged(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{k: v for k, v in row.items() if "second" not in k and k != "mfu"} for row in rows]
+
+
+def start(
+    workdir: Path,
+    *flags: str,
+    compiled: Path,
+    devices: int,
+    module: str = "train.main",
+    **changes: Any,
+) -> subprocess.Popen[str]:
+    """Trains in a process of its own, with so many CPU devices.
+
+    Args:
+      workdir: of the run.
+      *flags: beside the configuration.
+      compiled: folder of compiled programs.
+      devices: how many; even unused ones change the program, which then rounds otherwise.
+      module: what to run.
+      **changes: of the configuration.
+    """
+    keys = [f"--config.{key}={value}" for key, value in (SMALL | changes).items()]
+    command = [sys.executable, "-m", module, "--config=configs/tiny.py", *keys, *flags]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", f"--compilation_cache={compiled}"],
+        cwd=ROOT,
+        env=os.environ
+        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(process: subprocess.Popen, event: Callable[[], bool]) -> None:
+    """Returns when the event has happened; the process must not end before."""
+    while not event():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)

@@ -1,0 +1,284 @@
+"""Whole training runs: what they log, how they stop and go on, and what comes out."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax.errors import UserError
+from medusa_jax.sharding import make_mesh
+from tests.train.small_runs import (
+    CACHED,
+    LORA,
+    REPLY,
+    logged,
+    make,
+    quick_compilation,
+    run,
+    start,
+    wait_for,
+    write_data,
+    write_model,
+)
+from train.checkpoints import read_params
+from train.exports import export_run
+from train.metrics import MetricsWriter
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Folder of programs."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with quick_compilation(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDUSA_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl")
+
+
+RECIPES = {"medusa2_lora": LORA, "medusa1_cached": CACHED | {"export_format": "A"}}
+
+
+@pytest.fixture(scope="module")
+def finished(model, data, tmp_path_factory):
+    """Settings and folder of a run that nothing stopped, by recipe."""
+    runs = {}
+
+    def of(recipe: str):
+        if recipe not in runs:
+            settings = make(model, data, **RECIPES[recipe])
+            workdir = tmp_path_factory.mktemp(recipe) / "run"
+            run(settings, workdir)
+            runs[recipe] = settings, workdir
+        return runs[recipe]
+
+    return of
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stopped_after(step: int, settings, workdir: Path) -> None:
+    """Runs until SIGTERM arrives in a step."""
+    write = MetricsWriter.write
+
+    def write_and_signal(self, row):
+        write(self, row)
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsWriter, "write", write_and_signal)
+        rows = run(settings, workdir)
+    assert [row["step"] for row in rows] == [*range(1, step + 1)]
+    assert not (workdir / "export").exists()
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "base", "group"),
+    [("medusa2_lora", "lm_loss", "lora"), ("medusa1_cached", "head_loss", "heads")],
+)
+def test_what_a_run_logs(finished, recipe, base, group):
+    _, workdir = finished(recipe)
+    rows = logged(workdir)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        for name in ("head_loss", "head_top1", "head_top5"):
+            assert len(row[name]) == 4
+        assert row["loss"] == row["loss_max"] > 0
+        assert row["accepted"] >= 1
+        assert row["learning_rate_heads"] == pytest.approx(2 * row["learning_rate"])
+        assert row[f"grad_norm/{group}"] > 0
+        assert (f"held_out/{base}" in row) == (row["step"] in (3, 6))
+    assert rows[5][f"held_out/{base}"] != rows[2][f"held_out/{base}"]
+    assert any((workdir / "tensorboard").iterdir())
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(finished, tmp_path, recipe):
+    settings, workdir = finished(recipe)
+    stopped_after(4, settings, tmp_path / "run")
+    # What may change; and the trace's first step is over.
+    rows = run(dataclasses.replace(settings, profile="2:5", keep=3), tmp_path / "run")
+    assert rows == logged(workdir)
+
+
+def test_on_another_mesh(finished, tmp_path):
+    settings, workdir = finished("medusa1_cached")
+    stopped_after(3, settings, tmp_path / "run")
+    mesh = dataclasses.replace(settings.mesh, data=2, fsdp=2, tensor=2)
+    rows = run(dataclasses.replace(settings, mesh=mesh), tmp_path / "run")
+    for row, expected in zip(rows, logged(workdir), strict=True):
+        np.testing.assert_allclose(row["loss"], expected["loss"], rtol=1e-5)
+        np.testing.assert_allclose(row["head_loss"], expected["head_loss"], rtol=1e-5)
+
+
+def test_a_finished_run_is_left_as_it_is(finished, capsys):
+    settings, workdir = finished("medusa2_lora")
+    before = contents(workdir)
+    run(settings, workdir)
+    after = contents(workdir)
+    assert {path: after[path] for path in before} == before
+    assert "is there already" in capsys.readouterr().out
+
+
+def refused(settings, workdir: Path) -> str:
+    with pytest.raises(UserError) as error:
+        run(settings, workdir)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_folder_of_another_run(finished, data, tmp_path):
+    settings, workdir = finished("medusa2_lora")
+    before = contents(workdir)
+    other = write_data(tmp_path / "other.jsonl")
+    changes = {"num_heads": 5, "data": other, "steps": 9, "objective": "self_distill"}
+    for key, value in changes.items():
+        message = refused(dataclasses.replace(settings, **{key: value}), workdir)
+        assert f"holds a run with {key} = {getattr(settings, key)!r}" in message
+        assert "choose another --workdir" in message
+    assert contents(workdir) == before
+
+
+def test_bad_input_writes_nothing(finished, model, data, tmp_path):
+    bad_row = tmp_path / "bad.jsonl"
+    bad_row.write_text(Path(data).read_text() + "{\n")
+    heads = str(finished("medusa1_cached")[1] / "export")
+    cases = {
+        "does not exist": {"model": str(tmp_path / "nowhere")},
+        "bad.jsonl:41": {"data": str(bad_row)},
+        "cannot be divided among 8 devices": {"mesh": (8, 1, 1)},
+        "needs 3 devices, there are 8": {"mesh": (3, 1, 1)},
+        "num_layers 1, the configuration asks for 2": {"medusa": heads, "num_layers": 2},
+    }
+    for words, changes in cases.items():
+        settings = make(**({"model": model, "data": data} | changes))
+        assert words in refused(settings, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite(model, data, tmp_path):
+    settings = make(model, data, learning_rate=1e30, save_every=1, **LORA)
+    message = refused(settings, tmp_path / "run")
+    step = int(message.partition(" at step ")[2].partition(":")[0])
+    assert step > 1
+    assert f"checkpoint {step - 1} is kept" in message
+    assert "lower config.learning_rate" in message
+    assert [row["step"] for row in logged(tmp_path / "run")] == [*range(1, step)]
+    last, params = read_params(tmp_path / "run", make_mesh(1))
+    assert last == step - 1
+    assert params.keys() == {"heads", "lora"}
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_medusa1_leaves_the_backbone_as_it_was(finished, model, tmp_path):
+    settings, workdir = finished("medusa1_cached")
+    step, params = read_params(workdir, make_mesh(1))
+    assert step == 6
+    assert params.keys() == {"heads"}
+    export_run(tmp_path / "export", settings, params, format="B")
+    before = medusa_jax.load(model, "none").params
+    after = medusa_jax.load(str(tmp_path / "export")).params
+    same = jax.tree.map(np.array_equal, before, {name: after[name] for name in before})
+    assert all(jax.tree.leaves(same))
+
+
+def greedy(lm: medusa_jax.MedusaLM, tree: str) -> medusa_jax.Generation:
+    return medusa_jax.generate(lm.with_tree(tree), ["Who is Lily, 5?"], max_new_tokens=24)[0]
+
+
+@pytest.fixture(scope="module")
+def learned(model, data, tmp_path_factory) -> tuple[Path, Path]:
+    """Folders of the two stages of MEDUSA-2: heads alone, then everything from these heads."""
+    folder = tmp_path_factory.mktemp("learned")
+    heads = {
+        "root_conditioned": True,
+        "draft_vocab": 40,
+        "own_projection": False,
+        "export_format": "C",
+    }
+    often = {"steps": 60, "learning_rate": 1e-2, "eval_every": 60, "save_every": 60}
+    run(make(model, data, **CACHED, **heads, **often), folder / "1")
+    medusa = str(folder / "1" / "export")
+    second = make(model, data, objective="medusa2", medusa=medusa, **heads, **often)
+    stopped_after(1, second, folder / "2")
+    first_step = read_params(folder / "2", make_mesh(1))[1]
+    run(second, folder / "2")
+    return folder, first_step
+
+
+def test_the_second_stage_starts_from_the_heads_of_the_first(learned):
+    folder, first_step = learned
+    heads = read_params(folder / "1", make_mesh(1))[1]["heads"]
+    assert np.abs(heads["root"]["weight"]).max() > 1e-3
+    # At the first step the learning rate is 0.
+    jax.tree.map(np.testing.assert_array_equal, first_step["heads"], heads)
+
+
+def test_trained_heads_speed_up_and_change_nothing(learned):
+    export = learned[0] / "2" / "export"
+    lm = medusa_jax.load(str(export / "backbone"), str(export / "heads"), tree="mc_sim_7b_63")
+    assert lm.heads_config.root_conditioned
+    assert lm.heads_config.draft_vocab
+    assert lm.heads_config.vocab_size < 40
+    medusa, plain = greedy(lm, "mc_sim_7b_63"), greedy(lm, "chain:0")
+    assert medusa.token_ids == plain.token_ids
+    assert plain.text == REPLY
+    assert medusa.num_steps < plain.num_steps / 2
+
+
+def test_the_whole_model_in_one_folder_decodes(finished):
+    lm = medusa_jax.load(str(finished("medusa2_lora")[1] / "export"))
+    medusa, plain = greedy(lm, "mc_sim_7b_63"), greedy(lm, "chain:0")
+    assert medusa.token_ids == plain.token_ids
+    assert len(medusa.token_ids) > 4
+
+
+def test_killed_and_terminated(model, data, compiled, tmp_path):
+    """kill -9 at any moment; then SIGTERM; then to the end."""
+    changes = {"model": model, "data": data, "objective": "medusa1"}
+    changes |= {"steps": 120, "save_every": 10, "eval_every": 60}
+    workdir = tmp_path / "run"
+    where = {"devices": jax.device_count(), "compiled": compiled}
+    process = start(workdir, "--config.mesh.data=1", **where, **changes)
+    wait_for(process, lambda: (workdir / "checkpoints" / "20").exists())
+    process.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, output
+    reached = len(logged(workdir))
+    process = start(workdir, "--config.mesh.data=1", **where, **changes)
+    wait_for(process, lambda: len(logged(workdir)) > reached + 10)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "stopped and saved" in output
+    assert not (workdir / "export").exists()
+    settings = make(**changes)
+    rows = run(settings, workdir)
+    assert len(rows) == 120
+    assert rows == run(settings, tmp_path / "whole")

@@ -1,0 +1,102 @@
+"""Two real processes (gloo) train together, stop together, go on together, and export once."""
+
+import json
+import socket
+
+import jax
+import numpy as np
+import pytest
+
+import medusa_jax
+from tests.train.small_runs import (
+    logged,
+    make,
+    quick_compilation,
+    run,
+    start,
+    write_data,
+    write_model,
+)
+
+STEPS = 30
+CHANGES = {
+    "objective": "medusa1",
+    "steps": STEPS,
+    "learning_rate": 1e-4,
+    "eval_every": STEPS // 2,
+    "save_every": STEPS,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch, quick_compilation(folder / "compiled"):
+        patch.setenv("MEDUSA_JAX_CACHE", str(folder / "cache"))
+        write_model(folder / "model")
+        write_data(folder / "data.jsonl")
+        yield folder
+
+
+def names(folder) -> dict[str, str]:
+    return {"model": str(folder / "model"), "data": str(folder / "data.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def outputs(folder) -> list[str]:
+    """What they printed. Rows lie over both, parameters over the two devices of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
+    flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
+    where = {"module": "tests.train.two_trainers", "devices": 2, "compiled": folder / "compiled"}
+    processes = [
+        start(folder / "run", *flags, f"--process_id={i}", **where, **names(folder), **CHANGES)
+        for i in range(2)
+    ]
+    try:
+        texts = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, text in zip(processes, texts, strict=True):
+        assert process.returncode == 0, text
+    return texts
+
+
+def test_they_stop_and_go_on_together(folder, outputs):
+    before, after = outputs[0].split("again\n")
+    assert "stopped and saved" in before
+    assert "exported to" in after
+    assert "exported" not in outputs[1]
+    assert "saved" not in outputs[1]
+    stopped, end = sorted(int(path.name) for path in (folder / "run" / "checkpoints").iterdir())
+    assert 4 <= stopped < end == STEPS
+
+
+@pytest.fixture(scope="module")
+def alone(folder) -> list[dict]:
+    return run(make(**names(folder), **CHANGES), folder / "alone")
+
+
+def test_the_losses_are_those_of_one_process(folder, outputs, alone):
+    rows = logged(folder / "run")
+    assert [row["step"] for row in rows] == [*range(1, STEPS + 1)]
+    assert "held_out/head_loss" in rows[-1]
+    for row, expected in zip(rows, alone, strict=True):
+        for name in expected.keys() & {"loss", "head_loss", "held_out/head_loss"}:
+            np.testing.assert_allclose(row[name], expected[name], rtol=1e-5)
+
+
+def test_the_export_is_that_of_one_process(folder, outputs, alone):
+    exports = [folder / name / "export" for name in ("run", "alone")]
+    together, single = (medusa_jax.load(str(export)) for export in exports)
+    for found, expected in zip(
+        jax.tree.leaves((together.params, together.heads_params)),
+        jax.tree.leaves((single.params, single.heads_params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    configs = [json.loads((export / "config.json").read_text()) for export in exports]
+    assert configs[0] == configs[1]
