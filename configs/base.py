@@ -12,7 +12,6 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     """Returns the defaults."""
     c = ConfigDict()
-
     # Model and data.
     c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
     c.medusa = placeholder(str)  # Heads to start from (folder, file, hub id); default: fresh ones.
@@ -51,13 +50,11 @@ def get_config() -> ConfigDict:
     c.grad_clip = 1.0  # Bound on the norm of all gradients together.
     c.moments = "float32"  # "float32", "bfloat16" (first moments) or "factored" (Adafactor).
 
-    # The backbone.
+    # The backbone, and how it is computed.
     c.lora_rank = 0  # r of the adapters; 0: none, all of the backbone trains in medusa2.
     c.lora_alpha = 16.0  # Adapters count alpha / r.
     c.lora_dropout = 0.05
     c.quantize = "none"  # Of a frozen backbone: "int8" or "nf4".
-
-    # Computation.
     c.dtype = "float32"  # "bfloat16" on accelerators.
     c.remat = False  # Compute each layer again in the backward pass instead of keeping it.
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # Devices per axis; -1: the rest.

@@ -1,7 +1,7 @@
 """Where arrays lie on a mesh of devices: one table from logical axes to mesh axes.
 
-Every function that is traced under `jax.jit` (what `pjit` became) stays free of this: arguments
-carry their shardings, and the compiler derives the rest.
+The networks stay free of this: under `jax.jit` (what `pjit` became) arguments carry their shardings
+and the compiler derives the rest; training pins the residual stream (`train.experiment`).
 """
 
 import math

@@ -44,6 +44,7 @@ from train import dialogues, distributed, replies, reply_file
 from train.data import sharegpt
 from train.human_turns import Conversation, read_conversations
 
+flags.adopt_module_key_flags(distributed)
 _MODEL = flags.DEFINE_string(
     "model", None, f"Hugging Face folder, hub id or GGUF file. Default: {DEFAULT_MODEL_NAME}."
 )
