@@ -7,6 +7,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -215,7 +216,9 @@ def pallas_attention(
 
     All nodes of a tree see the same prefix, so they pass as further query heads of their key head.
     """
-    from jax.experimental.pallas.ops.gpu.decode_attention import gqa
+    with warnings.catch_warnings():  # newer JAX deprecates the kernel: one more answer, no fault
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from jax.experimental.pallas.ops.gpu.decode_attention import gqa
 
     B, R, N, H = q_BRNH.shape
     K = k_BSKH.shape[2]
