@@ -25,13 +25,12 @@ from infer import display
 from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
 from infer.bench.prompts import QUESTIONS
-from infer.bench.report import write_report
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.prompt_file import read_prompt_file
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import check_output
+from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.prompts import Prompt
 from medusa_jax.shapes import SHAPES
 
@@ -103,7 +102,7 @@ def main(argv: list[str]) -> None:
     report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
     report = {"mode": "shape" if _SHAPE.value else "checkpoint"} | around | report
     if target is not None:
-        write_report(target, report)
+        write_json(target, report)
     (tables.print_shape if _SHAPE.value else tables.print_checkpoint)(report)
 
 

@@ -11,7 +11,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io import default_model, hub
 from medusa_jax.io import heads as head_files
-from medusa_jax.io.model import load_model
+from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.tree import Tree, build_tree, load_tree
 
 _SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
@@ -94,17 +94,36 @@ def load(
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
     source = str(default_model.default_model_path()) if model is None else model
     base = load_model(source, jnp.dtype(dtype), mesh)
-    heads_path = _heads_path(medusa, None if model is None else base.path)
+    lm = with_heads(base, _heads_path(medusa, None if model is None else base.path), dtype, mesh)
+    if tree is None and lm.heads_config is None:
+        return lm
+    return lm.with_tree(tree or _default_tree(dtype, lm.heads_config))
+
+
+def with_heads(
+    base: LoadedModel, heads: Path | None, dtype: str, mesh: jax.sharding.Mesh | None = None
+) -> MedusaLM:
+    """A backbone with the heads in a folder or file, and with a tree of the root alone.
+
+    Args:
+      base: the backbone.
+      heads: where they are; None: no heads.
+      dtype: of the backbone, "float32" or "bfloat16", and then of the heads.
+      mesh: see `load`.
+
+    Raises:
+      UserError: the heads cannot be read, or are for another model.
+    """
     heads_config = heads_params = None
-    if heads_path is not None:
+    if heads is not None:
         heads_config, heads_params = head_files.load_heads(
-            heads_path,
+            heads,
             hidden_size=base.config.hidden_size,
             vocab_size=base.config.vocab_size,
             dtype=jnp.dtype(dtype),
             mesh=mesh,
         )
-    lm = MedusaLM(
+    return MedusaLM(
         config=base.config,
         params=base.params,
         heads_config=heads_config,
@@ -114,9 +133,6 @@ def load(
         dtype=dtype,
         tree=jax.device_put(build_tree([])),
     )
-    if tree is None and heads_config is None:
-        return lm
-    return lm.with_tree(tree or _default_tree(dtype, heads_config))
 
 
 def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:

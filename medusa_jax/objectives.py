@@ -128,19 +128,16 @@ class Objective:
 
     def _parts(self, params: dict[str, Any], batch: dict[str, Any], key) -> dict[str, jax.Array]:
         """Everything per position that the logits are made of."""
-        M = self.heads.num_heads
         if "hidden" in batch:
-            hidden, following = batch["hidden"][:, :, 0], batch["hidden"][:, :, 1:]
-            next_BT = batch["next"]
+            hidden, next_BT = batch["hidden"][:, :, 0], batch["next"]
         else:
             hidden = self.hidden(params, batch, key=key)
             next_BT = jnp.roll(batch["token"], -1, axis=1)
-            following = jnp.stack([jnp.roll(hidden, -k, axis=1) for k in range(1, M + 1)], axis=2)
         parts = {"hidden": hidden.astype(self.dtype)}
         if self.heads.root_conditioned:
             parts["root"] = take_rows(params["backbone"]["embed"]["weight"], next_BT)
         if self.soft_labels:
-            parts["following"] = jax.lax.stop_gradient(following).astype(self.dtype)
+            parts["following"] = jax.lax.stop_gradient(self._following(hidden, batch))
         if self.kind == "self_distill":
             original = self.hidden(params | {"lora": None}, batch)
             parts["original"] = jax.lax.stop_gradient(original)
@@ -148,6 +145,13 @@ class Objective:
             own_key = None if key is None else jax.random.fold_in(key, 1)
             parts["dropped"] = dropped(parts["hidden"], self.lora_dropout, own_key)
         return parts
+
+    def _following(self, hidden_BTD: jax.Array, batch: dict[str, Any]) -> jax.Array:
+        """Hidden states of the M positions behind each, [B, T, M, D]; any behind the end."""
+        if "hidden" in batch:
+            return batch["hidden"][:, :, 1:].astype(self.dtype)
+        ahead = range(1, self.heads.num_heads + 1)
+        return jnp.stack([jnp.roll(hidden_BTD, -k, axis=1) for k in ahead], axis=2)
 
     def hidden(
         self, params: dict[str, Any], batch: dict[str, Any], *, key: jax.Array | None = None

@@ -15,7 +15,6 @@ known. --shape takes random weights of a published shape instead of a model.
     --seq_len 2048 --output llama-1b.json
 """
 
-import json
 from typing import Any
 
 from absl import flags
@@ -27,7 +26,7 @@ from rich.table import Table
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.shapes import SHAPES
 from train.bench.job import Job
 from train.bench.measure import TOLERANCE, measure, num_advances
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> None:
         task = progress.add_task("", total=num_advances(job))
         report = around | measure(job, lambda: progress.advance(task))
     if target is not None:
-        write_text(target, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write_json(target, report)
     _print(report)
     if report["same_first_loss"] is False:
         raise UserError(

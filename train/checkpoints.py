@@ -17,7 +17,7 @@ from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSav
 from orbax.checkpoint import checkpoint_managers
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_text
+from medusa_jax.io.atomic import write_json
 from medusa_jax.io.hf_config import read_json
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 
@@ -266,7 +266,7 @@ def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
             "--workdir"
         )
     elif jax.process_index() == 0:
-        write_text(file, json.dumps(mine, indent=2) + "\n")
+        write_json(file, mine)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 It is the size of stories260K. The weights are the same on every machine and in every run.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
-from medusa_jax.io import heads as head_files
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf_config import read_config
@@ -24,7 +24,8 @@ from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.io.placement import place_params
 from medusa_jax.io.tokenizer import quiet_transformers
 from medusa_jax.io.weights import param_shapes
-from medusa_jax.tree import build_tree
+from medusa_jax.model import with_heads
+from medusa_jax.shapes import SHAPES
 
 RANDOM_TINY = "random:tiny"
 
@@ -35,17 +36,7 @@ _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_CONFIG = LlamaConfig(
-    vocab_size=256 + len(_SPECIAL),
-    hidden_size=64,
-    intermediate_size=176,
-    num_layers=5,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=8,
-    max_position=1024,
-    tie_embeddings=True,
-)
+_CONFIG = dataclasses.replace(SHAPES["tiny"], vocab_size=256 + len(_SPECIAL), intermediate_size=176)
 _SEED = 0
 
 
@@ -104,26 +95,10 @@ def load_lm(
     """
     if model != RANDOM_TINY:
         return medusa_jax.load(model, medusa or "none", dtype=dtype, tree="chain:0", mesh=mesh)
-    base = load_base(model, jnp.dtype(dtype), mesh)
-    heads_config = heads_params = None
+    heads = None
     if medusa is not None:
-        heads_config, heads_params = head_files.load_heads(
-            medusa if Path(medusa).is_file() else hub.resolve(medusa),
-            hidden_size=_CONFIG.hidden_size,
-            vocab_size=_CONFIG.vocab_size,
-            dtype=jnp.dtype(dtype),
-            mesh=mesh,
-        )
-    return MedusaLM(
-        config=base.config,
-        params=base.params,
-        heads_config=heads_config,
-        heads_params=heads_params,
-        tokenizer=base.tokenizer,
-        eos_ids=base.eos_ids,
-        dtype=dtype,
-        tree=jax.device_put(build_tree([])),
-    )
+        heads = Path(medusa) if Path(medusa).is_file() else hub.resolve(medusa)
+    return with_heads(load_base(model, jnp.dtype(dtype), mesh), heads, dtype, mesh)
 
 
 def byte_tokenizer() -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_text
+from medusa_jax.io.atomic import write_json
 
 
 def shard_path(path: str | Path, index: int, count: int) -> Path:
@@ -51,7 +51,7 @@ def append_rows(path: Path, settings: dict[str, Any]) -> Iterator[Callable[[list
       UserError: it cannot be written.
     """
     if not path.exists() or path.stat().st_size == 0:
-        write_text(_settings_path(path), json.dumps(settings, indent=1) + "\n")
+        write_json(_settings_path(path), settings)
     try:
         with path.open("a+b") as file:
             file.truncate(_end_of_lines(file))

@@ -1,7 +1,6 @@
 """What a working folder keeps of a run beside its checkpoints: settings and draft vocabulary."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_text
+from medusa_jax.io.atomic import write_json
 from medusa_jax.io.hf_config import read_json
 from train.settings import Settings, make_settings
 
@@ -28,7 +27,7 @@ def write_run(workdir: Path, settings: Settings, token_map: np.ndarray | None = 
     Raises:
       UserError: the folder cannot be written.
     """
-    write_text(workdir / _SETTINGS, json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    write_json(workdir / _SETTINGS, dataclasses.asdict(settings))
     if token_map is None:
         return
     temporary = workdir / f".{_TOKEN_MAP}.{os.getpid()}.tmp.npy"

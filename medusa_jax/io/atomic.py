@@ -1,8 +1,10 @@
 """Output files that appear complete or not at all."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from medusa_jax.errors import UserError
 
@@ -14,7 +16,7 @@ def check_output(path: str | Path) -> Path:
       path: of the file; a link is followed, so that it is not replaced.
 
     Returns:
-      The path to give to `write_text`.
+      The path to give to `write_text` or `write_json`.
 
     Raises:
       UserError: the folder is missing or cannot be written, or the path is no regular file.
@@ -50,6 +52,23 @@ def write_text(path: Path, text: str) -> None:
         raise _cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, as `write_text` does.
+
+    Args:
+      path: see `write_text`.
+      value: JSON values.
+
+    Raises:
+      UserError: writing failed, or a number is not finite, which JSON cannot hold.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        raise UserError(f"cannot write {path}: a number in it is not finite") from None
+    write_text(path, text)
 
 
 def _cannot_write(path: str | Path, error: Exception) -> UserError:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_text
+from medusa_jax.io.atomic import write_json
 from medusa_jax.io.heads_files import HEADS_FILES
 from medusa_jax.io.heads_keys import MODEL_PREFIXES
 from medusa_jax.io.tensor_export import save_tensors
@@ -57,7 +57,7 @@ def save_heads(
         raise UserError(f"cannot write heads to {folder}: {error}") from error
     name = "model.safetensors" if format == "vllm" else HEADS_FILES[0]
     save_tensors(folder / name, tensors)
-    write_text(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+    write_json(folder / "config.json", settings)
 
 
 def head_tensors(

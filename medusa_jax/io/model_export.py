@@ -1,7 +1,6 @@
 """Writes a whole model as a Hugging Face folder, with Medusa heads in it or without (format B)."""
 
 import dataclasses
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_text
+from medusa_jax.io.atomic import write_json
 from medusa_jax.io.heads_export import head_tensors
 from medusa_jax.io.hf_config import read_json
 from medusa_jax.io.hf_config_export import hf_config
@@ -157,7 +156,7 @@ def _save_shards(
     if len(parts) > 1 and jax.process_index() == 0:
         total = sum(_size(tensor, dtype.itemsize) for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def _parts(tensors: Mapping[str, Any], itemsize: int, shard_bytes: int) -> Iterator[list[str]]:
@@ -179,10 +178,10 @@ def _size(tensor: Any, itemsize: int) -> int:
 
 
 def _save_rest(folder: Path, base: LoadedModel, settings: dict[str, Any]) -> None:
-    _write_json(folder / "config.json", settings)
+    write_json(folder / "config.json", settings)
     try:
         if not base.path.is_dir():
-            _write_json(folder / "generation_config.json", _special_ids(base))
+            write_json(folder / "generation_config.json", _special_ids(base))
             with quiet_transformers():
                 base.tokenizer.save_pretrained(folder)
             return
@@ -191,7 +190,3 @@ def _save_rest(folder: Path, base: LoadedModel, settings: dict[str, Any]) -> Non
                 shutil.copyfile(base.path / name, folder / name)
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {folder}: {error}") from error
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")

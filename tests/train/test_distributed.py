@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh
+from tests.train.processes import free_port, outputs_of
 from tests.train.two_processes import ROWS
 from train import distributed
 from train.checkpoints import read_params
@@ -25,9 +25,7 @@ ROOT = Path(__file__).parents[2]
 def workdir(tmp_path_factory) -> Path:
     """Folder in which two processes have trained, stopped, saved and restored."""
     folder = tmp_path_factory.mktemp("run")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "tests.train.two_processes"]
     processes = [
         subprocess.Popen(
@@ -39,13 +37,7 @@ def workdir(tmp_path_factory) -> Path:
         )
         for i in range(2)
     ]
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    outputs_of(processes, seconds=120)
     return folder
 
 

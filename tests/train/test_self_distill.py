@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from medusa_jax.errors import UserError
+from tests.train.processes import free_port
 from train import self_distill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,10 +119,7 @@ def test_shards_divide_the_conversations(settings, whole, tmp_path):
 
 
 def test_processes_of_a_cluster_take_a_share_each(settings, whole, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    cluster = {"coordinator_address": address, "num_processes": 2}
+    cluster = {"coordinator_address": f"localhost:{free_port()}", "num_processes": 2}
     output = tmp_path / "r.jsonl"
     processes = [start(settings, output=output, **cluster, process_id=i) for i in range(2)]
     for process in processes:

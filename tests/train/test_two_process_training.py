@@ -1,13 +1,13 @@
 """Two real processes (gloo) train together, stop together, go on together, and export once."""
 
 import json
-import socket
 
 import jax
 import numpy as np
 import pytest
 
 import medusa_jax
+from tests.train.processes import free_port, outputs_of
 from tests.train.small_runs import (
     logged,
     make,
@@ -45,24 +45,14 @@ def names(folder) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def outputs(folder) -> list[str]:
     """What they printed. Rows lie over both, parameters over the two devices of each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
+    flags = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
     flags += ["--config.mesh.data=2", "--config.mesh.fsdp=2"]
     where = {"module": "tests.train.two_trainers", "devices": 2, "compiled": folder / "compiled"}
     processes = [
         start(folder / "run", *flags, f"--process_id={i}", **where, **names(folder), **CHANGES)
         for i in range(2)
     ]
-    try:
-        texts = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, texts, strict=True):
-        assert process.returncode == 0, text
-    return texts
+    return outputs_of(processes, seconds=200)
 
 
 def test_they_stop_and_go_on_together(folder, outputs):
