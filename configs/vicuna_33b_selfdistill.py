@@ -1,12 +1,13 @@
 """Self-distilled MEDUSA-2 for Vicuna-33B v1.3 in one stage (paper, section 2.3.2, appendix B).
 
   python -m train.self_distill --model lmsys/vicuna-33b-v1.3 --prompts sharegpt.json \\
-    --output replies.jsonl
+    --output replies.jsonl --max_new_tokens 1024 --batch_size 8
   python -m train.main --config=configs/vicuna_33b_selfdistill.py --config.data=replies.jsonl \\
     --workdir=runs/vicuna_33b_selfdistill
 
 Data: about 100k conversations: the human turns of ShareGPT, answered by the model at temperature
-0.3.
+0.3. The first command keeps the model on one device (65 GB in bfloat16, and the cache); more
+machines take shares of the prompts, and any other engine may write the file just as well.
 Hardware: the authors' files are for 8 GPUs.
 Hours: not in the paper; not measured here.
 Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01

@@ -23,8 +23,8 @@ def get_config() -> ConfigDict:
     c.held_out = 0.01
     c.num_heads = 5
     c.num_layers = 1
-    # 2 epochs of about 68.6k conversations: 2 * 68_600 / 64. Packed rows hold more than one each,
-    # so this is an upper bound: the data pipeline starts over when it has seen everything.
+    # The original's 2 epochs of about 68.6k conversations, one to a row: 2 * 68_600 / 64. Rows are
+    # packed here, so the data are seen more often: a run says how often when it starts.
     c.steps = 2144
     c.batch_size = 64
     c.seq_len = 4096

@@ -4,7 +4,7 @@ The model's own replies, LoRA beside full-precision weights, and a weight of the
 rises from nothing: the sine ramp is what warms the heads up.
 
   python -m train.self_distill --model HuggingFaceH4/zephyr-7b-beta --prompts ultrachat.jsonl \\
-    --output replies.jsonl
+    --output replies.jsonl --max_new_tokens 2048 --batch_size 16
   python -m train.main --config=configs/zephyr_7b_selfdistill.py --config.data=replies.jsonl \\
     --workdir=runs/zephyr_7b_selfdistill
 
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     c.heads_ramp = 1.0
     c.num_heads = 5
     c.num_layers = 1
-    # 2 epochs: 2 * 100_000 / 128; less with packed rows.
+    # 2 epochs of one conversation to a row: 2 * 100_000 / 128. Packed rows hold more of them.
     c.steps = 1562
     c.batch_size = 128
     c.seq_len = 2048

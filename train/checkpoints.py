@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import jax
 import orbax.checkpoint as ocp
-from grain.checkpoint import CheckpointHandler, CheckpointRestore, CheckpointSave
+from grain.checkpoint import CheckpointHandler, CheckpointSave
 from orbax.checkpoint import checkpoint_managers
 
 from medusa_jax.errors import UserError
@@ -62,6 +62,8 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
+        best = self.best
+        self._lowest = math.inf if best is None else _loss_of(self._manager.metrics(best))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -79,6 +81,10 @@ class Checkpoints:
         """The step with the lowest held-out loss, of those that are kept and have one."""
         step = self._manager.best_step()
         return None if step is None or not self._manager.metrics(step) else step
+
+    def is_best(self, loss: float | None) -> bool:
+        """Whether it is lower than every loss that a checkpoint has been saved with."""
+        return loss is not None and loss < self._lowest
 
     def save(
         self,
@@ -112,6 +118,7 @@ class Checkpoints:
         if data is not None:
             items["data"] = CheckpointSave(data)
         metrics = {} if loss is None else {_LOSS: float(loss)}
+        self._lowest = min(self._lowest, _loss_of(metrics))
         args = ocp.args.Composite(**items)
         return self._manager.save(step, args=args, metrics=metrics, force=True)
 
@@ -129,18 +136,16 @@ class Checkpoints:
           Arrays in the structure of `state`.
 
         Raises:
-          UserError: no such step, its arrays differ in name, shape or dtype, or its data were read
-            by another number of processes.
+          UserError: no such step, or its arrays differ in name, shape or dtype.
         """
         self.wait()
         step = _step_of(self._manager, self._workdir, step)
         folder = self._workdir / _FOLDER / str(step)
         _check_fits(folder, self._manager.item_metadata(step)["state"], state)
-        items: dict[str, Any] = {"state": _restore_args(state)}
         if data is not None:
-            _check_data(folder / "data")
-            items["data"] = CheckpointRestore(data)
-        return self._manager.restore(step, args=ocp.args.Composite(**items))["state"]
+            _go_to(data, folder / "data")
+        args = ocp.args.Composite(state=_restore_args(state))
+        return self._manager.restore(step, args=args)["state"]
 
     def wait(self) -> None:
         """Returns when the step that is being saved is complete on disk."""
@@ -238,14 +243,13 @@ def _leaves(tree: Any) -> dict[str, str]:
     }
 
 
-def _check_data(folder: Path) -> None:
-    name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-    if not (folder / name).is_file():
-        found = sum(1 for _ in folder.glob("process_*-of-*.json"))
-        raise UserError(
-            f"the data of {folder.parent} were read by {found} processes, this run has "
-            f"{jax.process_count()}: go on with as many, or choose another --workdir"
-        )
+def _go_to(data: grain.DatasetIterator, folder: Path) -> None:
+    """Puts an iterator where a checkpoint left it.
+
+    All processes go through the same global batches (see `train.data.pipeline`), so that any of
+    their files serves any process of any number.
+    """
+    data.set_state(json.loads(min(folder.glob("process_*.json")).read_text(encoding="utf-8")))
 
 
 def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:

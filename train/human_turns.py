@@ -10,7 +10,8 @@ from medusa_jax.errors import UserError
 from train.data import sharegpt
 
 # ShareGPT's long conversations come in chunks of which all but the first start in mid-conversation.
-_LATER_CHUNK = re.compile(r"[0-9A-Za-z]{7}_[1-9]\d*")
+# Its ids are random: one without a digit or a capital is rather a word, and "example_1" no chunk.
+_LATER_CHUNK = re.compile(r"(?=[a-z]*[0-9A-Z])[0-9A-Za-z]{7}_[1-9]\d*")
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,11 @@ class Loop:
                 advance(step, row)
                 stop = interrupt.reached(step)
                 last = stop or step == self._settings.steps
-                self._checkpoints.save(step, state, self._data.train, loss=loss, force=last)
+                force = last or self._checkpoints.is_best(loss)
+                self._checkpoints.save(step, state, self._data.train, loss=loss, force=force)
                 if last:
                     break
+        self._stop_trace()
         self._checkpoints.wait()
         self._writer.close()
         return state["params"] if step == self._settings.steps else None
@@ -186,7 +188,11 @@ class Loop:
             jax.profiler.start_trace(str(self._workdir / "profile"))
             self._traces = True
         yield
-        if step == last and self._traces:  # not if the run went on behind the first step
+        if step == last:
+            self._stop_trace()
+
+    def _stop_trace(self) -> None:
+        if self._traces:  # not if the run went on behind the first step
             jax.profiler.stop_trace()
             self._traces = False
 

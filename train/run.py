@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
+from medusa_jax.io.heads_export import check_format
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree import load_tree
 from train import inputs
@@ -47,6 +48,7 @@ def train(settings: Settings, workdir: Path) -> None:
     mesh = make_mesh(**dataclasses.asdict(settings.mesh))
     _check_batch(settings, mesh)
     lm = load_lm(settings.model, settings.medusa, dtype=_params_dtype(settings), mesh=mesh)
+    _check_context(settings, lm)
     splits = load_data(
         settings.data,
         lm.tokenizer,
@@ -57,11 +59,13 @@ def train(settings: Settings, workdir: Path) -> None:
     )
     token_map = _token_map(settings, lm, splits)
     experiment = build(settings, lm, mesh, token_map)
+    if settings.export_format != "none":
+        check_format(experiment.heads, settings.export_format)
     with Checkpoints(
         workdir,
         save_every=settings.save_every,
         keep=settings.keep,
-        fingerprint=_fingerprint(settings),
+        fingerprint=_fingerprint(settings) | {"content of data": splits.fingerprint},
     ) as checkpoints:
         if is_first_process():
             write_run(workdir, settings, token_map)
@@ -69,6 +73,7 @@ def train(settings: Settings, workdir: Path) -> None:
             data = inputs.cached(settings, splits, lm, workdir)
         else:
             data = inputs.packed(settings, splits, mesh)
+        _say(_epochs(settings, data))
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         tree = load_tree(settings.tree, settings.num_heads)
         params = Loop(settings, experiment, data, tree, mesh, checkpoints, workdir).run()
@@ -88,6 +93,24 @@ def _check_batch(settings: Settings, mesh: Mesh) -> None:
             f"devices (config.mesh.data times fsdp): choose a batch_size that is a multiple of "
             f"{devices * settings.accumulate}, or a smaller config.mesh.data"
         )
+
+
+def _check_context(settings: Settings, lm: MedusaLM) -> None:
+    if settings.seq_len > lm.config.max_position:
+        raise UserError(
+            f"config.seq_len={settings.seq_len} is longer than the model's context: set "
+            f"config.seq_len={lm.config.max_position} or less"
+        )
+
+
+def _epochs(settings: Settings, data: inputs.Data) -> str:
+    """How often the data will be seen; padding, of which packing leaves little, counts too."""
+    seen = settings.steps * settings.batch_size * settings.seq_len
+    kind = "positions" if settings.hidden_states == "cached" else "tokens"
+    return (
+        f"{settings.steps:,} steps of {seen // settings.steps:,} {kind}: "
+        f"{seen / data.size:.2g} times the {data.size:,} there are to learn from"
+    )
 
 
 def _params_dtype(settings: Settings) -> str:

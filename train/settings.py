@@ -186,7 +186,7 @@ def _check_ranges(settings: Settings) -> None:
     if settings.data == "":
         raise UserError("config.data is empty: name a ShareGPT-format file or a data set")
     _check_mesh(settings.mesh)
-    _check_profile(settings.profile)
+    _check_profile(settings.profile, settings.steps)
 
 
 def _check_mesh(mesh: MeshSettings) -> None:
@@ -204,11 +204,15 @@ def _check_mesh(mesh: MeshSettings) -> None:
         )
 
 
-def _check_profile(profile: str) -> None:
+def _check_profile(profile: str, steps: int) -> None:
     match = re.fullmatch(r"(\d+):(\d+)", profile)
-    if profile and not (match and int(match[1]) < int(match[2])):
+    if profile and not (match and 0 < int(match[1]) < int(match[2])):
         raise UserError(
             f"config.profile is {profile!r}: give two steps, the first and the last, such as 10:15"
+        )
+    if match and int(match[2]) > steps:
+        raise UserError(
+            f"config.profile is {profile!r}, but the run ends at step {steps}: choose earlier steps"
         )
 
 

@@ -45,7 +45,9 @@ def test_a_conversation_ends_before_a_blank_question(read):
 def test_later_chunks_and_other_first_speakers_are_left_out(read):
     answered_first = {"id": "z", "conversations": [turn("gpt", "x"), turn("human", "a")]}
     rows = [row("a", id="QWJhYvA_0"), row("b", id="QWJhYvA_1"), row("c", id="chat_12")]
-    assert {c.name for c in read([*rows, answered_first])} == {"QWJhYvA_0", "chat_12"}
+    rows.append(row("d", id="example_3"))
+    found = {c.name for c in read([*rows, answered_first])}
+    assert found == {"QWJhYvA_0", "chat_12", "example_3"}
 
 
 def test_rows_without_an_id_are_named_by_what_they_ask(read):

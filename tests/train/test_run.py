@@ -127,6 +127,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(finished, tmp_path, recipe)
     assert rows == logged(workdir)
 
 
+def test_the_best_is_kept_though_no_checkpoint_is_due(model, data, tmp_path):
+    settings = make(model, data, steps=4, eval_every=2, save_every=4, learning_rate=3e-2, keep=1)
+    run(settings, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "4"
+    losses = {row["step"]: row.get("held_out/lm_loss") for row in logged(tmp_path / "run")}
+    best = min((2, 4), key=losses.__getitem__)
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {str(best), "4"}
+
+
+def test_a_trace_that_the_run_does_not_outlast(model, data, tmp_path):
+    settings = make(model, data, steps=3, profile="2:3")
+    stopped_after(2, settings, tmp_path / "run")
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
 def test_on_another_mesh(finished, tmp_path):
     settings, workdir = finished("medusa1_cached")
     stopped_after(3, settings, tmp_path / "run")
@@ -165,6 +181,14 @@ def test_the_folder_of_another_run(finished, data, tmp_path):
     assert contents(workdir) == before
 
 
+def test_data_that_have_changed_since(model, tmp_path):
+    data = write_data(tmp_path / "data.jsonl")
+    settings = make(model, data)
+    stopped_after(2, settings, tmp_path / "run")
+    write_data(tmp_path / "data.jsonl", rows=41)
+    assert "holds a run with content of data = " in refused(settings, tmp_path / "run")
+
+
 def test_bad_input_writes_nothing(finished, model, data, tmp_path):
     bad_row = tmp_path / "bad.jsonl"
     bad_row.write_text(Path(data).read_text() + "{\n")
@@ -175,6 +199,7 @@ def test_bad_input_writes_nothing(finished, model, data, tmp_path):
         "cannot be divided among 8 devices": {"mesh": (8, 1, 1)},
         "needs 3 devices, there are 8": {"mesh": (3, 1, 1)},
         "num_layers 1, the configuration asks for 2": {"medusa": heads, "num_layers": 2},
+        "config.seq_len=256 or less": {"seq_len": 257},
     }
     for words, changes in cases.items():
         settings = make(**({"model": model, "data": data} | changes))

@@ -94,6 +94,8 @@ def test_missing_key_is_named():
         ("data", "", "name a"),
         ("profile", "10", "10:15"),
         ("profile", "15:10", "10:15"),
+        ("profile", "0:5", "10:15"),
+        ("profile", "999:1001", "earlier"),
         ("accumulate", 3, "divisor"),
         ("tree", "mc_sim", "mc_sim_7b_63"),
         ("num_heads", 2, "chain:2"),

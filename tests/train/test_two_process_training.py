@@ -1,6 +1,7 @@
 """Two real processes (gloo) train together, stop together, go on together, and export once."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ CHANGES = {
     "objective": "medusa1",
     "steps": STEPS,
     "learning_rate": 1e-4,
-    "eval_every": STEPS // 2,
+    "eval_every": STEPS,
     "save_every": STEPS,
 }
 
@@ -77,6 +78,17 @@ def test_the_losses_are_those_of_one_process(folder, outputs, alone):
     for row, expected in zip(rows, alone, strict=True):
         for name in expected.keys() & {"loss", "head_loss", "held_out/head_loss"}:
             np.testing.assert_allclose(row[name], expected[name], rtol=1e-5)
+
+
+def test_one_process_goes_on_where_two_stopped(folder, outputs, alone):
+    copy = folder / "copy"
+    shutil.copytree(folder / "run", copy)
+    shutil.rmtree(copy / "checkpoints" / str(STEPS))
+    stopped = int(next((copy / "checkpoints").iterdir()).name)
+    rows = run(make(**names(folder), **CHANGES), copy)
+    assert [row["step"] for row in rows] == [*range(1, STEPS + 1)]
+    for row, expected in zip(rows[stopped:], alone[stopped:], strict=True):
+        np.testing.assert_allclose(row["loss"], expected["loss"], rtol=1e-5)
 
 
 def test_the_export_is_that_of_one_process(folder, outputs, alone):

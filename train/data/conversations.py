@@ -29,14 +29,14 @@ class Conversation:
 
     Attributes:
       where: file and line, or name and number, for messages.
-      base_id: the same for all parts of one conversation.
+      name: the row's id; see `sharegpt.base_ids`.
       messages: chat messages, {"role", "content"}; None for plain text.
       text: plain text when there are no messages.
       truncated: the last turn was cut off.
     """
 
     where: str
-    base_id: str
+    name: str
     messages: list[dict[str, str]] | None
     text: str = ""
     truncated: bool = False
@@ -74,15 +74,13 @@ class Source:
 
     def _conversation(self, number: int, example: dict[str, Any]) -> Conversation:
         where = _str(example.get("where", f"{self.name}, example {number}"))
-        base_id = sharegpt.base_id(_str(example.get("id", f"row {number}")))
+        name = _str(example.get("id", f"row {number}"))
         if len(self.features) == 1:
-            return Conversation(where, base_id, None, _str(example[self.features[0]]))
+            return Conversation(where, name, None, _str(example[self.features[0]]))
         turns, speaker, content = self.features
         pairs = zip(example[turns][speaker], example[turns][content], strict=True)
         messages = [{"role": sharegpt.chat_role(_str(s)), "content": _str(c)} for s, c in pairs]
-        return Conversation(
-            where, base_id, messages, truncated=bool(example.get("truncated", False))
-        )
+        return Conversation(where, name, messages, truncated=bool(example.get("truncated", False)))
 
 
 def _str(value: Any) -> str:

@@ -60,7 +60,8 @@ def read_json_rows(path: Path) -> Iterator[JsonRow]:
 
 def _open(path: Path) -> TextIO:
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    return opener(path, "rt", encoding="utf-8-sig")  # type: ignore[return-value]
+    # A bad byte becomes half a surrogate pair: a fault of its row, not of the file.
+    return opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape")  # type: ignore[return-value]
 
 
 def _skip_space(file: TextIO) -> tuple[int, str] | None:

@@ -38,6 +38,11 @@ class Documents:
     def __len__(self) -> int:
         return len(self.number_C)
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all of them."""
+        return int(np.minimum(self.tokens.length_C[self.number_C], self.max_length).sum())
+
     def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
         """{"token": int32 [t], "is_label": bool [t]}, copied out of the file."""
         example = self.tokens.document(int(self.number_C[index]))
@@ -55,11 +60,13 @@ class Splits:
       train: to learn from.
       held_out: never learned from.
       summary: lines that say what was read, cut and left out.
+      fingerprint: changes with the content of the data.
     """
 
     train: Documents
     held_out: Documents
     summary: str
+    fingerprint: str
 
 
 def load_data(
@@ -97,6 +104,7 @@ def load_data(
         Documents(tokens, np.flatnonzero(is_usable_C & ~is_held_out_C), seq_len),
         Documents(tokens, np.flatnonzero(is_held_out_C), seq_len),
         _summary(data, tokens, is_usable_C, is_held_out_C, seq_len),
+        source.fingerprint,
     )
     if progress:
         print(splits.summary, file=sys.stderr)

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ _ROLES = {
     "bing": "assistant",
     "system": "system",
 }
+# Parts of the longest conversation in ShareGPT: 89. In a small file, a tenth of it is too many.
+_MOST_CHUNKS = 250
+_SOME_CHUNKS = 10
 _SHA256 = "99af0276a84059eca22886be5ea278454a05a505f455436f2f2e78a8faa77772"
 _JSON_BYTES = 125_509_632
 
@@ -113,6 +117,8 @@ def _problem(row: Any) -> str:
     """What is wrong with a row; "" when it is a conversation."""
     if not isinstance(row, dict):
         return f"expected an object, found {type(row).__name__}"
+    if not _is_text(str(row.get("id", ""))):
+        return 'the "id" has a character that is not valid Unicode'
     turns = row.get("conversations")
     if not isinstance(turns, list):
         return 'no "conversations", which should be a list of turns'
@@ -129,7 +135,18 @@ def _turn_problem(number: int, turn: Any) -> str:
         return f'turn {number} is "from" {speaker!r}: expected one of {", ".join(_ROLES)}'
     if not isinstance(turn.get("value"), str):
         return f'the "value" of turn {number} is no text'
+    if not _is_text(turn["value"]):
+        return f'the "value" of turn {number} has a character that is not valid Unicode'
     return ""
+
+
+def _is_text(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which nothing can encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:
@@ -139,9 +156,17 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": _ROLES[t["from"]], "content": t["value"]} for t in row["conversations"]]
 
 
-def base_id(row_id: str) -> str:
-    """The conversation that a row is a part of: chunks are named BASE_0, BASE_1, ..."""
-    return re.sub(r"_\d+$", "", row_id)
+def base_ids(row_ids: Sequence[str]) -> list[str]:
+    """The conversation that each row is a part of: chunks are named BASE_0, BASE_1, ...
+
+    A base of very many rows is no conversation but the name of a collection ("alpaca_12"): its
+    rows stand for themselves.
+    """
+    bases = [re.sub(r"_\d+$", "", row_id) for row_id in row_ids]
+    count = Counter(bases)
+    most = min(_MOST_CHUNKS, max(_SOME_CHUNKS, len(bases) // 10))
+    pairs = zip(row_ids, bases, strict=True)
+    return [base if count[base] <= most else row_id for row_id, base in pairs]
 
 
 def chat_role(speaker: str) -> str:

@@ -21,9 +21,9 @@ from medusa_jax.io.cache import cache_dir
 from train.data import chat
 from train.data.builder import progress_bar, publish
 from train.data.conversations import Conversation, Source
-from train.data.sharegpt import SKIP_HINT
+from train.data.sharegpt import SKIP_HINT, base_ids
 
-_FORMAT = 1
+_FORMAT = 2
 _AT_ONCE = 256
 
 
@@ -103,7 +103,7 @@ def _key(source: Source, tokenizer: Any) -> str:
 def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None:
     lengths: list[int] = []
     first_labels: list[int] = []
-    hashes: list[int] = []
+    names: list[str] = []
     refused: list[str] = []
     with (folder / "token").open("wb") as tokens, (folder / "is_label").open("wb") as labels:
         for conversation, example in _examples(source, tokenizer, progress, refused):
@@ -111,11 +111,12 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
             example.is_label_T.tofile(labels)
             lengths.append(len(example.token_T))
             first_labels.append(_first_label(example.is_label_T))
-            hashes.append(_split_hash(conversation.base_id))
+            names.append(conversation.name)
     if not sum(lengths):
         raise UserError(f"{source.name} holds no text to train on ({len(refused)} rows refused)")
     np.save(folder / "end.npy", np.cumsum(lengths, dtype=np.int64))
     np.save(folder / "first_label.npy", np.asarray(first_labels, np.int64))
+    hashes = [_split_hash(base_id) for base_id in base_ids(names)]
     np.save(folder / "split_hash.npy", np.asarray(hashes, np.uint64))
     note = {"refused": len(refused), "first_refused": "".join(refused[:1])}
     (folder / "note.json").write_text(json.dumps(note), encoding="utf-8")

@@ -27,7 +27,7 @@ def test_every_row_comes_back_in_order(make_file, cache, monkeypatch, has_array_
     assert contents(source) == [[f"q\u2028{i}", f"a {i}"] for i in range(230)]
     third = source.read([2])[0]
     assert third.where == f"{path}:3"
-    assert third.base_id == "c1"
+    assert third.name == ROWS[2]["id"]
     assert [m["role"] for m in third.messages] == ["user", "assistant"]
     assert not third.truncated
     suffix = "array_record" if has_array_record else "parquet"

@@ -66,7 +66,7 @@ def test_a_conversation_feature_of_any_usual_name(prepare):
         {"role": "user", "content": "hü"},
         {"role": "assistant", "content": "yes"},
     ]
-    assert found.base_id == "k"
+    assert found.name == "k_3"
     assert found.where == "my_chats:1.0.0, example 0"
 
 

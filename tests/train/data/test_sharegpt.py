@@ -46,6 +46,16 @@ BROKEN = [
         GOOD + '\n{"conversations": [{"from": "gpt", "value": null}]}',
         'x.jsonl:2: the "value" of turn 1',
     ),
+    (
+        "x.jsonl",
+        GOOD + '\n{"conversations": [{"from": "gpt", "value": "half a smile: \\ud83d"}]}',
+        'x.jsonl:2: the "value" of turn 1 has a character that is not valid Unicode',
+    ),
+    (
+        "x.jsonl",
+        GOOD + '\n{"id": "\\ude00", "conversations": []}',
+        'x.jsonl:2: the "id" has a character that is not valid Unicode',
+    ),
     ("x.json", f"[\n{GOOD},\n{{}}]", 'x.json:3: no "conversations"'),
     ("x.json", f'[\n{GOOD},\n{{"id" 1}}]', "x.json:3: not valid JSON"),
 ]
@@ -64,12 +74,20 @@ def test_bad_rows_are_named_or_skipped_and_counted(tmp_path, capsys, name, conte
     assert capsys.readouterr().err.startswith("1 row left out, the first: ")
 
 
+def test_a_bad_byte_is_the_fault_of_its_row(tmp_path):
+    text = GOOD.encode() + b'\n{"conversations": [{"from": "gpt", "value": "\xff"}]}\n'
+    (tmp_path / "x.jsonl").write_bytes(text)
+    with pytest.raises(UserError, match=r"x\.jsonl:2: .*not valid Unicode"):
+        list(sharegpt.read_rows(tmp_path / "x.jsonl"))
+    assert list(sharegpt.read_rows(tmp_path / "x.jsonl", data_errors="skip")) == [ROWS[0]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.jsonl.xz", b"no xz", "cannot read"),
         ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "cannot read"),
-        ("x.jsonl", b"\xff\xfe", "cannot read"),
+        ("x.jsonl", b"\xff\xfe", "x.jsonl:1: not valid JSON"),
         ("x.jsonl", b"\n", "holds no conversations"),
         ("x.json", b"[]", "holds no conversations"),
         ("x.json", b'[{"id": "a', "x.json:1: the array is cut off here"),
@@ -117,4 +135,13 @@ def test_unusable_conversations_are_empty(turn):
     ("name", "base"), [("a_0", "a"), ("a_12", "a"), ("a_b", "a_b"), ("a_1_2", "a_1"), ("a", "a")]
 )
 def test_chunks_of_a_conversation_share_its_base_id(name, base):
-    assert sharegpt.base_id(name) == base
+    assert sharegpt.base_ids(["x_0", name, "x_1"]) == ["x", base, "x"]
+
+
+def test_the_name_of_a_collection_is_no_conversation():
+    chunks = [f"ErOTMZ3_{i}" for i in range(89)]
+    many = [f"identity_{i}" for i in range(300)]
+    assert sharegpt.base_ids([f"identity_{i}" for i in range(40)])[7] == "identity_7"
+    mixed = sharegpt.base_ids([*chunks, *many, *(f"{i:x}" for i in range(700))])
+    assert mixed[:89] == ["ErOTMZ3"] * 89
+    assert mixed[89:389] == many
