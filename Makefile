@@ -20,7 +20,7 @@ help: ## list these targets
 setup: $(VENV)/.dev ## create .venv with everything that development needs
 
 demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and compare
-	@$(BIN)/python -m infer.generate --compare --tree mc_sim_7b_63 --prompt "$(PROMPT)"
+	@$(BIN)/python -m infer.generate --compare --tree smollm2_135m_63 --prompt "$(PROMPT)"
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest -q -n 2

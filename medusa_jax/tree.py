@@ -93,7 +93,7 @@ def build_tree(paths: Sequence[Sequence[int]]) -> Tree:
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names of the published sparse trees that the package ships."""
+    """Names of the trees in the package: the published ones, and that of the shipped heads."""
     return tuple(_presets())
 
 

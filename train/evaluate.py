@@ -36,6 +36,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.losses import TOP
 from medusa_jax.tree import Tree, build_tree, load_tree
+from medusa_jax.tree_search import search_tree
 from train.data import sharegpt
 from train.data.chat import Example, tokenize
 from train.scores import score
@@ -66,6 +67,12 @@ _DATA_ERRORS = flags.DEFINE_enum(
 _TREE = flags.DEFINE_string(
     "tree", "mc_sim_7b_63", "Of the expected and the walked tokens per step; see infer.generate."
 )
+_BEST_TREE = flags.DEFINE_string(
+    "best_tree",
+    None,
+    "JSON file for the tree of as many nodes as --tree that should be fastest with these heads on "
+    "data like these (paper, section 2.3.3). Choose it on other data than you measure it on.",
+)
 _WALK = flags.DEFINE_boolean(
     "walk",
     False,
@@ -82,9 +89,12 @@ def main(argv: list[str]) -> None:
     if not (_DATA.value and _OUTPUT.value):
         raise UserError("--data and --output are both needed: see --help")
     target = check_output(_OUTPUT.value)
+    best_tree = None if _BEST_TREE.value is None else check_output(_BEST_TREE.value)
     setup_compilation_cache()
     lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree="chain:0")
     tree = _tree(lm)
+    if best_tree is not None and tree.R == 1:
+        raise UserError("--best_tree needs heads, and a --tree with as many nodes as are wanted")
     console = Console(stderr=True)
     with console.status("reading conversations"):
         examples = _examples(lm, console)
@@ -103,6 +113,9 @@ def main(argv: list[str]) -> None:
     if _WALK.value:
         metrics["tokens_per_step"] = scores.num_tokens / scores.steps
     write_text(target, _json(metrics))
+    if best_tree is not None:
+        paths = search_tree(scores.accuracy_MK(), tree.R - 1)
+        write_text(best_tree, json.dumps(paths) + "\n")
     _print(metrics, len(examples))
 
 

@@ -22,6 +22,7 @@ from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.tree import Tree
 from train.data.chat import Example
 
+RANKS = 20  # of a head's tokens that are told apart
 MISS = np.iinfo(np.int32).max  # rank of a token that a head cannot propose, or that is no label
 _BLOCK = 256  # positions whose logits exist at the same time
 _TOKENS_PER_BATCH = 4096
@@ -38,7 +39,7 @@ class Scores:
       labels_M: labels of each head.
       covered_M: those within the heads' vocabulary.
       loss_M: cross-entropies over the covered ones.
-      hits_KM: labels among the 1 .. TOP most likely tokens; only larger logits count against one.
+      hits_KM: labels among the 1 .. RANKS most likely tokens; only larger logits count against one.
       followed: tree nodes that the labels follow, over the positions of the base head's labels.
       steps: of the walk.
     """
@@ -56,12 +57,17 @@ class Scores:
     def zero(cls, num_heads: int) -> "Scores":
         """Of no conversation at all."""
         count_M = np.zeros(num_heads, np.int64)
-        hits_KM = np.zeros((TOP, num_heads), np.int64)
+        hits_KM = np.zeros((RANKS, num_heads), np.int64)
         return cls(0, 0.0, count_M, count_M, np.zeros(num_heads), hits_KM, 0, 0)
 
     def __add__(self, other: "Scores") -> "Scores":
         names = [field.name for field in dataclasses.fields(self)]
         return Scores(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    def accuracy_MK(self) -> np.ndarray:
+        """Share of each head's labels that are its token of each rank."""
+        per_rank_KM = np.diff(self.hits_KM, axis=0, prepend=0)
+        return (per_rank_KM / np.maximum(self.labels_M, 1)).T
 
     def metrics(self) -> dict[str, Any]:
         """What a report says; None where there is nothing to average over."""
@@ -70,7 +76,7 @@ class Scores:
             "lm_loss": _ratio(self.lm_loss, self.num_tokens),
             "head_loss": _ratios(self.loss_M, self.covered_M),
         }
-        for k, hits_M in enumerate(self.hits_KM, 1):
+        for k, hits_M in enumerate(self.hits_KM[:TOP], 1):
             report[f"head_top{k}"] = _ratios(hits_M, self.labels_M)
         report["head_coverage"] = _ratios(self.covered_M, self.labels_M)
         report["expected_tokens_per_step"] = 1 + (self.followed / max(self.num_tokens, 1))
@@ -252,7 +258,7 @@ def _sums(labels_NL: np.ndarray, out: dict[str, np.ndarray]) -> Scores:
         labels_M=valid_NL[:, 1:].sum(axis=0),
         covered_M=(rank_NM < MISS).sum(axis=0),
         loss_M=out["head_loss"].sum(axis=0, dtype=np.float64),
-        hits_KM=np.stack([(rank_NM < k).sum(axis=0) for k in range(1, TOP + 1)]),
+        hits_KM=np.stack([(rank_NM < k).sum(axis=0) for k in range(1, RANKS + 1)]),
         followed=int(out["followed"].sum()),
         steps=0,
     )

@@ -14,7 +14,8 @@ FOLDER = Path(configs.__file__).parent
 ARGUMENTS = {
     "vicuna_7b_medusa2": ("stage1", "stage2"),
     "vicuna_13b_medusa2": ("stage1", "stage2"),
-    "smollm2_medusa2": ("two_stage_1", "two_stage_2", "one_stage", "naive"),
+    "smollm2_medusa1": ("hard", "soft"),
+    "smollm2_medusa2": ("two_stage", "one_stage", "naive"),
 }
 RECIPES = sorted(
     (file.stem, argument)
@@ -104,19 +105,22 @@ def test_self_distillation_is_the_papers(name, model):
     assert s.steps == int(2 * 100_000 / 128)
 
 
-def test_shipped_heads_recipe_is_kept():
-    """What trained the heads in the package: 1200 steps of 512 positions at 2e-3."""
-    s = settings_of("smollm2_medusa1")
+@pytest.mark.parametrize(
+    ("stage", "rate", "steps", "soft"), [("hard", 2e-3, 2400, False), ("soft", 1e-3, 1000, True)]
+)
+def test_shipped_heads_recipe_is_kept(stage, rate, steps, soft):
+    """What trained the heads in the package."""
+    s = settings_of("smollm2_medusa1", stage)
     assert (s.num_heads, s.num_layers, s.root_conditioned, s.draft_vocab) == (4, 2, True, 8192)
-    assert s.learning_rate * s.head_lr_multiplier == 2e-3
-    assert (s.steps, s.batch_size * s.seq_len, s.warmup_steps) == (1200, 512, 50)
-    assert (s.weight_decay, s.hidden_states, s.export_format) == (0.01, "cached", "C")
+    assert s.learning_rate * s.head_lr_multiplier == rate
+    assert (s.steps, s.batch_size * s.seq_len, s.warmup_steps) == (steps, 512, 50)
+    assert (s.weight_decay, s.soft_labels, s.export_format) == (0.01, soft, "C")
 
 
 def test_variants_of_smollm2_differ_in_the_warm_up_alone():
     """Joint runs are compared with each other, so nothing else may differ."""
     naive = vars(settings_of("smollm2_medusa2", "naive"))
-    for variant, key in (("two_stage_2", "medusa"), ("one_stage", "heads_schedule")):
+    for variant, key in (("two_stage", "medusa"), ("one_stage", "heads_schedule")):
         other = vars(settings_of("smollm2_medusa2", variant))
         assert {k for k in naive if naive[k] != other[k]} == {key}
 

@@ -46,8 +46,9 @@ def rows(tree):
     return [tuple(n for n in row if n >= 0) for row in tree.paths_PD.tolist()]
 
 
-def test_presets_are_the_nine_published_trees():
-    assert set(preset_names()) == set(GOLDEN)
+def test_presets_are_the_nine_published_trees_and_that_of_the_shipped_heads():
+    assert set(preset_names()) == {*GOLDEN, "smollm2_135m_63"}
+    assert load_tree("smollm2_135m_63", num_heads=4).R == 64
 
 
 @pytest.mark.parametrize("name", GOLDEN)

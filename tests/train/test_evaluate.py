@@ -11,6 +11,7 @@ import pytest
 import medusa_jax
 from medusa_jax.generation import encode_prompt
 from medusa_jax.io.heads_export import save_heads
+from medusa_jax.tree import load_tree
 from tests.medusa_jax.running import fitted_heads
 from train.data.chat import tokenize
 
@@ -99,6 +100,8 @@ def done(setup):
     commands = {
         "walk": [*heads, data, "--walk"],
         "chain": [*heads, data, "--tree=chain:1", "--walk"],
+        "best": [*heads, data, f"--best_tree={folder / 'tree.json'}"],
+        "no_heads": [*base, "--medusa=none", data, f"--best_tree={folder / 'x.json'}"],
         "none": [*base, "--medusa=none", data, "--max_length=20"],
         "skip": [*heads, f"--data={folder / 'broken.jsonl'}", "--data_errors=skip"],
         "stop": [*heads, f"--data={folder / 'broken.jsonl'}"],
@@ -173,6 +176,19 @@ def test_without_heads_and_cut(setup, done):
     assert "tokens_per_step" not in found
 
 
+def test_the_best_tree_begins_with_the_likeliest_nodes(setup, done):
+    """With independent heads, of two nodes below the root the likelier one comes first."""
+    found = metrics(setup, done, "best")
+    paths = json.loads((setup[0] / "tree.json").read_text())
+    assert load_tree(str(setup[0] / "tree.json"), num_heads=4).R == 64
+    top = np.asarray([found[f"head_top{k}"] for k in range(1, 6)])
+    share = np.diff(top, axis=0, prepend=0)  # [rank, head]
+    pairs = {(0, 0): share[0, 0] * share[0, 1], (1,): share[1, 0]}
+    order = sorted(pairs, key=lambda path: paths.index(list(path)))
+    assert paths[0] == [0]
+    assert pairs[order[0]] >= pairs[order[1]]
+
+
 def test_bad_rows_can_be_left_out(setup, done):
     assert metrics(setup, done, "skip")["num_tokens"] == sum(
         reply.num_new_tokens for reply in setup[1][:2]
@@ -189,6 +205,7 @@ def test_bad_rows_can_be_left_out(setup, done):
         ("deep", "needs 9 heads"),
         ("no_data", "--data and --output"),
         ("no_folder", "cannot write"),
+        ("no_heads", "--best_tree needs heads"),
     ],
 )
 def test_bad_input_is_one_line(setup, done, name, message):

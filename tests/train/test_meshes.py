@@ -36,7 +36,7 @@ CONFIG = LlamaConfig(
 ROWS, LENGTH, TIME_BLOCK, NUM_HEADS = 16, 64, 32, 4
 RECIPES = {
     "medusa1": {"objective": "medusa1", "accumulate": 2},
-    "medusa2": {"objective": "medusa2"},
+    "medusa2": {"objective": "medusa2", "remat": True},
     "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1},
 }
 ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
