@@ -78,6 +78,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--runs, --questions and --output are all needed: see --help")
     target = check_output(_OUTPUT.value)
     runs = [Path(name).expanduser() for name in _RUNS.value]
+    if len({"base", *(run.name for run in runs)}) <= len(runs):
+        raise UserError("--runs: their folders need different names, and none may be named base")
     settings = [read_run(run)[0] for run in runs]
     base = _base(settings)
     share = min(of_run.held_out for of_run in settings)
