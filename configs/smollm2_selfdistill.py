@@ -1,10 +1,11 @@
 """Self-distilled MEDUSA-2 for SmolLM2-135M-Instruct, from the heads in the package.
 
-  python -m train.main --config=configs/smollm2_selfdistill.py --config.data=replies.jsonl \
+  python -m train.main --config=configs/smollm2_selfdistill.py --config.data=replies.jsonl \\
     --workdir=runs/self_distill
 
 Data: the model's own greedy replies, as for configs/smollm2_medusa1.py. The base head learns to
-stay the original model, the heads to predict it.
+stay the original model, the heads to predict it. (The measured run began with the heads of the
+first stage, "hard", of that recipe.)
 Hardware: 2 CPU cores. Hours: 0.3, beside other work.
 Expected: docs/results.md.
 """

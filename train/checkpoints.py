@@ -249,7 +249,10 @@ def _go_to(data: grain.DatasetIterator, folder: Path) -> None:
     All processes go through the same global batches (see `train.data.pipeline`), so that any of
     their files serves any process of any number.
     """
-    data.set_state(json.loads(min(folder.glob("process_*.json")).read_text(encoding="utf-8")))
+    files = sorted(folder.glob("process_*.json"))
+    if not files:
+        raise UserError(f"{folder} holds no position in the data: choose another --workdir")
+    data.set_state(json.loads(files[0].read_text(encoding="utf-8")))
 
 
 def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
