@@ -83,6 +83,9 @@ def main(argv: list[str]) -> None:
     settings = [read_run(run)[0] for run in runs]
     base = _base(settings)
     share = min(of_run.held_out for of_run in settings)
+    if not share:
+        raise UserError("a run has config.held_out=0: no conversation is new to all of them")
+    load_tree(_TREE.value)  # an unknown one is refused now rather than behind the first model
     questions = [row["turns"][0] for row in _rows(_QUESTIONS.value, {"turns": list})]
     problems = []
     if _PROBLEMS.value:
