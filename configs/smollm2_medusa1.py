@@ -5,9 +5,8 @@ backbone is frozen; the labels are the model's own greedy replies. "soft" goes o
 "hard" and learns the model's distributions in place of its tokens. The last command chooses the
 tree, on replies that the heads have not seen.
 
-  python -m train.self_distill --prompts sharegpt_train.jsonl.xz --output replies.jsonl \\
-    --limit 3569 --max_prompt_tokens 126 --max_new_tokens 128 --temperature 0 --max_turns 1 \\
-    --data_errors skip
+  python -m train.self_distill --prompts sharegpt --output replies.jsonl --limit 3569 \\
+    --max_prompt_tokens 126 --max_new_tokens 128 --temperature 0 --max_turns 1
   python -m train.main --config=configs/smollm2_medusa1.py:hard --config.data=replies.jsonl \\
     --config.hidden_states=cached --workdir=runs/hard
   python -m train.main --config=configs/smollm2_medusa1.py:soft --config.data=replies.jsonl \\
@@ -15,7 +14,8 @@ tree, on replies that the heads have not seen.
   python -m train.evaluate --medusa runs/soft/export --data other_replies.jsonl \\
     --best_tree tree.json --output metrics.json
 
-Data: greedy replies, at most 128 tokens, to the first turns of 3569 ShareGPT conversations; 403k
+Data: greedy replies, at most 128 tokens, to the first turns of 3569 ShareGPT conversations (of the
+first 16 583 rows of that sample, in JSON lines, which has about the same); 403k
 training positions (3488 conversations), 81 conversations held out; 448 more for the tree.
 Hardware: 2 CPU cores, at times shared with other work: replies about 250 tokens/s, hidden states 27
 minutes, training 19 minutes (hard, 2400 steps, 3 epochs) and 10 minutes (soft, 1000 steps).

@@ -18,6 +18,7 @@ Expected: docs/results.md.
 from ml_collections import ConfigDict
 
 from configs import base
+from medusa_jax.model import SHIPPED_HEADS
 
 
 def get_config(variant: str = "two_stage") -> ConfigDict:
@@ -43,7 +44,7 @@ def get_config(variant: str = "two_stage") -> ConfigDict:
     c.save_every = 25
     c.export_format = "C"
     if variant == "two_stage":
-        c.medusa = "medusa_jax/data/heads/smollm2-135m-instruct"
+        c.medusa = str(SHIPPED_HEADS)
     if variant == "one_stage":
         c.heads_schedule = "sine"
     return c

@@ -10,6 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.product import product
+
+# Queries whose scores exist at once where the new tokens are many: training, long prompts.
+_QUERY_BLOCK = 512
+
 
 class PartialAttention(NamedTuple):
     """Unnormalised softmax over one part of the keys; leading axes [B, K, G, T]."""
@@ -33,25 +38,16 @@ def attend_part(
     Returns:
       The part, in float32.
     """
-    exact = "highest" if q_BKGTH.dtype == jnp.float32 else None
     B, K, G, T, H = q_BKGTH.shape
     # G and T fold into one axis: a plain batched matrix product per key head.
     q = q_BKGTH.reshape(B, K, G * T, H)
-    score = jnp.einsum(
-        "BKTH,BKHS->BKTS", q, k_BKHS, precision=exact, preferred_element_type=jnp.float32
-    )
+    score = product("BKTH,BKHS->BKTS", q, k_BKHS, q.dtype)
     score = score.reshape(B, K, G, T, -1) * (H**-0.5)
     score = jnp.where(mask, score, -jnp.inf)
     # A part may be empty for a token; a finite floor keeps exp(-inf - top) at 0 instead of NaN.
     top = jnp.maximum(score.max(axis=-1), jnp.finfo(jnp.float32).min)
     weight = jnp.exp(score - top[..., None])
-    value = jnp.einsum(
-        "BKTS,BKSH->BKTH",
-        weight.reshape(B, K, G * T, -1).astype(v_BKSH.dtype),
-        v_BKSH,
-        precision=exact,
-        preferred_element_type=jnp.float32,
-    )
+    value = product("BKTS,BKSH->BKTH", weight.reshape(B, K, G * T, -1), v_BKSH, v_BKSH.dtype)
     return PartialAttention(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
 
 
@@ -64,6 +60,37 @@ def _merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
         a.total * scale_a + b.total * scale_b,
         a.value * scale_a[..., None] + b.value * scale_b[..., None],
     )
+
+
+def _attend_alone(
+    q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Attention to one set of keys, [B, K, G, T, H] in q's dtype.
+
+    A block of queries at a time, and again in the backward pass: the scores of all, [B, N, T, S] in
+    float32, would be the largest arrays of training.
+    """
+
+    def attend(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        _, total, value = attend_part(part[0], k_BKHS, v_BKSH, part[1])
+        return (value / total[..., None]).astype(q_BKGTH.dtype)
+
+    T = q_BKGTH.shape[3]
+    blocks = -(-T // _QUERY_BLOCK)
+    if blocks == 1:
+        return attend((q_BKGTH, mask))
+
+    def cut(x: jax.Array, fill: float) -> jax.Array:
+        x = jnp.pad(
+            x, [(0, -T % blocks if axis == 3 else 0) for axis in range(5)], constant_values=fill
+        )
+        x = x.reshape(*x.shape[:3], blocks, -1, x.shape[4])
+        return jnp.moveaxis(x, 3, 0)
+
+    # What fills the last block sees something, or its gradient would be NaN.
+    out = jax.lax.map(jax.checkpoint(attend), (cut(q_BKGTH, 0), cut(mask, True)))
+    out = jnp.moveaxis(out, 0, 3)
+    return out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, :T]
 
 
 def attention(
@@ -101,13 +128,15 @@ def attention(
     mask = mask_BTT
     if window is not None:
         mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
-    part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-    if prefix is not None and prefix_length_B is not None:
+    if prefix is None or prefix_length_B is None:
+        out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
+    else:
+        part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
         slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
         seen_BTS = slot_11S < prefix_length_B[:, None, None]
         if window is not None:
             seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
         q_BKGTH = q_BKGTH.astype(prefix[0].dtype)  # a cache may be kept in a wider one
         part = _merge(part, attend_part(q_BKGTH, *prefix, seen_BTS[:, None, None]))
-    out_BKGTH = part.value / part.total[..., None]
+        out_BKGTH = part.value / part.total[..., None]
     return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io import default_model, hub
+from medusa_jax.io import default_model
 from medusa_jax.io import heads as head_files
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.tree import Tree, build_tree, load_tree
 
-_SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
+SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
 # Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
 # CPU in float32 no tree is as fast as plain decoding, in bfloat16 the second token is nearly free.
 _DEFAULT_TREES = {("cpu", "float32"): "chain:0", ("cpu", "bfloat16"): "mc_sim_7b_63:2"}
@@ -101,15 +101,20 @@ def load(
 
 
 def with_heads(
-    base: LoadedModel, heads: Path | None, dtype: str, mesh: jax.sharding.Mesh | None = None
+    base: LoadedModel,
+    heads: Path | None,
+    dtype: str,
+    mesh: jax.sharding.Mesh | None = None,
+    heads_dtype: str | None = None,
 ) -> MedusaLM:
     """A backbone with the heads in a folder or file, and with a tree of the root alone.
 
     Args:
       base: the backbone.
       heads: where they are; None: no heads.
-      dtype: of the backbone, "float32" or "bfloat16", and then of the heads.
+      dtype: of the backbone, "float32" or "bfloat16".
       mesh: see `load`.
+      heads_dtype: default: that of the backbone.
 
     Raises:
       UserError: the heads cannot be read, or are for another model.
@@ -120,7 +125,7 @@ def with_heads(
             heads,
             hidden_size=base.config.hidden_size,
             vocab_size=base.config.vocab_size,
-            dtype=jnp.dtype(dtype),
+            dtype=jnp.dtype(heads_dtype or dtype),
             mesh=mesh,
         )
     return MedusaLM(
@@ -140,9 +145,9 @@ def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
     if medusa == "none":
         return None
     if medusa is not None:
-        return Path(medusa) if Path(medusa).is_file() else hub.resolve(medusa)
+        return head_files.resolve_heads(medusa)
     if model_path is None:
-        return _SHIPPED_HEADS
+        return SHIPPED_HEADS
     found = head_files.find_heads(model_path if model_path.is_dir() else model_path.parent)
     if found is None:
         raise UserError(

@@ -259,7 +259,11 @@ def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
     """Notes what run the folder is of; refuses one that is of another."""
     file = workdir / _FINGERPRINT
     mine = json.loads(json.dumps(fingerprint))
-    if file.exists():
+    folder = workdir / _FOLDER
+    if not (folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())):
+        if jax.process_index() == 0:  # a run that ended before its first checkpoint left nothing
+            write_json(file, mine)
+    elif file.exists():
         old, new = _flat(read_json(file)), _flat(mine)
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
@@ -267,13 +271,11 @@ def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
                     f"{workdir} holds a run with {key} = {old.get(key)!r}, this one has "
                     f"{new.get(key)!r}: go on with the old value, or choose another --workdir"
                 )
-    elif (workdir / _FOLDER).is_dir() and any((workdir / _FOLDER).iterdir()):
+    else:
         raise UserError(
             f"{workdir} holds checkpoints of an unknown run (no {_FINGERPRINT}): choose another "
             "--workdir"
         )
-    elif jax.process_index() == 0:
-        write_json(file, mine)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

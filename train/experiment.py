@@ -86,6 +86,7 @@ def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None)
         num_layers=settings.num_layers,
         hidden_size=lm.config.hidden_size,
         vocab_size=lm.config.vocab_size if token_map is None else len(token_map),
+        bias=lm.heads_config is None or lm.heads_config.bias,
         own_projection=settings.own_projection,
         draft_vocab=token_map is not None,
         root_conditioned=settings.root_conditioned,

@@ -6,8 +6,8 @@ Examples:
 
 Format B is the whole model with its heads, for the original code: `infer.generate --model DIR`.
 A (also TGI, TensorRT-LLM), C (also TGI) and vllm are heads alone: `--medusa DIR`. Where training
-changed the backbone too, DIR has two folders, `backbone` and `heads`, and the heads'
-`config.json` names the backbone. LoRA adapters are merged into the weights.
+changed the backbone too, it is in `DIR/backbone`, which the heads' `config.json` names, and
+`--model DIR` loads both. LoRA adapters are merged into the weights.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     del argv
     if _WORKDIR.value is None or _OUTPUT.value is None:
         raise UserError("--workdir and --output are both needed: see --help")
-    workdir, output = Path(_WORKDIR.value), Path(_OUTPUT.value)
+    workdir, output = (Path(x).expanduser() for x in (_WORKDIR.value, _OUTPUT.value))
     settings, token_map = read_run(workdir)
     check_empty(output)
     setup_compilation_cache()

@@ -11,12 +11,13 @@ from jax.tree_util import keystr, tree_map_with_path
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.io.default_model import DEFAULT_MODEL_ID
 from medusa_jax.io.heads_export import ExportFormat, HeadsFormat, check_format, save_heads
+from medusa_jax.io.hub import BACKBONE
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.io.model_export import save_model, to_dtype, to_host
 from medusa_jax.lora import merge_lora
-from train.random_model import base_config, load_base
+from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
 
 
@@ -30,7 +31,10 @@ def export(
     params: dict[str, Any],
     lora_scale: float,
 ) -> None:
-    """Writes heads, and the backbone where the format has it or training changed it.
+    """Writes heads, and the backbone where the format has it or no one else does.
+
+    Beside heads alone a backbone that training changed, or that is random, is put into a folder of
+    its own, `backbone`; `medusa_jax.load` finds either from the other.
 
     Every process of a multi-process run has to call this; the first one writes. The folder appears
     complete or not at all.
@@ -59,7 +63,7 @@ def export(
     backbone = params.get("backbone", base.params)
     if params.get("lora"):
         backbone = merge_lora(backbone, params["lora"], lora_scale)
-    is_changed = backbone is not base.params
+    is_ours = backbone is not base.params or base_name == RANDOM_TINY
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     heads = tree_map_with_path(
         lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
@@ -68,12 +72,11 @@ def export(
         _make(scratch)
         if format == "B":
             save_model(scratch, base, backbone, dtype=dtype, name=base_name, heads=(config, heads))
-        elif is_changed:
-            _make(scratch / "backbone")
-            save_model(scratch / "backbone", base, backbone, dtype=dtype, name=base_name)
-            name = str(folder / "backbone")
-            _save_heads(scratch / "heads", config, heads, format, base, name, backbone, dtype)
         else:
+            if is_ours:
+                _make(scratch / BACKBONE)
+                save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
+                base_name = str(folder / BACKBONE)
             _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
         _publish(scratch, folder)
     finally:
@@ -121,10 +124,18 @@ def export_run(
         format=format,
         dtype=dtype,
         base=base,
-        base_name=settings.model or DEFAULT_MODEL_NAME,
+        base_name=_base_name(settings.model),
         params=params,
         lora_scale=settings.lora_scale,
     )
+
+
+def _base_name(model: str | None) -> str:
+    """What other software finds the model by, wherever it is started."""
+    if model is None:
+        return DEFAULT_MODEL_ID
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
 
 
 def _base(
@@ -136,7 +147,8 @@ def _base(
 ) -> LoadedModel:
     """The model that was trained, without weights where none of them is written."""
     shares_lm_head = format != "C" and "projection" not in params["heads"]
-    if format == "B" or shares_lm_head or {"lora", "backbone"} & params.keys():
+    is_trained = not params.keys().isdisjoint(("lora", "backbone"))
+    if format == "B" or shares_lm_head or is_trained or model == RANDOM_TINY:
         return load_base(model, dtype, mesh)
     return LoadedModel(base_config(model), {}, None, (), Path())
 

@@ -104,10 +104,13 @@ def _mean_keys(seq_len: int, window: int | None) -> float:
 
 def _head_flops(heads: MedusaConfig, work: Work) -> float:
     D, M = heads.hidden_size, heads.num_heads
-    blocks = 6 * M * D * D * (heads.num_layers + heads.root_conditioned)
-    if work.objective == "medusa1":
-        blocks -= 2 * M * D * D * (1 + heads.root_conditioned)
+    first = (1 + heads.root_conditioned) * bool(heads.num_layers)
+    blocks = 6 * M * D * D * (heads.num_layers - bool(heads.num_layers) + first)
+    if work.objective == "medusa1":  # nothing wants the gradient of what the heads see
+        blocks -= 2 * M * D * D * first
     projection = M * heads.vocab_size * D
+    if heads.own_projection and work.objective == "medusa1" and not heads.num_layers:
+        return 4 * projection
     if heads.own_projection or (work.objective != "medusa1" and not work.lora_rank):
         return blocks + 6 * projection
     adapter = 0 if work.objective == "medusa1" else work.lora_rank * (D + heads.vocab_size)

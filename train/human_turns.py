@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ from medusa_jax.errors import UserError
 from train.data import sharegpt
 
 # ShareGPT's long conversations come in chunks of which all but the first start in mid-conversation.
-# Its ids are random: one without a digit or a capital is rather a word, and "example_1" no chunk.
-_LATER_CHUNK = re.compile(r"(?=[a-z]*[0-9A-Z])[0-9A-Za-z]{7}_[1-9]\d*")
+# Its ids are random: a word, with a number behind it or without ("chat001_2"), is no such id.
+_LATER_CHUNK = re.compile(r"(?!([A-Z]?[a-z]*|[A-Z]*)\d*_)[0-9A-Za-z]{7}_[1-9]\d*")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ def read_conversations(
 ) -> list[Conversation]:
     """The conversations of a file that begin with a human turn, shuffled by seed and name alone.
 
+    Of ShareGPT's conversations in parts the first part is taken, of rows with one id the first; how
+    many rows that leaves out is said on stderr.
+
     Args:
       path: ShareGPT-format file.
       seed: of the order.
@@ -44,10 +49,17 @@ def read_conversations(
       UserError: the file cannot be read, has a bad row, or none that begins with a human turn.
     """
     found: dict[str, Conversation] = {}
+    left_out: Counter[str] = Counter()
     for row in sharegpt.read_rows(path, data_errors):
         conversation = _conversation(row, max_turns)
-        if conversation is not None:
-            found.setdefault(conversation.name, conversation)
+        if conversation is None:
+            continue
+        if _LATER_CHUNK.fullmatch(conversation.name):
+            left_out["later parts of conversations (ids like QWJhYvA_1)"] += 1
+        elif found.setdefault(conversation.name, conversation) is not conversation:
+            left_out["with the id of another row"] += 1
+    for reason, count in left_out.items():
+        print(f"{count:,} {'row' if count == 1 else 'rows'} left out: {reason}", file=sys.stderr)
     if not found:
         raise UserError(f"no conversation of {path} begins with a human turn")
 
@@ -67,7 +79,7 @@ def _conversation(row: dict[str, Any], max_turns: int | None) -> Conversation | 
     blank = next((i for i, question in enumerate(questions) if not question.strip()), None)
     questions = questions[:blank]
     name = row.get("id")
-    if not questions or _LATER_CHUNK.fullmatch(str(name)):
+    if not questions:
         return None
     if name is None:
         name = hashlib.sha256(repr((system, questions)).encode()).hexdigest()[:16]

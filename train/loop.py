@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -83,15 +83,23 @@ class Loop:
         window = _Window()
         with Interrupt() as interrupt, self._progress(first) as advance:
             for step in range(first + 1, self._settings.steps + 1):
+                position = self._data.train.get_state()
                 batch = self._next_batch(window)
                 with self._profile(step):
                     state, report = self._update(state, self._experiment.frozen, batch, self._tree)
-                    self._check(step, report, window)
+                    bad = self._wait(report, window)
+                if bad:  # then the step has changed nothing
+                    self._data.train.set_state(position)
+                    if step > 1:
+                        self._checkpoints.save(step - 1, state, self._data.train, force=True)
+                    self._stop(step, bad)
                 loss, row = self._held_out(step, state)
                 if row or self._is_due(self._settings.log_every, step):
                     row = self._row(step, report, window) | row
                     self._writer.write(row)
                     window = _Window()
+                elif step == first + 1:
+                    window = _Window(worst=window.worst)  # compiling does not count
                 advance(step, row)
                 stop = interrupt.reached(step)
                 last = stop or step == self._settings.steps
@@ -120,25 +128,23 @@ class Loop:
         window.waited += time.perf_counter() - start
         return batch
 
-    def _check(self, step: int, report: dict[str, jax.Array], window: _Window) -> None:
-        """Waits for the step, so that no bad state is ever saved, and keeps the worst loss."""
+    def _wait(self, report: dict[str, jax.Array], window: _Window) -> str:
+        """Waits for the step and keeps the worst loss; what is not finite, or ""."""
         norms = {name: value for name, value in report.items() if name.startswith("grad_norm/")}
         values = jax.device_get({"loss": report["loss"]} | norms)
         window.end = time.perf_counter()
         window.worst = max(window.worst, float(values["loss"]))
         window.steps += 1
-        self._check_finite(step, values)
+        bad = (f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
+        return next(bad, "")
 
-    def _check_finite(self, step: int, values: Mapping[str, Any]) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if not bad:
-            return
+    def _stop(self, step: int, bad: str) -> NoReturn:
         self._checkpoints.wait()
         last = self._checkpoints.latest
         kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is kept"
         raise UserError(
-            f"{bad[0]} is {values[bad[0]]} at step {step}: check the data, or lower "
-            f"config.learning_rate in another --workdir; {kept}"
+            f"{bad} at step {step}: check the data, or lower config.learning_rate in another "
+            f"--workdir; {kept}"
         )
 
     def _row(self, step: int, report: dict[str, jax.Array], window: _Window) -> dict[str, Any]:
@@ -174,7 +180,8 @@ class Loop:
         report = jax.device_get(means(sums, jnp.maximum(count, 1)))
         base = report.get("lm_loss", report.get("kl"))
         loss = float(np.mean(report["head_loss"]) if base is None else base)
-        self._check_finite(step, {"the held-out loss": loss})
+        if not math.isfinite(loss):
+            self._stop(step, f"the held-out loss is {loss}")
         return loss, {f"held_out/{name}": value for name, value in report.items()}
 
     def _is_due(self, every: int, step: int) -> bool:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
 
-    train(settings, Path(_WORKDIR.value))
+    train(settings, Path(_WORKDIR.value).expanduser())
 
 
 def _loaded(config: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_text
 
 Row = dict[str, Any]
@@ -50,6 +51,9 @@ class MetricsWriter:
         Args:
           row: "step", and names of numbers, arrays or lists of numbers (one per head), or texts;
             None is written as null.
+
+        Raises:
+          UserError: the disk is full, or the folder is gone.
         """
         if not self._active:
             return
@@ -57,11 +61,17 @@ class MetricsWriter:
             self._board = self._open_board()
         plain = {name: _plain(value) for name, value in row.items()}
         valid = {name: _valid(value) for name, value in plain.items()}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(valid, allow_nan=False) + "\n")
-        for name, value in plain.items():
-            if name != "step":
-                self._plot(name, value, plain["step"])
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(valid, allow_nan=False) + "\n")
+            for name, value in plain.items():
+                if name != "step":
+                    self._plot(name, value, plain["step"])
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self._folder} ({error.strerror}): mend that and go on; the "
+                "run goes on from its last checkpoint"
+            ) from error
 
     def flush(self) -> None:
         """Hands TensorBoard's points to the operating system; lines always are at once."""

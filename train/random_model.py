@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf_config import read_config
 from medusa_jax.io.gguf_file import read_header
+from medusa_jax.io.heads import resolve_heads
 from medusa_jax.io.hf_config import parse_config, read_json
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.io.placement import place_params
@@ -81,24 +81,22 @@ def load_lm(
     *,
     dtype: str,
     mesh: jax.sharding.Mesh | None = None,
+    heads_dtype: str | None = None,
 ) -> MedusaLM:
     """A backbone, and the heads to start from where some are named.
 
     Args:
       model: "random:tiny", or what `medusa_jax.load` takes.
       medusa: heads (folder, file or hub id); None: none.
-      dtype: "float32" or "bfloat16".
+      dtype: of the backbone, "float32" or "bfloat16".
       mesh: see `load_base`.
+      heads_dtype: default: that of the backbone.
 
     Raises:
       UserError: anything missing, unreadable or that does not fit together.
     """
-    if model != RANDOM_TINY:
-        return medusa_jax.load(model, medusa or "none", dtype=dtype, tree="chain:0", mesh=mesh)
-    heads = None
-    if medusa is not None:
-        heads = Path(medusa) if Path(medusa).is_file() else hub.resolve(medusa)
-    return with_heads(load_base(model, jnp.dtype(dtype), mesh), heads, dtype, mesh)
+    heads = None if medusa is None else resolve_heads(medusa)
+    return with_heads(load_base(model, jnp.dtype(dtype), mesh), heads, dtype, mesh, heads_dtype)
 
 
 def byte_tokenizer() -> Any:

@@ -33,6 +33,7 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.generation import encode_prompt
 from medusa_jax.io.atomic import check_output, write_json
+from medusa_jax.io.hub import BACKBONE
 from medusa_jax.tree import build_tree, load_tree
 from train.data.builder import progress_bar
 from train.data.chat import Example, tokenize
@@ -118,8 +119,8 @@ def _files(run: Path, base: str | None) -> tuple[str | None, str]:
     folder = run / "export"
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: finish the run, or use python -m train.export")
-    if (folder / "backbone").is_dir():
-        return str(folder / "backbone"), str(folder / "heads")
+    if (folder / BACKBONE).is_dir():
+        return str(folder / BACKBONE), str(folder)
     is_whole = read_run(run)[0].export_format == "B"
     return str(folder) if is_whole else base, str(folder)
 
@@ -149,7 +150,12 @@ def _loss(lm: MedusaLM, examples: Sequence[Example]) -> float:
 def _conversations(lm: MedusaLM, share: float) -> list[Example]:
     """Conversations that no run has learned from, as long as they go by the same ids."""
     splits = load_data(
-        _DATA.value, lm.tokenizer, seq_len=_MAX_LENGTH.value, held_out=share, progress=False
+        _DATA.value,
+        lm.tokenizer,
+        seq_len=_MAX_LENGTH.value,
+        held_out=share,
+        data_errors="skip",  # what a run has accepted
+        progress=False,
     )
     count = min(_COUNT.value, len(splits.held_out))
     rows = (splits.held_out[i] for i in range(count))

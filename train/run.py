@@ -47,7 +47,8 @@ def train(settings: Settings, workdir: Path) -> None:
     """
     mesh = make_mesh(**dataclasses.asdict(settings.mesh))
     _check_batch(settings, mesh)
-    lm = load_lm(settings.model, settings.medusa, dtype=_params_dtype(settings), mesh=mesh)
+    dtypes = {"dtype": _params_dtype(settings), "heads_dtype": "float32"}
+    lm = load_lm(settings.model, settings.medusa, **dtypes, mesh=mesh)
     _check_context(settings, lm)
     splits = load_data(
         settings.data,
@@ -86,13 +87,20 @@ def train(settings: Settings, workdir: Path) -> None:
 def _check_batch(settings: Settings, mesh: Mesh) -> None:
     """Every device along "data" and "fsdp" gets as many rows as the others."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
-    if settings.batch_size // settings.accumulate % devices:
-        parts = f" / config.accumulate={settings.accumulate}" if settings.accumulate > 1 else ""
-        raise UserError(
-            f"config.batch_size={settings.batch_size}{parts} cannot be divided among {devices} "
-            f"devices (config.mesh.data times fsdp): choose a batch_size that is a multiple of "
-            f"{devices * settings.accumulate}, or a smaller config.mesh.data"
-        )
+    batch, accumulate = settings.batch_size, settings.accumulate
+    if batch // accumulate % devices == 0:
+        return
+    parts = f" / config.accumulate={accumulate}" if accumulate > 1 else ""
+    fits = [fewer for fewer in range(1, accumulate) if batch % (fewer * devices) == 0]
+    hint = f"set config.batch_size to a multiple of {devices * accumulate}"
+    if fits:
+        hint = f"set config.accumulate={fits[-1]}"
+    elif settings.mesh.data != 1:
+        hint += ", or config.mesh.data to less"
+    raise UserError(
+        f"config.batch_size={batch}{parts} cannot be divided among {devices} devices "
+        f"(config.mesh.data times fsdp): {hint}"
+    )
 
 
 def _check_context(settings: Settings, lm: MedusaLM) -> None:

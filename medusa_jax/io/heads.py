@@ -18,9 +18,11 @@ import numpy as np
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io import hub
 from medusa_jax.io.heads_files import (
     HEADS_FILES,
     StoredTensor,
+    has_heads,
     heads_in_model,
     open_heads,
     read_integers,
@@ -31,6 +33,19 @@ from medusa_jax.io.placement import place_params
 from medusa_jax.io.tensor_files import aligned_buffer
 
 
+def resolve_heads(reference: str) -> Path:
+    """Turns a user's reference to heads into a path on this machine.
+
+    Args:
+      reference: an existing folder or file, or a hub id (see `medusa_jax.io.hub.resolve`).
+
+    Raises:
+      UserError: there is no such path or repository.
+    """
+    path = Path(reference).expanduser()
+    return path if reference and path.exists() else hub.resolve(reference)
+
+
 def find_heads(model_folder: Path) -> Path | None:
     """Looks for heads that came with a model.
 
@@ -38,17 +53,20 @@ def find_heads(model_folder: Path) -> Path | None:
       model_folder: folder of the model; a file (GGUF) has nothing beside it.
 
     Returns:
-      What to give to `load_heads`: a `medusa_lm_head.*` file in the folder, or the folder itself
-      when the model's own files hold heads (format B); None when there are none.
+      What to give to `load_heads`: a `medusa_lm_head.*` file in the folder, the folder itself when
+      the model's own files hold heads (format B), or the folder of heads that this backbone
+      lies in (see `hub.BACKBONE`); None when there are none.
 
     Raises:
       UserError: `model.safetensors` or an index is damaged.
     """
-    folder = Path(model_folder)
+    folder = Path(model_folder).absolute()
     for name in HEADS_FILES:
         if (folder / name).is_file():
             return folder / name
-    return folder if heads_in_model(folder) else None
+    if heads_in_model(folder):
+        return folder
+    return folder.parent if folder.name == hub.BACKBONE and has_heads(folder.parent) else None
 
 
 def load_heads(

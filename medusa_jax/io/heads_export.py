@@ -38,7 +38,7 @@ def save_heads(
       folder: created when missing; must not hold another model.
       config: of the heads.
       params: in the layout of `MedusaHeads`; every array is stored in the dtype that it has.
-      format: "A" (TGI, TensorRT-LLM, the original code), "C" (TGI) or "vllm".
+      format: "A" (TGI, TensorRT-LLM; the original code wants it as `.pt`), "C" (TGI) or "vllm".
       base_model: name or path of the model that the heads belong to.
       vocab_size: V of that model.
       lm_head: [V, D], the model's LM head; only for "A" and "vllm" of heads that share it.

@@ -73,6 +73,16 @@ def heads_in_model(folder: Path) -> bool:
     return any(key.startswith(MODEL_PREFIXES) for key in _model_keys(folder))
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether a folder is one of heads, in any format; reads names only, and needs no torch.
+
+    Raises:
+      UserError: `model.safetensors` or an index is damaged.
+    """
+    is_named = any((folder / name).is_file() for name in HEADS_FILES)
+    return is_named or any(is_head_key(key) for key in _model_keys(folder))
+
+
 def read_integers(tensor: StoredTensor) -> np.ndarray:
     """The values of an integer tensor, as stored.
 

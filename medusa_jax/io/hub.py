@@ -23,14 +23,18 @@ _SAFETENSORS_PATTERNS = ("model*.safetensors", "model.safetensors.index.json")
 _BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _TIMEOUT_S = 10
+BACKBONE = (
+    "backbone"  # Folder in one of exported heads, with the model that they were trained with.
+)
 
 
 def resolve(reference: str) -> Path:
     """Turns a user's model reference into a path on this machine.
 
     Args:
-      reference: an existing folder, an existing `.gguf` file, or a hub id `organisation/name`,
-        of which only the files that this project reads are downloaded, into Hugging Face's cache.
+      reference: an existing folder (one of exported heads: the `BACKBONE` in it), an existing
+        `.gguf` file, or a hub id `organisation/name`, of which only the files that this project
+        reads are downloaded, into Hugging Face's cache.
 
     Returns:
       A folder, or a `.gguf` file.
@@ -41,7 +45,7 @@ def resolve(reference: str) -> Path:
     """
     path = Path(reference).expanduser()
     if reference and path.is_dir():
-        return path
+        return path / BACKBONE if (path / BACKBONE / "config.json").is_file() else path
     if path.is_file():
         if path.suffix.lower() == ".gguf":
             return path

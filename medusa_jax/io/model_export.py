@@ -188,5 +188,15 @@ def _save_rest(folder: Path, base: LoadedModel, settings: dict[str, Any]) -> Non
         for name in (*_TOKENIZER_FILES, "generation_config.json"):
             if (base.path / name).is_file():
                 shutil.copyfile(base.path / name, folder / name)
+        if base.tokenizer.chat_template and not _has_template(folder):
+            # Given by `load_tokenizer` for the folder's name, which this folder does not have.
+            (folder / "chat_template.jinja").write_text(base.tokenizer.chat_template, "utf-8")
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {folder}: {error}") from error
+
+
+def _has_template(folder: Path) -> bool:
+    if any((folder / f"chat_template.{suffix}").is_file() for suffix in ("jinja", "json")):
+        return True
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(read_json(file).get("chat_template"))

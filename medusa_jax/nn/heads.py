@@ -1,5 +1,6 @@
 """Medusa heads (paper, section 2.1.1): residual blocks over the backbone's last hidden state."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.layers import pad_lone_row, project
+from medusa_jax.product import product
 
 
 class MedusaHeads(nn.Module):
@@ -109,15 +111,10 @@ class _Weights(nn.Module):
 
 def _per_head(x: jax.Array, weight_MFD: jax.Array, dtype: Any) -> jax.Array:
     """Head m's matrix times head m's vector: x [..., M, D] -> float32 [..., M, F]."""
-    rows = x.astype(dtype).reshape(-1, *x.shape[-2:])
-    y = jnp.einsum(
-        "RMD,MFD->RMF",
-        pad_lone_row(rows, dtype),
-        weight_MFD.astype(dtype),
-        precision="highest" if dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
-    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight_MFD.shape[1])
+    rows = pad_lone_row(x.astype(dtype).reshape(-1, *x.shape[-2:]), dtype)
+    # XLA's CPU backend refuses a bfloat16 gradient whose batch axis is not the first.
+    y = product("MRD,MFD->MRF", rows.swapaxes(0, 1), weight_MFD, dtype).swapaxes(0, 1)
+    return y[: x.size // math.prod(x.shape[-2:])].reshape(*x.shape[:-1], weight_MFD.shape[1])
 
 
 def init_heads(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medusa_jax.product import product
 from medusa_jax.quantize import widened
 
 Initializer = Callable[..., jax.Array]
@@ -19,21 +20,14 @@ def project(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
     Args:
       x: [..., in], any dtype.
       weight: [out, in], any dtype.
-      dtype: dtype of the product's operands. With float32 the product is exact to float32 on
-        every backend; accelerators would otherwise round the operands to bfloat16 or TF32.
+      dtype: dtype of the product's operands, see `product`.
 
     Returns:
       [..., out] in float32.
     """
     # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
     rows = x.astype(dtype).reshape(-1, x.shape[-1])
-    y = jnp.einsum(
-        "RD,FD->RF",
-        pad_lone_row(rows, dtype),
-        weight.astype(dtype),
-        precision="highest" if dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
+    y = product("RD,FD->RF", pad_lone_row(rows, dtype), weight, dtype)
     return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medusa_jax import attention as module
 from medusa_jax.attention import attention
 
 
@@ -125,3 +127,43 @@ def test_bfloat16_stays_close_to_float32():
     out = run(case, **half)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), run(case), rtol=0.1, atol=0.1)
+
+
+def alone(case, window=None):
+    """Output and gradients without a prefix, in a program of its own."""
+
+    def weighted(q, k, v):
+        mask, position = jnp.asarray(case["mask"])[None], jnp.asarray(case["position"])
+        out = attention(q, k, v, mask, position, window=window)
+        return (out * jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)).sum()
+
+    arrays = [jnp.asarray(case[name]) for name in ("q", "k", "v")]
+    return jax.jit(jax.value_and_grad(weighted, (0, 1, 2))).lower(*arrays).compile(), arrays
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 11])
+@pytest.mark.parametrize("window", [None, 3])
+def test_blocks_of_queries_change_nothing(monkeypatch, block, window):
+    case = random_case(13, 12, 2, 2, 1)
+    compiled, arrays = alone(case, window)
+    wanted = compiled(*arrays)
+    monkeypatch.setattr(module, "_QUERY_BLOCK", block)
+    compiled, arrays = alone(case, window)
+    for a, b in zip(jax.tree.leaves(compiled(*arrays)), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_long_sequences_never_have_all_their_scores(monkeypatch):
+    T, N = 512, 4
+    case = random_case(17, 2, 1, N, 1) | {"mask": np.tri(T, dtype=bool)}
+    rng = np.random.default_rng(0)
+    for name, heads in (("q", N), ("k", 1), ("v", 1)):
+        case[name] = rng.normal(size=(1, T, heads, 4)).astype(np.float32)
+    case["position"] = np.arange(T, dtype=np.int32)[None]
+    peak = {}
+    for block in (T, T // 8):
+        monkeypatch.setattr(module, "_QUERY_BLOCK", block)
+        peak[block] = alone(case)[0].memory_analysis().temp_size_in_bytes
+    scores = 4 * N * T * T
+    assert peak[T] >= scores
+    assert peak[T // 8] < peak[T] / 4, peak

@@ -1,5 +1,6 @@
 """Tests train/checkpoints.py: what is restored, what is kept, what is refused, and kill -9."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -186,12 +187,22 @@ def refused(call) -> str:
     ],
 )
 def test_folder_of_another_run(tmp_path, change, words):
-    make(tmp_path).close()
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
     before = (tmp_path / "run.json").read_bytes()
     message = refused(lambda: make(tmp_path, fingerprint=FINGERPRINT | change))
     assert words in message
     assert "--workdir" in message
     assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_folder_of_a_run_without_a_checkpoint(tmp_path):
+    """It ended before there was anything to go on from: other settings are welcome."""
+    make(tmp_path).close()
+    with make(tmp_path, fingerprint={"x": 1}) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"x": 1}
+    assert "holds a run with" in refused(lambda: make(tmp_path))
 
 
 def test_folder_of_an_unknown_run(tmp_path):

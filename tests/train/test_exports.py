@@ -177,12 +177,15 @@ def test_changed_backbone_lies_beside_its_heads(base, tmp_path, format, config):
     lora = random_lora(base)
     params = {"heads": random_heads(config, base), "lora": lora}
     folder = write(tmp_path / "x", base, params, format)
-    assert {file.name for file in folder.iterdir()} == {"backbone", "heads"}
-    name = settings_in(folder / "heads")["base_model_name_or_path"]
+    name = settings_in(folder)["base_model_name_or_path"]
     assert name == str(folder / "backbone")
     assert "medusa_num_heads" not in settings_in(folder / "backbone")
-    lm = medusa_jax.load(name, str(folder / "heads"), dtype="float32")
+    lm = medusa_jax.load(name, str(folder), dtype="float32")
     check_merged(lm.params, base, lora)
+    for model in (name, str(folder)):  # each is found from the other
+        again = medusa_jax.load(model, dtype="float32")
+        assert_same(again.params, lm.params)
+        assert_same(again.heads_params, lm.heads_params)
     if format != "C":
         for rows in lm.heads_params["projection"]["weight"]:
             np.testing.assert_array_equal(rows, lm.params["lm_head"]["weight"])
@@ -210,7 +213,7 @@ def test_files_of_a_model_folder_are_kept(base, tmp_path):
         assert (backbone / name).read_bytes() == (first / name).read_bytes()
     assert settings_in(backbone)["initializer_range"] == 0.125
     assert not any(key.startswith("medusa") for key in settings_in(backbone))
-    assert find_heads(backbone) is None
+    assert find_heads(backbone) == tmp_path / "second"
 
 
 def test_large_models_are_cut_into_files(base, tmp_path, monkeypatch):
@@ -281,7 +284,10 @@ def test_run_is_noted_and_exported_by_its_settings(base, tmp_path):
     np.testing.assert_array_equal(token_map, TOKEN_MAP)
     params = {"heads": random_heads(DRAFT, base)}
     export_run(tmp_path / "export", read, params, token_map=token_map)
-    assert settings_in(tmp_path / "export")["base_model_name_or_path"] == RANDOM_TINY
+    # No one else has a random model: it comes along, and is found.
+    name = settings_in(tmp_path / "export")["base_model_name_or_path"]
+    assert name == str(tmp_path / "export" / "backbone")
+    assert_same(medusa_jax.load(str(tmp_path / "export"), dtype="float32").params, base.params)
     found, _ = load_heads(tmp_path / "export", hidden_size=64, vocab_size=264, dtype=jnp.float32)
     assert found == DRAFT
     with pytest.raises(UserError, match="exists"):
@@ -298,3 +304,30 @@ def test_folders_without_a_run(tmp_path):
     (tmp_path / "token_map.npy").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"token_map\.npy cannot be read"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("model", [None, "org/model", "folder"])
+def test_the_base_is_named_so_that_others_find_it(base, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    settings = dataclasses.replace(recipe(export_format="A"), model=model)
+    params = {"heads": random_heads(OWN, base)}
+    export_run(tmp_path / "x", settings, params, base=base)
+    wanted = {None: "HuggingFaceTB/SmolLM2-135M-Instruct", "folder": str(tmp_path / "folder")}
+    assert settings_in(tmp_path / "x")["base_model_name_or_path"] == wanted.get(model, model)
+
+
+def test_a_template_that_came_from_the_folders_name_is_kept(base, tmp_path):
+    """Vicuna's tokenizers have none; `load_tokenizer` knows it by "vicuna" in the path."""
+    folder = write(tmp_path / "vicuna", base, {"heads": random_heads(OWN, base)}, "B")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    vicuna = load_model(str(folder), jnp.float32)
+    assert "ASSISTANT:" in vicuna.tokenizer.chat_template
+    params = {"heads": random_heads(OWN, base), "backbone": noisy(base.params)}
+    again = write(tmp_path / "mine", vicuna, params, "B")
+    assert load_model(str(again), jnp.float32).tokenizer.chat_template == (
+        vicuna.tokenizer.chat_template
+    )

@@ -68,6 +68,8 @@ def test_heads_of_every_kind():
     assert flops_per_token(SMALL, own, 3, Work("medusa1", cached=True)) == (
         4 * BLOCKS + 6 * BLOCKS + 6 * PROJECTION
     )
+    bare = dataclasses.replace(own, num_layers=0)
+    assert flops_per_token(SMALL, bare, 3, Work("medusa1", cached=True)) == 4 * PROJECTION
     rooted = dataclasses.replace(HEADS, root_conditioned=True, vocab_size=4)
     assert flops_per_token(SMALL, rooted, 3, Work("medusa1", cached=True)) == (
         8 * BLOCKS + 4 * 3 * 8

@@ -42,12 +42,14 @@ def test_a_conversation_ends_before_a_blank_question(read):
     ]
 
 
-def test_later_chunks_and_other_first_speakers_are_left_out(read):
+def test_later_chunks_and_other_first_speakers_are_left_out(read, capsys):
     answered_first = {"id": "z", "conversations": [turn("gpt", "x"), turn("human", "a")]}
     rows = [row("a", id="QWJhYvA_0"), row("b", id="QWJhYvA_1"), row("c", id="chat_12")]
-    rows.append(row("d", id="example_3"))
+    names = ["example_3", "chat001_2", "Test123_1", "1234567_1"]
+    rows += [row("d", id=name) for name in names]
     found = {c.name for c in read([*rows, answered_first])}
-    assert found == {"QWJhYvA_0", "chat_12", "example_3"}
+    assert found == {"QWJhYvA_0", "chat_12", *names}
+    assert "1 row left out: later parts" in capsys.readouterr().err
 
 
 def test_rows_without_an_id_are_named_by_what_they_ask(read):
@@ -57,8 +59,9 @@ def test_rows_without_an_id_are_named_by_what_they_ask(read):
     assert {c.name for c in again} > {first.name, second.name}
 
 
-def test_a_name_stands_for_one_conversation(read):
+def test_a_name_stands_for_one_conversation(read, capsys):
     assert [c.questions for c in read([row("a", id="n"), row("b", id="n")])] == [("a",)]
+    assert "1 row left out: with the id of another row" in capsys.readouterr().err
 
 
 def test_the_order_depends_on_seed_and_name_alone(read):

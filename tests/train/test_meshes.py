@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from configs import tiny
+from medusa_jax import attention
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.placement import place_params
 from medusa_jax.model import MedusaLM
@@ -38,13 +39,23 @@ RECIPES = {
     "medusa1": {"objective": "medusa1", "accumulate": 2},
     "medusa2": {"objective": "medusa2", "remat": True},
     "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1},
+    "qlora": {"objective": "medusa2", "lora_rank": 8, "quantize": "int8"},
+    "shared": {
+        "objective": "medusa1",
+        "own_projection": False,
+        "root_conditioned": True,
+        "soft_labels": True,
+        "draft_vocab": 32,
+        "export_format": "none",
+    },
 }
 ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_compilation(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.mktemp("compiled")):
+    with quick_compilation(tmp_path_factory.mktemp("compiled")), pytest.MonkeyPatch.context() as p:
+        p.setattr(attention, "_QUERY_BLOCK", 32)  # two blocks of queries
         yield
 
 
@@ -95,7 +106,8 @@ def make_experiment(changes: dict[str, Any], mesh) -> Experiment:
         dtype="float32",
         tree=jax.device_put(load_tree("chain:0", NUM_HEADS)),
     )
-    experiment = build(make_settings(config), lm, mesh, None)
+    token_map = np.arange(0, CONFIG.vocab_size, 2) if config.draft_vocab else None
+    experiment = build(make_settings(config), lm, mesh, token_map)
     objective = dataclasses.replace(experiment.step.objective, time_block=TIME_BLOCK)
     step = dataclasses.replace(experiment.step, objective=objective)
     state = experiment.state | {"params": moved(experiment.state["params"])}

@@ -1,13 +1,17 @@
 """Whole training runs: what they log, how they stop and go on, and what comes out."""
 
 import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import medusa_jax
 from medusa_jax.errors import UserError
@@ -28,6 +32,7 @@ from tests.train.small_runs import (
 from train.checkpoints import read_params
 from train.exports import export_run
 from train.metrics import MetricsWriter
+from train.run import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +110,9 @@ def test_what_a_run_logs(finished, recipe, base, group):
     _, workdir = finished(recipe)
     rows = logged(workdir)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    clock = ("tokens_per_second", "tokens_per_second_per_device", "seconds_per_step")
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        assert all(json.loads(line)[name] > 0 for name in (*clock, "input_wait_seconds"))
     for row in rows:
         for name in ("head_loss", "head_top1", "head_top5"):
             assert len(row[name]) == 4
@@ -208,7 +216,7 @@ def test_bad_input_writes_nothing(finished, model, data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite(model, data, tmp_path):
-    settings = make(model, data, learning_rate=1e30, save_every=1, **LORA)
+    settings = make(model, data, learning_rate=1e30, save_every=6, eval_every=6, **LORA)
     message = refused(settings, tmp_path / "run")
     step = int(message.partition(" at step ")[2].partition(":")[0])
     assert step > 1
@@ -218,7 +226,10 @@ def test_a_loss_that_is_not_finite(model, data, tmp_path):
     last, params = read_params(tmp_path / "run", make_mesh(1))
     assert last == step - 1
     assert params.keys() == {"heads", "lora"}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert not (tmp_path / "run" / "export").exists()
+    # The batch that did it comes again.
+    assert refused(settings, tmp_path / "run") == message
 
 
 def test_medusa1_leaves_the_backbone_as_it_was(finished, model, tmp_path):
@@ -267,7 +278,7 @@ def test_the_second_stage_starts_from_the_heads_of_the_first(learned):
 
 def test_trained_heads_speed_up_and_change_nothing(learned):
     export = learned[0] / "2" / "export"
-    lm = medusa_jax.load(str(export / "backbone"), str(export / "heads"), tree="mc_sim_7b_63")
+    lm = medusa_jax.load(str(export), tree="mc_sim_7b_63")
     assert lm.heads_config.root_conditioned
     assert lm.heads_config.draft_vocab
     assert lm.heads_config.vocab_size < 40
@@ -307,3 +318,47 @@ def test_killed_and_terminated(model, data, compiled, tmp_path):
     rows = run(settings, workdir)
     assert len(rows) == 120
     assert rows == run(settings, tmp_path / "whole")
+
+
+def bad_mesh(model, data, batch, accumulate):
+    settings = make(model, data, (8, 1, 1), batch_size=batch, accumulate=accumulate)
+    with pytest.raises(UserError) as error:
+        train(settings, Path("nowhere"))
+    return str(error.value)
+
+
+def test_a_batch_that_does_not_fit_the_devices(model, data):
+    assert "set config.accumulate=8" in bad_mesh(model, data, 64, 16)
+    message = bad_mesh(model, data, 12, 2)
+    assert "to a multiple of 16, or config.mesh.data to less" in message
+
+
+def test_heads_to_start_from_are_not_rounded_and_may_lack_biases(finished, model, data, tmp_path):
+    tensors = load_file(finished("medusa1_cached")[1] / "export" / "medusa_lm_head.safetensors")
+    heads = {name: x * (1 + 2**-20) for name, x in tensors.items() if "bias" not in name}
+    (tmp_path / "heads").mkdir()
+    save_file(heads, tmp_path / "heads" / "medusa_lm_head.safetensors")
+    changes = {"steps": 1, "learning_rate": 1e-12, "dtype": "bfloat16", "export_format": "A"}
+    medusa = str(tmp_path / "heads")
+    settings = make(model, data, objective="medusa1", medusa=medusa, **changes)
+    run(settings, tmp_path / "run")
+    params = read_params(tmp_path / "run", make_mesh(1))[1]["heads"]
+    assert params["blocks"].keys() == {"weight"}
+    for h in range(4):
+        np.testing.assert_allclose(
+            params["blocks"]["weight"][h, 0], heads[f"{h}.0.linear.weight"], rtol=0, atol=1e-9
+        )
+
+
+def test_the_export_command(finished, model, tmp_path):
+    workdir = finished("medusa1_cached")[1]
+    command = [sys.executable, "-m", "train.export", f"--workdir={workdir}", "--step=3"]
+    command += ["--format=vllm", "--dtype=float32", f"--output={tmp_path / 'out'}"]
+    for code, words in ((0, ""), (2, "out exists: name a new folder")):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    params = read_params(workdir, make_mesh(1), 3)[1]["heads"]
+    lm = medusa_jax.load(model, str(tmp_path / "out"), dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, lm.heads_params, params)

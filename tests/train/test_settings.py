@@ -77,7 +77,7 @@ def test_missing_key_is_named():
         ("quantize", "int4", "none, int8, nf4"),
         ("dtype", "float16", "float32, bfloat16"),
         ("export_format", "D", "A, B, C, vllm, none"),
-        ("data_errors", "ignore", "stop, skip"),
+        ("data_errors", "ignore", "stop, cut, skip"),
         ("steps", 0, "1 or more"),
         ("save_every", 0, "1 or more"),
         ("seed", -1, "0 or more"),
@@ -127,6 +127,7 @@ def test_impossible_mesh(mesh, axis):
     ("changes", "named", "mend"),
     [
         ({"objective": "medusa2", "hidden_states": "cached"}, "hidden_states", "streamed"),
+        ({"hidden_states": "cached", "quantize": "int8"}, "quantize", "quantize=none"),
         ({"objective": "self_distill"}, "lora_rank", "config.lora_rank=32"),
         ({"lora_rank": 8}, "lora_rank", "config.objective=medusa2"),
         ({"objective": "medusa2", "quantize": "nf4"}, "quantize", "config.lora_rank=32"),

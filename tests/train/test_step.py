@@ -1,5 +1,6 @@
 """Steps: parts add up to their batch, and a state goes on where it was, bit for bit."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,6 +20,7 @@ from tests.medusa_jax.packed import (
     random_heads,
     random_lora,
 )
+from tests.medusa_jax.test_product import products
 from train.optimizer import heads_schedule, make_optimizer
 from train.step import Step
 
@@ -195,3 +197,39 @@ def test_evaluation_sums_over_batches():
     wanted = update(step, start(step, trained), frozen, batch(0))[1]
     for name, value in metrics(sums, count).items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["medusa1", "medusa2"])
+def test_a_step_that_is_not_finite_changes_nothing(kind):
+    trained, frozen = parameters(kind)
+    step = make_step(kind)
+    state, _ = run(step, start(step, trained), frozen, [batch(0)])
+    poisoned = jax.tree.map(jnp.asarray, state)
+    weight = poisoned["params"]["heads"]["blocks"]["weight"]
+    poisoned["params"]["heads"]["blocks"]["weight"] = weight.at[0, 0, 0, 0].set(jnp.inf)
+    before = jax.device_get(poisoned)
+    after, report = update(step, poisoned, frozen, batch(1))
+    assert not np.isfinite(report["loss"])
+    assert_identical(jax.device_get(after), before)
+
+
+def test_evaluation_of_parts_is_that_of_the_batch():
+    trained, frozen = parameters("medusa2")
+    results = [
+        quick_jit(make_step("medusa2", accumulate).evaluate)(trained | frozen, batch(0), TREE)
+        for accumulate in (1, 4)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *results)
+
+
+@pytest.mark.parametrize("kind", ["medusa2", "self_distill"])
+def test_bfloat16_steps_multiply_nothing_else(kind):
+    """Backwards too: a float32 product is several times slower on a GPU."""
+    trained, frozen = parameters(kind)
+    step = make_step(kind, accumulate=4, dropout=0.3)
+    objective = dataclasses.replace(step.objective, dtype="bfloat16", remat=True)
+    step = dataclasses.replace(step, objective=objective)
+    program = jax.make_jaxpr(step.update)(start(step, trained), frozen, batch(0), TREE)
+    found = list(products(program.jaxpr))
+    assert len(found) > 20
+    assert set(found) == {("bfloat16", "bfloat16")}

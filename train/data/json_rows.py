@@ -81,14 +81,16 @@ def _lines(file: TextIO, line: int, start: str) -> Iterator[JsonRow]:
             continue
         try:
             yield JsonRow(number, json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             yield JsonRow(number, None, f"not valid JSON ({_reason(error)})")
     if start:  # the file is that one character
         yield JsonRow(line, None, "not valid JSON")
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "msg", "nested too deeply")
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return getattr(error, "msg", "a number has too many digits")
 
 
 class _ArrayReader:
@@ -145,7 +147,7 @@ class _ArrayReader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._position)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 if not self._may_be_cut(error):
                     return self._broken(_reason(error))
                 # Doubled each time, so that a long row is not decoded over and over.

@@ -15,10 +15,13 @@ import grain
 import numpy as np
 
 from medusa_jax.errors import UserError
-from train.data.conversations import open_source
+from train.data.conversations import Source, open_source
 from train.data.packing import Batch, pack
 from train.data.sharegpt import describe_skipped
 from train.data.tokens import Tokens, tokenize_source
+
+# What to do about a malformed row, and about a conversation that is longer than a sequence.
+DATA_ERRORS = ("stop", "cut", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,7 @@ def load_data(
     *,
     seq_len: int,
     held_out: float = 0.02,
-    data_errors: str = "stop",
+    data_errors: str = "cut",
     progress: bool = True,
 ) -> Splits:
     """Reads, tokenizes and splits data; the result of the expensive part is kept on disk.
@@ -86,7 +89,8 @@ def load_data(
       seq_len: longer documents are cut, and those without labels before the cut are left out.
       held_out: share of conversations to hold out, at least one if above 0. Which ones depends on
         their base ids alone, so that files made from each other are split alike.
-      data_errors: "stop" or "skip".
+      data_errors: "stop" at a malformed row or a conversation longer than seq_len, "cut" the
+        latter, or "skip" the former, too, and count both.
       progress: show progress bars and the summary on stderr.
 
     Raises:
@@ -96,8 +100,12 @@ def load_data(
         raise UserError(f"held_out is {held_out}: expected a share from 0 to below 1")
     if seq_len < 2:
         raise UserError(f"seq_len is {seq_len}: at least 2 tokens are needed to predict one")
-    source = open_source(data, data_errors, progress)
+    if data_errors not in DATA_ERRORS:
+        raise UserError(f"data_errors is {data_errors!r}: choose one of {', '.join(DATA_ERRORS)}")
+    source = open_source(data, "skip" if data_errors == "skip" else "stop", progress)
     tokens = tokenize_source(source, tokenizer, progress)
+    if data_errors == "stop" and source.data_errors == "stop":
+        _refuse_long(source, tokens, seq_len)
     is_usable_C = (tokens.first_label_C >= 0) & (tokens.first_label_C < seq_len)
     is_held_out_C = is_usable_C & _is_held_out(tokens.split_hash_C, is_usable_C, held_out)
     splits = Splits(
@@ -114,6 +122,18 @@ def load_data(
             f"train on and hold out {held_out:g} of them: add data, or change seq_len or held_out"
         )
     return splits
+
+
+def _refuse_long(source: Source, tokens: Tokens, seq_len: int) -> None:
+    too_long_C = tokens.length_C > seq_len
+    if not too_long_C.any():
+        return
+    number = int(too_long_C.argmax())
+    (conversation,) = source.read([number])
+    raise UserError(
+        f"{conversation.where}: the conversation has {tokens.length_C[number]:,} tokens, more than "
+        f"seq_len={seq_len} (data_errors=cut keeps its beginning)"
+    )
 
 
 def _is_held_out(hash_C: np.ndarray, is_usable_C: np.ndarray, share: float) -> np.ndarray:

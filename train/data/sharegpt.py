@@ -26,9 +26,7 @@ _ROLES = {
     "bing": "assistant",
     "system": "system",
 }
-# Parts of the longest conversation in ShareGPT: 89. In a small file, a tenth of it is too many.
-_MOST_CHUNKS = 250
-_SOME_CHUNKS = 10
+_MOST_CHUNKS = 250  # The longest conversation in ShareGPT has 89 parts.
 _SHA256 = "99af0276a84059eca22886be5ea278454a05a505f455436f2f2e78a8faa77772"
 _JSON_BYTES = 125_509_632
 
@@ -159,12 +157,12 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
 def base_ids(row_ids: Sequence[str]) -> list[str]:
     """The conversation that each row is a part of: chunks are named BASE_0, BASE_1, ...
 
-    A base of very many rows is no conversation but the name of a collection ("alpaca_12"): its
-    rows stand for themselves.
+    A base of very many rows, or of all, is no conversation but the name of a collection
+    ("alpaca_12"): its rows stand for themselves.
     """
     bases = [re.sub(r"_\d+$", "", row_id) for row_id in row_ids]
     count = Counter(bases)
-    most = min(_MOST_CHUNKS, max(_SOME_CHUNKS, len(bases) // 10))
+    most = _MOST_CHUNKS if len(count) > 1 else 0
     pairs = zip(row_ids, bases, strict=True)
     return [base if count[base] <= most else row_id for row_id, base in pairs]
 

@@ -18,12 +18,14 @@ from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf_tokenizer import build_tokenizer
 from medusa_jax.io.hub import resolve
 from medusa_jax.io.tokenizer import load_tokenizer
-from train.data import pipeline, sharegpt
+from train.data import pipeline
 from train.data.describe import describe_row
 
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
 _DATA = flags.DEFINE_string("data", "sharegpt", "File, 'sharegpt' or tensorflow-datasets name.")
-_DATA_ERRORS = flags.DEFINE_enum("data_errors", "stop", sharegpt.DATA_ERRORS, "Bad rows.")
+_DATA_ERRORS = flags.DEFINE_enum(
+    "data_errors", "cut", pipeline.DATA_ERRORS, "Bad rows and long ones, see configs/base.py."
+)
 _ROWS = flags.DEFINE_integer("rows", 1, "Packed rows to show.", lower_bound=1)
 _SEQ_LEN = flags.DEFINE_integer("seq_len", 1024, "Tokens of a row.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order, as --config.seed.", lower_bound=0)

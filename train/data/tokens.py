@@ -23,7 +23,7 @@ from train.data.builder import progress_bar, publish
 from train.data.conversations import Conversation, Source
 from train.data.sharegpt import SKIP_HINT, base_ids
 
-_FORMAT = 2
+_FORMAT = 3
 _AT_ONCE = 256
 
 

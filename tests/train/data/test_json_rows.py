@@ -69,6 +69,12 @@ def test_an_array_broken_in_its_middle_ends_there_and_is_not_taken_for_cut(
     assert reason in last.problem
 
 
+@pytest.mark.parametrize("form", ['[{"a": %s}]', '{"a": %s}'])
+def test_a_number_beyond_pythons_limit_is_a_problem_of_its_row(tmp_path, form):
+    (row,) = rows(tmp_path / "x.json", form % ("1" * 5000))
+    assert "too many digits" in row.problem
+
+
 def test_a_broken_row_does_not_make_the_reader_swallow_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(json_rows, "_CHUNK", 100)
     path = tmp_path / "x.json"

@@ -68,7 +68,7 @@ def test_at_least_one_conversation_is_held_out_unless_none_is_wanted(make_file, 
     assert len(load(path, tokenizer, held_out=1e-6).held_out) == 3
     assert len(load(path, tokenizer, held_out=0.0).held_out) == 0
     with pytest.raises(UserError, match="too few conversations"):
-        load(make_file(many(3)), tokenizer)
+        load(make_file(many(1)), tokenizer)
 
 
 def test_cuts_and_what_is_left_out_are_counted(make_file, tokenizer, capsys):
@@ -83,6 +83,16 @@ def test_cuts_and_what_is_left_out_are_counted(make_file, tokenizer, capsys):
     assert lines[2] == "2 without labels in their first 64 tokens left out"
     longer = load(path, tokenizer, held_out=0.0, data_errors="skip", seq_len=200)
     assert len(longer.train) == 3
+
+
+def test_a_conversation_longer_than_the_sequence_stops_or_is_cut(make_file, tokenizer):
+    path = make_file([row("a", "b"), row("a", "b" * 100, name="l")])
+    with pytest.raises(UserError, match=rf"{path}:2: .* 107 tokens, more than seq_len={T} .*=cut"):
+        load(path, tokenizer, held_out=0.0, data_errors="stop")
+    assert len(load(path, tokenizer, held_out=0.0, data_errors="stop", seq_len=200).train) == 2
+    assert "1 cut at 64 tokens" in load(path, tokenizer, held_out=0.0, data_errors="cut").summary
+    with pytest.raises(UserError, match=r"data.jsonl:2: "):
+        load(make_file([row("a", "b"), {"id": "bad"}]), tokenizer, data_errors="cut")
 
 
 def test_tokens_are_made_once_for_a_tokenizer_and_a_template(make_file, tokenizer, monkeypatch):

@@ -142,6 +142,11 @@ def test_the_name_of_a_collection_is_no_conversation():
     chunks = [f"ErOTMZ3_{i}" for i in range(89)]
     many = [f"identity_{i}" for i in range(300)]
     assert sharegpt.base_ids([f"identity_{i}" for i in range(40)])[7] == "identity_7"
+    # Two conversations or more are told apart, however few and long they are.
+    assert set(sharegpt.base_ids([f"conv{c}_{i}" for c in "AB" for i in range(15)])) == {
+        "convA",
+        "convB",
+    }
     mixed = sharegpt.base_ids([*chunks, *many, *(f"{i:x}" for i in range(700))])
     assert mixed[:89] == ["ErOTMZ3"] * 89
     assert mixed[89:389] == many
