@@ -14,9 +14,9 @@ tree, on replies that the heads have not seen.
   python -m train.evaluate --medusa runs/soft/export --data other_replies.jsonl \\
     --best_tree tree.json --output metrics.json
 
-Data: greedy replies, at most 128 tokens, to the first turns of 3569 ShareGPT conversations (of the
-first 16 583 rows of that sample, in JSON lines, which has about the same); 403k
-training positions (3488 conversations), 81 conversations held out; 448 more for the tree.
+Data: greedy replies, at most 128 tokens, to the first turns of 3569 conversations (drawn from
+16 583 of the sample's 17 545 rows, so the command above draws others); 403k training positions
+(3488 conversations), 81 conversations held out; 448 more for the tree.
 Hardware: 2 CPU cores, at times shared with other work: replies about 250 tokens/s, hidden states 27
 minutes, training 19 minutes (hard, 2400 steps, 3 epochs) and 10 minutes (soft, 1000 steps).
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .50 .30 .21 .17, top-5 .72

@@ -23,9 +23,8 @@ _SAFETENSORS_PATTERNS = ("model*.safetensors", "model.safetensors.index.json")
 _BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _TIMEOUT_S = 10
-BACKBONE = (
-    "backbone"  # Folder in one of exported heads, with the model that they were trained with.
-)
+# Folder in a folder of exported heads: the model that they were trained with.
+BACKBONE = "backbone"
 
 
 def resolve(reference: str) -> Path:

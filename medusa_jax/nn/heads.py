@@ -1,6 +1,5 @@
 """Medusa heads (paper, section 2.1.1): residual blocks over the backbone's last hidden state."""
 
-import math
 from typing import Any
 
 import jax
@@ -111,10 +110,11 @@ class _Weights(nn.Module):
 
 def _per_head(x: jax.Array, weight_MFD: jax.Array, dtype: Any) -> jax.Array:
     """Head m's matrix times head m's vector: x [..., M, D] -> float32 [..., M, F]."""
-    rows = pad_lone_row(x.astype(dtype).reshape(-1, *x.shape[-2:]), dtype)
+    rows = x.astype(dtype).reshape(-1, *x.shape[-2:])
     # XLA's CPU backend refuses a bfloat16 gradient whose batch axis is not the first.
-    y = product("MRD,MFD->MRF", rows.swapaxes(0, 1), weight_MFD, dtype).swapaxes(0, 1)
-    return y[: x.size // math.prod(x.shape[-2:])].reshape(*x.shape[:-1], weight_MFD.shape[1])
+    x_MRD = pad_lone_row(rows, dtype).swapaxes(0, 1)
+    y = product("MRD,MFD->MRF", x_MRD, weight_MFD, dtype).swapaxes(0, 1)
+    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight_MFD.shape[1])
 
 
 def init_heads(
