@@ -23,7 +23,7 @@ demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and c
 	@$(BIN)/python -m infer.generate --compare --tree smollm2_135m_63 --prompt "$(PROMPT)"
 
 test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check
