@@ -16,9 +16,7 @@ def get_config() -> ConfigDict:
     c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
     c.medusa = placeholder(str)  # Heads to start from (folder, file, hub id); default: fresh ones.
     c.data = placeholder(str)  # ShareGPT-format file, or a name that tensorflow-datasets knows.
-    # "stop" at malformed rows and at conversations longer than seq_len; "cut" the latter and count
-    # them, stop at the former; "skip" malformed rows, too, and count them.
-    c.data_errors = "cut"
+    c.data_errors = "cut"  # Long conversations; "stop": at them; "skip": malformed rows, too.
     c.held_out = 0.02  # Share of the conversations that is kept for evaluation.
 
     # What is minimised.

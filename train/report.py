@@ -95,12 +95,16 @@ def main(argv: list[str]) -> None:
     models = {"base": (base, None)} | {run.name: _files(run, base) for run in runs}
     setup_compilation_cache()
     report: list[dict[str, Any]] = []
+    measured: dict[str | None, tuple[dict[str, Any], list[Example]]] = {}
     with progress_bar(True, TextColumn("{task.description}"), BarColumn()) as bar:
         task = bar.add_task("", total=len(models))
         for name, (model, medusa) in models.items():
             bar.update(task, description=name)
             lm = load_lm(model, medusa, dtype="float32")
-            report.append({"run": name} | _measure(lm, share, questions, problems))
+            if model not in measured:  # heads alone leave the model as it was
+                measured[model] = _measure_model(lm, share, questions, problems)
+            row, answers = measured[model]
+            report.append({"run": name} | row | _measure_heads(lm, answers))
             bar.advance(task)
     write_json(target, environment("train.report") | {"rows": report})
     _print(report)
@@ -125,21 +129,26 @@ def _files(run: Path, base: str | None) -> tuple[str | None, str]:
     return str(folder) if is_whole else base, str(folder)
 
 
-def _measure(
+def _measure_model(
     lm: MedusaLM, share: float, questions: Sequence[str], problems: Sequence[dict[str, str]]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Example]]:
+    """What does not depend on heads, and the model's answers."""
     plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
     row: dict[str, Any] = {"lm_loss": _loss(plain, _conversations(lm, share))}
     if problems:
         row["perplexity"] = math.exp(_loss(plain, [_problem(lm, x) for x in problems]))
     answers = _answers(lm, questions)
     row["reply_tokens"] = float(np.mean([x.is_label_T.sum() for x in answers]))
+    return row, answers
+
+
+def _measure_heads(lm: MedusaLM, answers: Sequence[Example]) -> dict[str, Any]:
     if lm.heads_config is None:
-        return row | {"tokens_per_step": 1.0}
+        return {"tokens_per_step": 1.0}
     tree = load_tree(_TREE.value, lm.heads_config.num_heads)
     scores = score(lm, tree, answers, lambda count: None)
     top1 = (scores.hits_KM[0] / np.maximum(scores.labels_M, 1)).tolist()
-    return row | {"tokens_per_step": scores.num_tokens / scores.steps, "head_top1": top1}
+    return {"tokens_per_step": scores.num_tokens / scores.steps, "head_top1": top1}
 
 
 def _loss(lm: MedusaLM, examples: Sequence[Example]) -> float:
