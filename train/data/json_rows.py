@@ -55,7 +55,8 @@ def read_json_rows(path: Path) -> Iterator[JsonRow]:
             else:
                 yield from _lines(file, line, character)
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"cannot read {path}: {reason}") from error
 
 
 def _open(path: Path) -> TextIO:
