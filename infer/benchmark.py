@@ -31,8 +31,8 @@ from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
-from medusa_jax.prompts import Prompt
-from medusa_jax.shapes import SHAPES
+from medusa_jax.chat import Prompt
+from medusa_jax.model_shapes import SHAPES
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medusa_jax.errors import UserError
-from medusa_jax.prompts import Prompt
+from medusa_jax.chat import Prompt
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
 

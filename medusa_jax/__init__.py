@@ -6,7 +6,7 @@
 """
 
 from medusa_jax.errors import UserError
-from medusa_jax.generation import (
+from medusa_jax.decoding.generate import (
     Generation,
     GenerationConfig,
     StreamEvent,

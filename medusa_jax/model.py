@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io import default_model
-from medusa_jax.io import heads as head_files
+from medusa_jax.io.heads import load as head_files
 from medusa_jax.io.model import LoadedModel, load_model
-from medusa_jax.tree import Tree, build_tree, load_tree
+from medusa_jax.tree.build import Tree, build_tree, load_tree
 
 SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
 # Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
@@ -48,7 +48,7 @@ class MedusaLM:
     executables: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def with_tree(self, tree: str | Tree) -> "MedusaLM":
-        """The same model with another tree (see `medusa_jax.tree.load_tree`).
+        """The same model with another tree (see `medusa_jax.tree.build.load_tree`).
 
         Raises:
           UserError: the tree needs more heads than there are.
@@ -81,7 +81,7 @@ def load(
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
         heads found beside the model, or the shipped ones for the default model.
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
-      tree: preset, file or "chain:K" (see `medusa_jax.tree.load_tree`); default: what was measured
+      tree: preset, file or "chain:K" (see `medusa_jax.tree.build.load_tree`); default: what was measured
         to be fastest on this kind of device; on a CPU in float32 that is "chain:0", plain decoding.
       mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
         all on the default device.

@@ -1,7 +1,7 @@
 """Where arrays lie on a mesh of devices: one table from logical axes to mesh axes.
 
 The networks stay free of this: under `jax.jit` (what `pjit` became) arguments carry their shardings
-and the compiler derives the rest; training pins the residual stream (`train.experiment`).
+and the compiler derives the rest; training pins the residual stream (`train.setup`).
 """
 
 import math

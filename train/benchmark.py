@@ -27,7 +27,7 @@ from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
-from medusa_jax.shapes import SHAPES
+from medusa_jax.model_shapes import SHAPES
 from train.bench.job import Job
 from train.bench.measure import TOLERANCE, measure, num_advances
 

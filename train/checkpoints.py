@@ -18,7 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
-from medusa_jax.io.hf_config import read_json
+from medusa_jax.io.hf.config import read_json
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 
 _FOLDER = "checkpoints"

@@ -34,12 +34,12 @@ from medusa_jax import MedusaLM
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
-from medusa_jax.losses import TOP
-from medusa_jax.tree import Tree, build_tree, load_tree
-from medusa_jax.tree_search import search_tree
+from medusa_jax.objectives.losses import TOP
+from medusa_jax.tree.build import Tree, build_tree, load_tree
+from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
 from train.data.chat import Example, tokenize
-from train.scores import score
+from train.evaluation.scores import score
 
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
 _MEDUSA = flags.DEFINE_string(

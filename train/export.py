@@ -17,10 +17,10 @@ from absl import flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
-from medusa_jax.io.heads_export import ExportFormat
+from medusa_jax.io.heads.save import ExportFormat
 from medusa_jax.sharding import make_mesh
 from train.checkpoints import read_params
-from train.exports import check_empty, export_run
+from train.export_files import check_empty, export_run
 from train.run_files import read_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")

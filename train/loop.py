@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medusa_jax.errors import UserError
-from medusa_jax.objectives import metrics as means
-from medusa_jax.tree import Tree
+from medusa_jax.objectives.objective import metrics as means
+from medusa_jax.tree.build import Tree
 from train.checkpoints import Checkpoints
 from train.distributed import global_batch, is_first_process
-from train.experiment import Experiment, abstract_state, compiled_evaluate, compiled_update
+from train.setup import Experiment, abstract_state, compiled_evaluate, compiled_update
 from train.flops import device_memory_bytes, flops_per_token, mfu
-from train.inputs import Data
+from train.data.inputs import Data
 from train.interrupt import Interrupt
 from train.metrics import MetricsWriter, describe
 from train.optimizer import learning_rate_schedule

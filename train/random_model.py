@@ -16,16 +16,16 @@ from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
-from medusa_jax.io.gguf_config import read_config
-from medusa_jax.io.gguf_file import read_header
-from medusa_jax.io.heads import resolve_heads
-from medusa_jax.io.hf_config import parse_config, read_json
+from medusa_jax.io.gguf.config import read_config
+from medusa_jax.io.gguf.file import read_header
+from medusa_jax.io.heads.load import resolve_heads
+from medusa_jax.io.hf.config import parse_config, read_json
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.io.placement import place_params
-from medusa_jax.io.tokenizer import quiet_transformers
-from medusa_jax.io.weights import param_shapes
+from medusa_jax.io.hf.tokenizer import quiet_transformers
+from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.model import with_heads
-from medusa_jax.shapes import SHAPES
+from medusa_jax.model_shapes import SHAPES
 
 RANDOM_TINY = "random:tiny"
 

@@ -9,15 +9,15 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
-from medusa_jax.io.heads_export import check_format
+from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
-from medusa_jax.tree import load_tree
-from train import inputs
+from medusa_jax.tree.build import load_tree
+from train.data import inputs
 from train.checkpoints import Checkpoints
 from train.data.pipeline import Splits, load_data
 from train.distributed import is_first_process
-from train.experiment import build
-from train.exports import export_run
+from train.setup import build
+from train.export_files import export_run
 from train.loop import Loop
 from train.random_model import load_lm
 from train.run_files import write_run

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
-from medusa_jax.io.hf_config import read_json
+from medusa_jax.io.hf.config import read_json
 from train.settings import Settings, make_settings
 
 _SETTINGS = "settings.json"

@@ -40,9 +40,10 @@ from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
-from train import dialogues, distributed, replies, reply_file
+from train import distributed
 from train.data import sharegpt
-from train.human_turns import Conversation, read_conversations
+from train.distill import dialogues, replies, reply_file
+from train.distill.human_turns import Conversation, read_conversations
 
 flags.adopt_module_key_flags(distributed)
 _MODEL = flags.DEFINE_string(

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from medusa_jax.cli_config import unknown
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.heads_export import check_format
-from medusa_jax.tree import load_tree
+from medusa_jax.io.heads.save import check_format
+from medusa_jax.tree.build import load_tree
 
 
 @dataclasses.dataclass(frozen=True)

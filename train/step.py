@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medusa_jax.losses import count_labels
-from medusa_jax.objectives import Objective, metrics
-from medusa_jax.tree import Tree
+from medusa_jax.objectives.losses import count_labels
+from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.tree.build import Tree
 
 State = dict[str, Any]
 

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from infer.bench.timing import time_loop
-from medusa_jax import MedusaLM, kv_cache
-from medusa_jax.attention import attend_part
+from medusa_jax import MedusaLM
+from medusa_jax.decoding import cache as kv_cache
+from medusa_jax.nn.attention import attend_part
 from medusa_jax.config import LlamaConfig
-from medusa_jax.kv_cache import KVCache
+from medusa_jax.decoding.cache import KVCache
 from medusa_jax.nn.layers import RMSNorm
 from medusa_jax.nn.llama import Layer, Llama
 from medusa_jax.nn.rope import rope_angles
@@ -184,7 +185,7 @@ def attention_inputs(
 
 
 def xla_attention(q_BRNH, k_BSKH, v_BSKH, length_B) -> tuple[jax.Array, jax.Array]:
-    """The prefix part of `medusa_jax.attention`."""
+    """The prefix part of `medusa_jax.nn.attention`."""
     B, R, N, H = q_BRNH.shape
     S, K = k_BSKH.shape[1:3]
     q_BKGRH = q_BRNH.reshape(B, R, K, N // K, H).transpose(0, 2, 3, 1, 4)

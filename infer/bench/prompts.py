@@ -1,6 +1,6 @@
 """What the benchmark asks when it is given no prompts."""
 
-from medusa_jax.prompts import Prompt
+from medusa_jax.chat import Prompt
 
 # Everyday questions of different kinds: heads guess lists and code better than free prose.
 QUESTIONS: tuple[Prompt, ...] = (

@@ -10,10 +10,12 @@ import numpy as np
 
 from infer import display
 from infer.bench.experiments import run_experiments
-from infer.bench.shapes import random_lm, shape_trees
+from infer.bench.random_models import random_lm, shape_trees
 from infer.bench.timing import copy_bandwidth
-from medusa_jax import MedusaLM, engine, kv_cache
-from medusa_jax.tree import Tree
+from medusa_jax import MedusaLM
+from medusa_jax.decoding import cache as kv_cache
+from medusa_jax.decoding import runtime as engine
+from medusa_jax.tree.build import Tree
 
 STEPS = 64
 PROMPT = 512
@@ -26,7 +28,7 @@ class ShapeJob:
     """What to measure.
 
     Attributes:
-      shape: a key of `infer.bench.shapes.SHAPES`.
+      shape: a key of `infer.bench.random_models.SHAPES`.
       trees: as the user wrote them; None: sizes from 8 to 128.
       dtypes: "float32", "bfloat16".
       heads: "shared" (format C) or "own" (format A).

@@ -12,7 +12,7 @@ from infer.bench.contenders import Answer, Contender
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
 from medusa_jax.environment import cores
-from medusa_jax.io.transformers_model import to_transformers
+from medusa_jax.io.hf.transformers_model import to_transformers
 
 
 def missing_reason(config: LlamaConfig, path: Path) -> str | None:

@@ -7,10 +7,10 @@ from typing import Any
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.io.hf_config import eos_ids, parse_config, read_json
+from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
 from medusa_jax.io.hub import resolve
-from medusa_jax.io.tokenizer import load_tokenizer
-from medusa_jax.io.weights import abstract_params, load_safetensors
+from medusa_jax.io.hf.tokenizer import load_tokenizer
+from medusa_jax.io.hf.weights import abstract_params, load_safetensors
 from medusa_jax.sharding import param_shardings
 
 
@@ -67,8 +67,8 @@ def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
 
 
 def _load_gguf(path: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
-    from medusa_jax.io.gguf import load_gguf
-    from medusa_jax.io.gguf_tokenizer import build_tokenizer
+    from medusa_jax.io.gguf.load import load_gguf
+    from medusa_jax.io.gguf.tokenizer import build_tokenizer
 
     config, params, ends = load_gguf(path, dtype, mesh)
     tokenizer = build_tokenizer(path)

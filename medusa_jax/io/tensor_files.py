@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.hf_config import read_json
+from medusa_jax.io.hf.config import read_json
 
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.layers import pad_lone_row, project
-from medusa_jax.product import product
+from medusa_jax.nn.product import product
 
 
 class MedusaHeads(nn.Module):

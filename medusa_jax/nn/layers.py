@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from medusa_jax.product import product
-from medusa_jax.quantize import widened
+from medusa_jax.nn.product import product
+from medusa_jax.nn.quantize import widened
 
 Initializer = Callable[..., jax.Array]
 _INIT: Initializer = nn.initializers.normal(0.02)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.io.heads_export import save_heads
+from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
 
 ROOT = Path(__file__).resolve().parents[2]

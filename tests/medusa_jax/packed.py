@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.weights import param_shapes
-from medusa_jax.lora import init_lora
+from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.heads import init_heads
 from tests.medusa_jax.tiny import CONFIG
 

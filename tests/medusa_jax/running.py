@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax import engine
+from medusa_jax.decoding import runtime as engine
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.hf_config import eos_ids, parse_config, read_json
-from medusa_jax.io.weights import load_safetensors
+from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
+from medusa_jax.io.hf.weights import load_safetensors
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.tree import build_tree
+from medusa_jax.tree.build import build_tree
 
 NUM_HEADS = 4
 _PAD = 64

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.weights import param_shapes
+from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.tree import build_tree
+from medusa_jax.tree.build import build_tree
 
 CONFIG = LlamaConfig(
     vocab_size=24,

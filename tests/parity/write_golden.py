@@ -20,7 +20,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from medusa_jax.io.cache import cache_dir
-from medusa_jax.io.gguf_tokenizer import build_tokenizer
+from medusa_jax.io.gguf.tokenizer import build_tokenizer
 from tests.parity import models
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.generation import encode_prompt
-from medusa_jax.io.heads_export import save_heads
-from medusa_jax.tree import load_tree
+from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.io.heads.save import save_heads
+from medusa_jax.tree.build import load_tree
 from tests.medusa_jax.running import fitted_heads
 from train.data.chat import tokenize
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.weights import param_shapes
+from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
 from train import flops

@@ -7,8 +7,8 @@ import pytest
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.heads_export import save_heads
-from medusa_jax.io.tokenizer import load_tokenizer
+from medusa_jax.io.heads.save import save_heads
+from medusa_jax.io.hf.tokenizer import load_tokenizer
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.sharding import make_mesh
 from train.data.chat import tokenize

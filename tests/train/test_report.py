@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.generation import encode_prompt
+from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.nn.llama import Llama, causal_mask
 from tests.train.small_runs import (
     CACHED,

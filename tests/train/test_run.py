@@ -30,7 +30,7 @@ from tests.train.small_runs import (
     write_model,
 )
 from train.checkpoints import read_params
-from train.exports import export_run
+from train.export_files import export_run
 from train.metrics import MetricsWriter
 from train.run import train
 

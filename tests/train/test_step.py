@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.losses import IGNORE
-from medusa_jax.objectives import Objective, metrics
-from medusa_jax.tree import build_tree
+from medusa_jax.objectives.losses import IGNORE
+from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.packed import (
     SMALL,
     packed_batch,

@@ -9,9 +9,9 @@ import numpy as np
 from configs.base import get_config
 from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
-from medusa_jax.io.weights import abstract_params
-from medusa_jax.shapes import SHAPES, random_like
-from medusa_jax.tree import build_tree
+from medusa_jax.io.hf.weights import abstract_params
+from medusa_jax.model_shapes import SHAPES, random_like
+from medusa_jax.tree.build import build_tree
 from train.random_model import load_lm
 from train.settings import Settings, make_settings
 
@@ -22,7 +22,7 @@ class Job:
 
     Attributes:
       model: folder, hub id or GGUF file; None: the default model.
-      shape: a key of `medusa_jax.shapes.SHAPES`, to take random weights instead of a model.
+      shape: a key of `medusa_jax.model_shapes.SHAPES`, to take random weights instead of a model.
       objective: "medusa1" or "medusa2".
       batch_size: sequences per step.
       seq_len: tokens per sequence.

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
-from medusa_jax.losses import shift_labels
-from medusa_jax.objectives import Objective
+from medusa_jax.objectives.losses import shift_labels
+from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import make_mesh
-from medusa_jax.tree import load_tree
+from medusa_jax.tree.build import load_tree
 from train.bench.job import Job
 from train.distributed import global_batch
-from train.experiment import build, compiled_update
+from train.setup import build, compiled_update
 from train.flops import flops_per_token, peak_flops
 
 
@@ -54,7 +54,7 @@ class OurTrainer:
 def cached_batch(
     objective: Objective, backbone: dict[str, Any], batch: dict[str, Any]
 ) -> dict[str, Any]:
-    """The positions of a packed batch as `train.hidden_states` keeps them."""
+    """The positions of a packed batch as `train.data.hidden_states` keeps them."""
     params = {"backbone": backbone}
     hidden_BTD = jax.jit(lambda *args: objective.hidden(*args).astype(jnp.float16))(params, batch)
     labels = shift_labels(

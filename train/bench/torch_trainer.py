@@ -9,7 +9,7 @@ import numpy as np
 
 from medusa_jax import MedusaLM
 from medusa_jax.environment import cores
-from medusa_jax.io.transformers_model import to_transformers
+from medusa_jax.io.hf.transformers_model import to_transformers
 from train.bench.job import Job
 from train.optimizer import learning_rate_schedule
 

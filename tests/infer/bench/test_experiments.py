@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infer.bench import experiments, shapes
+from infer.bench import experiments
+from infer.bench import random_models as shapes
 from infer.bench.timing import copy_bandwidth, time_loop
 
 

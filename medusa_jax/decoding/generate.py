@@ -1,0 +1,251 @@
+"""Generation: prompts in; texts, tokens and their measurements out."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding.runtime import Batch
+from medusa_jax.errors import UserError
+from medusa_jax.model import MedusaLM
+from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """How to decode.
+
+    Attributes:
+      max_new_tokens: exact bound on new tokens per prompt.
+      temperature: 0 decodes greedily.
+      acceptance: "greedy" or "typical" (paper, section 2.3.1); default: greedy at temperature 0,
+        typical above.
+      epsilon: hard threshold of typical acceptance; larger is stricter.
+      delta: factor of its entropy-dependent threshold; the paper recommends sqrt(epsilon).
+      sampled_root: draw the first token of each step instead of taking the most likely one, as
+        the paper does; default: only when decoding without heads.
+      seed: of the random keys.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    acceptance: str | None = None
+    epsilon: float = 0.09
+    delta: float = 0.3
+    sampled_root: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}: it must be 0 or more")
+        if self.acceptance not in (None, "greedy", "typical"):
+            raise UserError(f"acceptance is {self.acceptance!r}: choose greedy or typical")
+        if self.acceptance == "greedy" and self.temperature > 0:
+            raise UserError("greedy acceptance is for temperature 0: choose acceptance typical")
+        if not (0 < self.epsilon < 1 and self.delta > 0):
+            raise UserError(
+                f"epsilon is {self.epsilon}, delta is {self.delta}: epsilon must lie between 0 "
+                "and 1, delta above 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """The answer to one prompt. Seconds are those of the batch the prompt was decoded in.
+
+    Attributes:
+      prompt: as given.
+      text: new text, without special tokens.
+      token_ids: new tokens only, EOS included when it was produced.
+      num_new_tokens: how many.
+      num_steps: backbone passes after prefill.
+      tokens_per_step: num_new_tokens / num_steps.
+      prefill_seconds: running the prompt.
+      decode_seconds: everything after, until the last row of the batch was done.
+      tokens_per_second: num_new_tokens / decode_seconds.
+      compile_seconds: spent compiling, not contained in the others.
+      finish_reason: "stop" (EOS) or "length" (budget or context is used up).
+    """
+
+    prompt: Any
+    text: str
+    token_ids: list[int]
+    num_new_tokens: int
+    num_steps: int
+    tokens_per_step: float
+    prefill_seconds: float
+    decode_seconds: float
+    tokens_per_second: float
+    compile_seconds: float
+    finish_reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamEvent:
+    """What one step added: its tokens, the text they complete, and the result with the last."""
+
+    text: str
+    token_ids: list[int]
+    result: Generation | None = None
+
+
+def generate(
+    lm: MedusaLM,
+    prompts: Sequence[Prompt],
+    *,
+    batch_size: int = 1,
+    chat: bool | None = None,
+    numbers: Sequence[int] | None = None,
+    **options: Any,
+) -> list[Generation]:
+    """Answers prompts, `batch_size` at a time.
+
+    Args:
+      lm: the model.
+      prompts: what to answer.
+      batch_size: prompts decoded at once.
+      chat: apply the chat template; None: when the tokenizer has one.
+      numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
+      **options: see `GenerationConfig`.
+
+    Raises:
+      UserError: an option out of range, or a prompt that does not fit the context.
+    """
+    parts = generate_batches(
+        lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, **options
+    )
+    return list(parts)
+
+
+def generate_batches(
+    lm: MedusaLM,
+    prompts: Sequence[Prompt],
+    *,
+    batch_size: int = 1,
+    chat: bool | None = None,
+    numbers: Sequence[int] | None = None,
+    **options: Any,
+) -> Iterator[Generation]:
+    """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    numbers = range(len(prompts)) if numbers is None else numbers
+    if len(numbers) != len(prompts):
+        raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
+    config = GenerationConfig(**options)
+    encoded = [encode_prompt(lm, prompt, chat) for prompt in prompts]
+    rows = min(batch_size, len(encoded))
+    for start in range(0, len(encoded), batch_size):
+        part = slice(start, start + batch_size)
+        batch = _start(lm, config, encoded[part], rows, numbers[part])
+        batch = engine.finish(lm, batch)
+        yield from _results(lm, prompts[part], batch)
+
+
+def stream(
+    lm: MedusaLM,
+    prompt: Prompt,
+    *,
+    chat: bool | None = None,
+    first_row: int = 0,
+    **options: Any,
+) -> Iterator[StreamEvent]:
+    """Answers one prompt step by step, with the very step that `generate` compiles.
+
+    Args:
+      lm: the model.
+      prompt: what to answer.
+      chat: apply the chat template; None: when the tokenizer has one.
+      first_row: the prompt's number among several, which chooses its random key: `generate` with
+        the same seed gives its prompt of that number the same answer.
+      **options: see `GenerationConfig`.
+
+    Raises:
+      UserError: an option out of range, or a prompt that does not fit the context.
+    """
+    config = GenerationConfig(**options)
+    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, [first_row])
+    pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
+    while not done:
+        batch = engine.advance(lm, batch, max_steps=1)
+        state = batch.state
+        num, done, output = jax.device_get((state.num_new_B, state.done_B, state.output_BO))
+        num, done = int(num[0]), bool(done[0])
+        token_ids = [int(t) for t in output[0, seen:num]]
+        seen = num
+        result = next(_results(lm, [prompt], batch)) if done else None
+        piece = pieces.feed(token_ids)
+        if result is not None and result.text.startswith(shown + piece):
+            piece = result.text[len(shown) :]  # with what an unfinished character held back
+        shown += piece
+        yield StreamEvent(piece, token_ids, result)
+
+
+def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> list[int]:
+    """Token ids of a prompt, with the chat template when asked for (None: when there is one).
+
+    Raises:
+      UserError: the prompt leaves no room in the model's context, or holds unknown ids.
+    """
+    ids = encode_text(lm.tokenizer, prompt, chat)
+    if len(ids) >= lm.config.max_position:
+        raise UserError(
+            f"the prompt has {len(ids)} tokens and the model's context only "
+            f"{lm.config.max_position}: shorten the prompt"
+        )
+    if min(ids) < 0 or max(ids) >= lm.config.vocab_size:
+        raise UserError(f"token ids of a prompt must lie in 0..{lm.config.vocab_size - 1}")
+    return ids
+
+
+def _start(
+    lm: MedusaLM,
+    config: GenerationConfig,
+    encoded: list[list[int]],
+    rows: int,
+    numbers: Sequence[int],
+) -> Batch:
+    acceptance = config.acceptance or ("typical" if config.temperature > 0 else "greedy")
+    sampled_root = config.sampled_root
+    if sampled_root is None:
+        sampled_root = lm.tree.max_depth == 0
+    decoder = engine.make_decoder(lm, acceptance, sampled_root and acceptance == "typical")
+    budgets = [min(config.max_new_tokens, lm.config.max_position - len(ids)) for ids in encoded]
+    padding = [0] * (rows - len(budgets))
+    request = engine.make_request(
+        budgets + padding,
+        lm.eos_ids,
+        temperature=config.temperature,
+        epsilon=config.epsilon,
+        delta=config.delta,
+        seed=config.seed,
+        numbers=[*numbers, *padding],
+    )
+    return engine.start(lm, decoder, request, encoded, max(budgets))
+
+
+def _results(lm: MedusaLM, prompts: Sequence[Prompt], batch: Batch) -> Iterator[Generation]:
+    state, clock = batch.state, batch.clock
+    output, num_new, num_steps, stopped = jax.device_get(
+        (state.output_BO, state.num_new_B, state.num_steps_B, state.stopped_B)
+    )
+    for i, prompt in enumerate(prompts):
+        num, steps = int(num_new[i]), int(num_steps[i])
+        token_ids = [int(t) for t in output[i, :num]]
+        yield Generation(
+            prompt=prompt,
+            text=decode_tokens(lm.tokenizer, token_ids),
+            token_ids=token_ids,
+            num_new_tokens=num,
+            num_steps=steps,
+            tokens_per_step=num / max(steps, 1),
+            prefill_seconds=clock.prefill,
+            decode_seconds=clock.decode,
+            tokens_per_second=num / clock.decode if clock.decode else 0.0,
+            compile_seconds=clock.compile,
+            finish_reason="stop" if stopped[i] else "length",
+        )

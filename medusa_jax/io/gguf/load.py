@@ -1,0 +1,124 @@
+"""Loads a Llama-style model from one GGUF file."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from medusa_jax.config import LlamaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.io.gguf.config import eos_ids, read_config
+from medusa_jax.io.gguf.file import GGUFFile, read_header, read_tensor
+from medusa_jax.io.placement import place_value
+from medusa_jax.io.hf.weights import abstract_params, param_shapes
+from medusa_jax.sharding import param_shardings
+
+_TOP_MODULES = {"embed": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
+_LAYER_MODULES = {
+    ("attn_norm",): "attn_norm",
+    ("mlp_norm",): "ffn_norm",
+    ("attn", "q"): "attn_q",
+    ("attn", "k"): "attn_k",
+    ("attn", "v"): "attn_v",
+    ("attn", "o"): "attn_output",
+    ("attn", "q_norm"): "attn_q_norm",
+    ("attn", "k_norm"): "attn_k_norm",
+    ("mlp", "gate"): "ffn_gate",
+    ("mlp", "up"): "ffn_up",
+    ("mlp", "down"): "ffn_down",
+}
+# Not parameters: the first is read into the configuration, the second is a leftover of early
+# converters that llama.cpp ignores as well.
+_NOT_PARAMETERS = ("rope_freqs.weight", "attn_rot_embd")
+
+
+def load_gguf(
+    path: str | Path, dtype: DTypeLike, mesh: Mesh | None = None
+) -> tuple[LlamaConfig, dict[str, Any], tuple[int, ...]]:
+    """Reads a GGUF file: architectures llama (Mistral included), qwen2 and qwen3.
+
+    Tensors are dequantised and put on their devices one after the other, largest first, so that
+    host memory never holds much more than the parameters themselves.
+
+    Args:
+      path: of the .gguf file.
+      dtype: of every parameter, whatever the file stores.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
+
+    Returns:
+      The configuration; the backbone's parameters, nested dicts shaped like
+      `medusa_jax.io.hf.weights.param_shapes`; the ids of the tokens that end a reply.
+
+    Raises:
+      UserError: the file is missing, truncated or no GGUF file; its architecture or one of its
+        features is not supported; a tensor is missing, unexpected or of the wrong shape.
+    """
+    header = read_header(path)
+    config = read_config(header)
+    shapes: dict[tuple[str, ...], Any] = dict(flatten_dict(param_shapes(config)))
+    names = {keys: _name(keys) for keys in shapes}
+    _check(header, {names[keys]: shape for keys, shape in shapes.items()})
+    permuted = _permuted_heads(config, header.metadata["general.architecture"])
+    shardings = _flat_shardings(config, mesh)
+    params = {}
+    for keys in sorted(shapes, key=lambda keys: -math.prod(shapes[keys])):
+        value = read_tensor(header, names[keys], np.dtype(dtype))
+        if num_heads := permuted.get(keys[1:-1]):
+            value = _restore_rows(value, num_heads)
+        params[keys] = place_value(value, shardings.get(keys))
+        del value  # before the next one is made
+    return config, unflatten_dict(params), eos_ids(header)
+
+
+def _flat_shardings(config: LlamaConfig, mesh: Mesh | None) -> dict[tuple[str, ...], Any]:
+    if mesh is None:
+        return {}
+    # The dtype does not matter.
+    return dict(flatten_dict(param_shardings(mesh, abstract_params(config, np.float32))))
+
+
+def _name(keys: tuple[str, ...]) -> str:
+    """Name in the file of a parameter, e.g. of ("layers_0", "attn", "q", "weight")."""
+    leaf = "bias" if keys[-1] == "bias" else "weight"
+    if keys[0] in _TOP_MODULES:
+        return f"{_TOP_MODULES[keys[0]]}.{leaf}"
+    return f"blk.{keys[0].removeprefix('layers_')}.{_LAYER_MODULES[keys[1:-1]]}.{leaf}"
+
+
+def _permuted_heads(config: LlamaConfig, architecture: str) -> dict[tuple[str, ...], int]:
+    """Modules whose rows are in llama.cpp's order, with their number of heads."""
+    if architecture != "llama":
+        return {}
+    return {("attn", "q"): config.num_heads, ("attn", "k"): config.num_kv_heads}
+
+
+def _restore_rows(value: np.ndarray, num_heads: int) -> np.ndarray:
+    """Turns llama.cpp's row order of q and k into Hugging Face's.
+
+    llama.cpp rotates neighbouring pairs (2i, 2i + 1), Hugging Face the halves (i, i + H/2), so the
+    converter interleaves the halves of every head.
+    """
+    pairs = value.reshape(num_heads, -1, 2, *value.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(value.shape)
+
+
+def _check(header: GGUFFile, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
+        info = header.tensors.get(name)
+        if info is None:
+            raise UserError(f"{header.path} lacks the tensor {name}: convert the model again")
+        if info.shape != shape:
+            raise UserError(
+                f"{header.path}: {name} has shape {info.shape} instead of {shape}: "
+                "convert the model again"
+            )
+    for name in sorted(header.tensors.keys() - shapes.keys()):
+        if not any(part in name for part in _NOT_PARAMETERS):
+            raise UserError(
+                f"{header.path} has the tensor {name}, which no supported architecture uses: "
+                "use another model"
+            )

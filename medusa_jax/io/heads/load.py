@@ -1,0 +1,228 @@
+"""Medusa heads out of every published checkpoint format; `heads_export` writes them.
+
+Formats, by the names of their tensors (h: head, l: layer; all matrices are (out, in)):
+  A: "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight".
+  B: A's names behind "medusa_head." (or "medusa_heads.") among those of a full model.
+  C: A without projections; the heads share the LM head. Our extensions: a "token_map" beside
+    them, int32 [Vd], restricts the heads to those Vd rows of the LM head; "{h}.root.weight"
+    belongs to root-conditioned heads (see `MedusaConfig`).
+  vLLM: "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally behind
+    "medusa_heads."; optionally "token_map", int [Vd].
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.io import hub
+from medusa_jax.io.heads.files import (
+    HEADS_FILES,
+    StoredTensor,
+    has_heads,
+    heads_in_model,
+    open_heads,
+    read_integers,
+)
+from medusa_jax.io.heads.names import HeadKeys, parse_keys
+from medusa_jax.io.hf.config import read_json
+from medusa_jax.io.placement import place_params
+from medusa_jax.io.tensor_files import aligned_buffer
+
+
+def resolve_heads(reference: str) -> Path:
+    """Turns a user's reference to heads into a path on this machine.
+
+    Args:
+      reference: an existing folder or file, or a hub id (see `medusa_jax.io.hub.resolve`).
+
+    Raises:
+      UserError: there is no such path or repository.
+    """
+    path = Path(reference).expanduser()
+    return path if reference and path.exists() else hub.resolve(reference)
+
+
+def find_heads(model_folder: Path) -> Path | None:
+    """Looks for heads that came with a model.
+
+    Args:
+      model_folder: folder of the model; a file (GGUF) has nothing beside it.
+
+    Returns:
+      What to give to `load_heads`: a `medusa_lm_head.*` file in the folder, the folder itself when
+      the model's own files hold heads (format B), or the folder of heads that this backbone
+      lies in (see `hub.BACKBONE`); None when there are none.
+
+    Raises:
+      UserError: `model.safetensors` or an index is damaged.
+    """
+    folder = Path(model_folder).absolute()
+    for name in HEADS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    if heads_in_model(folder):
+        return folder
+    return folder.parent if folder.name == hub.BACKBONE and has_heads(folder.parent) else None
+
+
+def load_heads(
+    reference: Path | str, *, hidden_size: int, vocab_size: int, dtype: Any, mesh: Any = None
+) -> tuple[MedusaConfig, dict[str, Any]]:
+    """Loads heads of format A, B, C or vLLM.
+
+    The numbers of heads and layers come from the tensors: published configurations are wrong.
+    The only settings read from a `config.json` beside the file are `original_lm_head` (vLLM: one
+    projection for all heads) and, where no tensor tells it, `vocab_size`. vLLM's `logit_scale`
+    is ignored: it never changes which tokens are the most probable.
+
+    Args:
+      reference: a folder, or a `.safetensors`, `.pt` or `.bin` file.
+      hidden_size: D of the model that the heads are to serve.
+      vocab_size: V of that model.
+      dtype: of the parameters.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
+
+    Returns:
+      The configuration, and the parameters in the layout of `MedusaHeads`:
+      {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "root": {"weight": [M, D, D]},
+      "projection": {"weight": [M, Vd, D]}, "token_map": int32 [Vd]}, everything but the blocks'
+      weight only where the heads have it. One projection for all heads is repeated M times.
+
+    Raises:
+      UserError: no heads there, heads of another hidden size or vocabulary, incomplete heads, a
+        damaged file, an unsupported dtype, or a torch file without torch.
+    """
+    path = Path(reference)
+    tensors = open_heads(path)
+    settings = _settings(path)
+    one_projection = settings.get("original_lm_head") is True
+    try:
+        keys = parse_keys(tensors, one_projection=one_projection)
+        _check_shapes(keys, tensors, hidden_size)
+        token_map = _token_map(keys, tensors, vocab_size)
+        _check_vocab(keys, tensors, settings, vocab_size, token_map)
+    except UserError as error:
+        raise UserError(f"cannot use the heads in {path}: {error}") from None
+    config = MedusaConfig(
+        num_heads=keys.num_heads,
+        num_layers=keys.num_layers,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size if token_map is None else len(token_map),
+        bias=any(part == "bias" for _, _, part in keys.blocks),
+        own_projection=bool(keys.projections),
+        draft_vocab=token_map is not None,
+        root_conditioned=bool(keys.roots),
+    )
+    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
+    return config, place_params(params, mesh)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _check_shapes(keys: HeadKeys, tensors: Mapping[str, StoredTensor], hidden_size: int) -> None:
+    D = hidden_size
+    expected: dict[str, tuple[int | None, ...]] = dict.fromkeys(
+        keys.projections.values(), (None, D)
+    )
+    expected |= dict.fromkeys(keys.roots.values(), (D, D))
+    for (_, _, part), name in keys.blocks.items():
+        expected[name] = (D, D) if part == "weight" else (D,)
+    for name, wanted in expected.items():
+        shape = tensors[name].shape
+        if len(shape) == len(wanted) and shape[-1] != D:
+            raise UserError(
+                f"heads are for hidden size {shape[-1]}, the model has {D}: take heads that were "
+                "trained for this model"
+            )
+        if len(shape) != len(wanted) or wanted[0] not in (None, shape[0]):
+            raise UserError(f"tensor {name} has shape {list(shape)}: download the file again")
+
+
+def _token_map(
+    keys: HeadKeys, tensors: Mapping[str, StoredTensor], vocab_size: int
+) -> np.ndarray | None:
+    if keys.token_map is None:
+        return None
+    token_map = read_integers(tensors[keys.token_map])
+    if token_map.ndim != 1 or token_map.size == 0:
+        raise UserError(f"token_map has shape {list(token_map.shape)} instead of [Vd]")
+    if token_map.min() < 0 or token_map.max() >= vocab_size:
+        raise UserError(
+            f"token_map names tokens beyond the model's {vocab_size}: take heads that were trained "
+            "for this model"
+        )
+    return token_map.astype(np.int32)
+
+
+def _check_vocab(
+    keys: HeadKeys,
+    tensors: Mapping[str, StoredTensor],
+    settings: Mapping[str, Any],
+    vocab_size: int,
+    token_map: np.ndarray | None,
+) -> None:
+    allowed = {vocab_size} if token_map is None else {vocab_size, len(token_map)}
+    sizes = [tensors[name].shape[0] for name in keys.projections.values()]
+    for size in sizes or [settings.get("vocab_size", vocab_size)]:
+        if size not in allowed:
+            raise UserError(
+                f"heads are for a vocabulary of {size} tokens, the model has {vocab_size}: take "
+                "heads that were trained for this model"
+            )
+
+
+def _read_params(
+    config: MedusaConfig,
+    keys: HeadKeys,
+    tensors: Mapping[str, StoredTensor],
+    token_map: np.ndarray | None,
+    dtype: np.dtype,
+) -> dict[str, Any]:
+    """Reads tensor after tensor straight into its place in the stacked arrays."""
+    M, L, D = config.num_heads, config.num_layers, config.hidden_size
+    blocks: dict[str, np.ndarray] = {"weight": aligned_buffer((M, L, D, D), dtype)[0]}
+    if config.bias:
+        blocks["bias"] = aligned_buffer((M, L, D), dtype)[0]
+        blocks["bias"][:] = 0  # a bias that only some layers have is zero in the others
+    for (head, layer, part), name in keys.blocks.items():
+        blocks[part][head, layer] = tensors[name].read(dtype)
+    params: dict[str, Any] = {"blocks": blocks}
+    if config.root_conditioned:
+        weight, _ = aligned_buffer((M, D, D), dtype)
+        for head, name in keys.roots.items():
+            weight[head] = tensors[name].read(dtype)
+        params["root"] = {"weight": weight}
+    if config.own_projection:
+        params["projection"] = {
+            "weight": _read_projections(config, keys, tensors, token_map, dtype)
+        }
+    if token_map is not None:
+        params["token_map"] = token_map
+    return params
+
+
+def _read_projections(
+    config: MedusaConfig,
+    keys: HeadKeys,
+    tensors: Mapping[str, StoredTensor],
+    token_map: np.ndarray | None,
+    dtype: np.dtype,
+) -> np.ndarray:
+    names = dict.fromkeys(keys.projections[head] for head in range(config.num_heads))
+    weight, _ = aligned_buffer((len(names), config.vocab_size, config.hidden_size), dtype)
+    for row, name in enumerate(names):
+        weight[row] = _read_rows(tensors[name], token_map, dtype)
+    return np.broadcast_to(weight, (config.num_heads, *weight.shape[1:]))
+
+
+def _read_rows(tensor: StoredTensor, token_map: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    rows = tensor.read(dtype)
+    # As vLLM does: a file may keep all V rows beside its token_map.
+    return rows if token_map is None or len(rows) == len(token_map) else rows[token_map]

@@ -1,0 +1,142 @@
+"""Attention of new tokens over a committed prefix and among themselves.
+
+Every new token (a prompt, or the R nodes of a tree) sees the same prefix, so the prefix part needs
+no mask beyond each row's length. The two parts are computed apart and merged by log-sum-exp; the
+keys of the new tokens never have to enter the cache before they are accepted.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.nn.product import product
+
+# Queries whose scores exist at once where the new tokens are many: training, long prompts.
+_QUERY_BLOCK = 512
+
+
+class PartialAttention(NamedTuple):
+    """Unnormalised softmax over one part of the keys; leading axes [B, K, G, T]."""
+
+    top: jax.Array  # largest score, float32
+    total: jax.Array  # sum of exp(score - top), float32
+    value: jax.Array  # sum of exp(score - top) * v, float32, trailing axis H
+
+
+def attend_part(
+    q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array
+) -> PartialAttention:
+    """Softmax numerator and denominator over one set of keys.
+
+    Args:
+      q_BKGTH: queries, grouped by the key head that they share; any float dtype.
+      k_BKHS: keys in q's dtype.
+      v_BKSH: values.
+      mask: bool, broadcasts to [B, 1, 1, T, S]; True where a query sees a key. May be all False.
+
+    Returns:
+      The part, in float32.
+    """
+    B, K, G, T, H = q_BKGTH.shape
+    # G and T fold into one axis: a plain batched matrix product per key head.
+    q = q_BKGTH.reshape(B, K, G * T, H)
+    score = product("BKTH,BKHS->BKTS", q, k_BKHS, q.dtype)
+    score = score.reshape(B, K, G, T, -1) * (H**-0.5)
+    score = jnp.where(mask, score, -jnp.inf)
+    # A part may be empty for a token; a finite floor keeps exp(-inf - top) at 0 instead of NaN.
+    top = jnp.maximum(score.max(axis=-1), jnp.finfo(jnp.float32).min)
+    weight = jnp.exp(score - top[..., None])
+    value = product("BKTS,BKSH->BKTH", weight.reshape(B, K, G * T, -1), v_BKSH, v_BKSH.dtype)
+    return PartialAttention(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
+
+
+def _merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
+    """Log-sum-exp merge of two disjoint sets of keys."""
+    top = jnp.maximum(a.top, b.top)
+    scale_a, scale_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
+    return PartialAttention(
+        top,
+        a.total * scale_a + b.total * scale_b,
+        a.value * scale_a[..., None] + b.value * scale_b[..., None],
+    )
+
+
+def _attend_alone(
+    q_BKGTH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Attention to one set of keys, [B, K, G, T, H] in q's dtype.
+
+    A block of queries at a time, and again in the backward pass: the scores of all, [B, N, T, S] in
+    float32, would be the largest arrays of training.
+    """
+
+    def attend(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        _, total, value = attend_part(part[0], k_BKHS, v_BKSH, part[1])
+        return (value / total[..., None]).astype(q_BKGTH.dtype)
+
+    T = q_BKGTH.shape[3]
+    blocks = -(-T // _QUERY_BLOCK)
+    if blocks == 1:
+        return attend((q_BKGTH, mask))
+
+    def cut(x: jax.Array, fill: float) -> jax.Array:
+        x = jnp.pad(
+            x, [(0, -T % blocks if axis == 3 else 0) for axis in range(5)], constant_values=fill
+        )
+        x = x.reshape(*x.shape[:3], blocks, -1, x.shape[4])
+        return jnp.moveaxis(x, 3, 0)
+
+    # What fills the last block sees something, or its gradient would be NaN.
+    out = jax.lax.map(jax.checkpoint(attend), (cut(q_BKGTH, 0), cut(mask, True)))
+    out = jnp.moveaxis(out, 0, 3)
+    return out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, :T]
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    mask_BTT: jax.Array,
+    position_BT: jax.Array,
+    *,
+    prefix: tuple[jax.Array, jax.Array] | None = None,
+    prefix_length_B: jax.Array | None = None,
+    window: int | None = None,
+) -> jax.Array:
+    """Attention of T new tokens over a ragged prefix and, masked, over themselves.
+
+    Args:
+      q_BTNH: queries of the new tokens, rotated.
+      k_BTKH: keys of the new tokens, rotated; K divides N.
+      v_BTKH: values of the new tokens.
+      mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
+        see itself.
+      position_BT: int32 absolute positions of the new tokens.
+      prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
+        position s.
+      prefix_length_B: int32 number of valid slots per row.
+      window: sliding window in tokens: keys at distance >= window are not seen.
+
+    Returns:
+      [B, T, N, H] in q's dtype. Scores and softmax are float32.
+    """
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
+    mask = mask_BTT
+    if window is not None:
+        mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
+    if prefix is None or prefix_length_B is None:
+        out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
+    else:
+        part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
+        slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
+        seen_BTS = slot_11S < prefix_length_B[:, None, None]
+        if window is not None:
+            seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
+        q_BKGTH = q_BKGTH.astype(prefix[0].dtype)  # a cache may be kept in a wider one
+        part = _merge(part, attend_part(q_BKGTH, *prefix, seen_BTS[:, None, None]))
+        out_BKGTH = part.value / part.total[..., None]
+    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)

@@ -1,0 +1,134 @@
+"""Low-rank adapters on linear maps: W + (alpha / r) B A (Hu et al., 2021).
+
+The network knows nothing of them: `adapt` adds their products while a module is applied, so that
+the original model is the same call without it, and one set of weights serves both.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from medusa_jax.nn.layers import Linear, project
+
+LM_HEAD = ("lm_head",)
+
+
+def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> dict[str, Any]:
+    """Adapters for every matrix of the layers and for the LM head; together they change nothing.
+
+    Args:
+      shapes: of the backbone (`medusa_jax.io.hf.weights.param_shapes`), or its parameters.
+      rank: r.
+      key: for A; B is zero.
+      dtype: of the adapters.
+
+    Returns:
+      Nested as the backbone: {"a": [r, in], "b": [out, r]} in place of each weight. A tied LM head
+      has an entry of its own, "lm_head"; merging unties it.
+    """
+    adapters = {}
+    for path, (num_out, num_in) in _adapted(shapes).items():
+        own_key = jax.random.fold_in(key, _number(path))
+        a = jax.random.uniform(own_key, (rank, num_in), jnp.float32, -1.0, 1.0) * num_in**-0.5
+        adapters[(*path, "a")] = a.astype(dtype)
+        adapters[(*path, "b")] = jnp.zeros((num_out, rank), dtype)
+    return unflatten_dict(adapters)
+
+
+def _adapted(shapes: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Path of every adapted module and its (out, in)."""
+    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(shapes))
+    flat = {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in leaves.items()}
+    layers = {
+        path[:-1]: shape
+        for path, shape in flat.items()
+        if path[0].startswith("layers_") and len(shape) == 2
+    }
+    embed = flat[("embed", "weight")]
+    return layers | {LM_HEAD: flat.get((*LM_HEAD, "weight"), embed)}
+
+
+def _number(path: tuple[str, ...]) -> int:
+    """A number per module that does not depend on the others (Python's hash changes per run)."""
+    return zlib.crc32("/".join(path).encode())
+
+
+def lora_product(
+    adapter: dict[str, jax.Array], x: jax.Array, scale: float, dtype: Any
+) -> jax.Array:
+    """scale * B A x: [..., in] -> float32 [..., out]."""
+    return project(project(x, adapter["a"], dtype), adapter["b"], dtype) * scale
+
+
+def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """x with a share `rate` of its entries zeroed and the rest scaled up; x itself without key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+
+@contextlib.contextmanager
+def adapt(
+    lora: dict[str, Any] | None, scale: float, dropout: float = 0.0, key: jax.Array | None = None
+) -> Iterator[None]:
+    """Adds the adapters to every `Linear` of the modules that are applied inside.
+
+    Args:
+      lora: as `init_lora` makes it; None: nothing is added.
+      scale: alpha / r.
+      dropout: share of the adapters' inputs that is dropped; needs `key`.
+      key: None: no dropout.
+    """
+    adapters = _by_path(lora or {})
+
+    def intercept(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        adapter = adapters.get(context.module.path)
+        if adapter is None or not isinstance(context.module, Linear):
+            return y
+        own_key = None if key is None else jax.random.fold_in(key, _number(context.module.path))
+        x = dropped(args[0], dropout, own_key)
+        added = lora_product(adapter, x, scale, context.module.dtype)
+        return (y.astype(jnp.float32) + added).astype(y.dtype)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def merge_lora(params: dict[str, Any], lora: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The backbone with W + scale * B A in place of each adapted W, in W's dtype.
+
+    Args:
+      params: of the backbone.
+      lora: as `init_lora` makes it.
+      scale: alpha / r.
+
+    Returns:
+      The parameters; with an "lm_head" of their own even where it was tied to the embedding.
+    """
+    merged: dict[tuple[str, ...], Any] = dict(flatten_dict(params))
+    merged.setdefault((*LM_HEAD, "weight"), merged[("embed", "weight")])
+    for path, adapter in _by_path(lora).items():
+        weight = merged[(*path, "weight")]
+        merged[(*path, "weight")] = merge_weight(weight, adapter, scale)
+    return unflatten_dict(merged)
+
+
+def _by_path(lora: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Every adapter {"a", "b"} by the path of its module."""
+    return dict(flatten_dict(lora, is_leaf=lambda _, x: "a" in x))
+
+
+def merge_weight(weight: jax.Array, adapter: dict[str, jax.Array], scale: float) -> jax.Array:
+    """W + scale * B A in W's dtype: [out, in]."""
+    a, b = (jnp.asarray(adapter[name], jnp.float32) for name in ("a", "b"))
+    return (weight.astype(jnp.float32) + scale * jnp.matmul(b, a, precision="highest")).astype(
+        weight.dtype
+    )

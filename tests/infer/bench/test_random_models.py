@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from infer.bench import random_models as shapes
+from medusa_jax import UserError
+from medusa_jax.io.hf.weights import abstract_params
+
+
+# Published parameter counts, in billions.
+@pytest.mark.parametrize(
+    ("shape", "billions"), [("llama-1b", 1.24), ("llama-3b", 3.21), ("llama-7b", 6.74)]
+)
+def test_shapes_have_the_published_sizes(shape, billions):
+    leaves = jax.tree.leaves(abstract_params(shapes.SHAPES[shape], "float32"))
+    assert round(sum(leaf.size for leaf in leaves) / 1e9, 2) == billions
+
+
+def test_random_model_is_what_its_description_says():
+    lm = shapes.random_lm("tiny", "bfloat16", own_projection=True)
+    leaves = jax.tree.leaves((lm.params, lm.heads_params))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+    assert lm.heads_params["projection"]["weight"].shape == (5, 512, 64)
+    assert (lm.params["final_norm"]["scale"] == 1).all()
+    weight = lm.params["layers_4"]["mlp"]["down"]["weight"]
+    assert 0.019 < float(weight.astype("float32").std()) < 0.021
+    assert not jnp.array_equal(weight, lm.params["layers_3"]["mlp"]["down"]["weight"])
+
+
+def test_trees_grow_from_8_to_128_nodes():
+    trees = shapes.shape_trees(None)
+    assert [tree.R for tree in trees.values()] == [8, 16, 32, 64, 128]
+    assert [tree.max_depth for tree in trees.values()] == [3, 3, 3, 4, 5]
+    assert next(iter(trees)) == "mc_sim_7b_63:8"
+
+
+def test_own_trees_may_need_five_heads():
+    assert [tree.R for tree in shapes.shape_trees(["chain:5", "chain:1"]).values()] == [6, 2]
+    with pytest.raises(UserError, match="needs 6 heads"):
+        shapes.shape_trees(["chain:6"])
+
+
+def test_grown_tree_takes_the_most_likely_nodes():
+    # 0.6, then its child 0.6 * 0.48, then the second guess 0.3, whose order is 0.3 > 0.288.
+    assert [tuple(p) for p in _ranks(shapes.grow_tree(3))] == [(0,), (1,)]
+    assert [tuple(p) for p in _ranks(shapes.grow_tree(4))] == [(0,), (1,), (0, 0)]
+
+
+def _ranks(tree):
+    for n in range(1, tree.R):
+        path = [n]
+        while tree.parent_R[path[0]] != 0:
+            path.insert(0, tree.parent_R[path[0]])
+        yield [int(tree.rank_R[m]) for m in path]

@@ -1,0 +1,66 @@
+"""The cache writes what it is told, where it is told, for every row on its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medusa_jax.decoding import cache as kv_cache
+from medusa_jax.config import LlamaConfig
+
+CONFIG = LlamaConfig(
+    vocab_size=8,
+    hidden_size=8,
+    intermediate_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    max_position=16,
+)
+
+
+def new_tokens(rng, batch, count):
+    def block():
+        return jnp.asarray(rng.normal(size=(batch, count, 2, 4)), jnp.float32)
+
+    return tuple((block(), block()) for _ in range(2))
+
+
+def test_append_is_ragged_and_keeps_what_counts():
+    rng = np.random.default_rng(0)
+    cache = kv_cache.empty_cache(CONFIG, 2, 10, jnp.float32)
+    first, second = new_tokens(rng, 2, 4), new_tokens(rng, 2, 3)
+    cache = kv_cache.append(cache, first, jnp.asarray([4, 1], jnp.int32))
+    cache = kv_cache.append(cache, second, jnp.asarray([2, 3], jnp.int32))
+    np.testing.assert_array_equal(cache.length_B, [6, 4])
+    for layer in range(2):
+        for part in range(2):
+            slots_first = (0, 3, 1, 2) if part == 0 else (0, 2, 1, 3)
+            stored = np.asarray(cache.layers[layer][part]).transpose(slots_first)
+            a, b = np.asarray(first[layer][part]), np.asarray(second[layer][part])
+            np.testing.assert_array_equal(stored[0, :6], np.concatenate([a[0, :4], b[0, :2]]))
+            np.testing.assert_array_equal(stored[1, :4], np.concatenate([a[1, :1], b[1, :3]]))
+
+
+def test_select_picks_nodes_of_each_row():
+    new = new_tokens(np.random.default_rng(1), 2, 5)
+    nodes = np.asarray([[0, 3, 4], [0, 2, 2]], np.int32)
+    picked = kv_cache.select(new, jnp.asarray(nodes))
+    for layer in range(2):
+        for part in range(2):
+            for b in range(2):
+                np.testing.assert_array_equal(
+                    picked[layer][part][b], np.asarray(new[layer][part])[b, nodes[b]]
+                )
+
+
+def test_capacity():
+    assert kv_cache.empty_cache(CONFIG, 1, 12, jnp.bfloat16).capacity == 12
+
+
+def test_bfloat16_is_kept_wider_on_a_cpu_only():
+    kept = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    assert kv_cache.storage_dtype(jnp.bfloat16) == kept
+    assert kv_cache.storage_dtype(jnp.float32) == jnp.float32
+    cache = kv_cache.empty_cache(CONFIG, 1, 12, jnp.bfloat16)
+    assert {x.dtype for layer in cache.layers for x in layer} == {jnp.dtype(kept)}

@@ -1,0 +1,199 @@
+"""The Python API on a real model: results, streams, batches, and what it refuses."""
+
+import dataclasses
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax import GenerationConfig, UserError
+from medusa_jax.decoding import runtime as engine
+from medusa_jax.config import MedusaConfig
+from medusa_jax.io.heads.save import save_heads
+from medusa_jax.nn.heads import init_heads
+
+PROMPTS = ["Once upon a time", "The dog", "Lily and Ben went to the park. They saw"]
+
+
+@pytest.fixture(scope="module")
+def heads(stories260k, tmp_path_factory):
+    """Heads that are right now and then: the LM head with noise."""
+    lm = medusa_jax.load(str(stories260k), "none")
+    config = MedusaConfig(num_heads=4, hidden_size=64, vocab_size=512)
+    params = init_heads(config, lm.params["embed"]["weight"], jnp.float32)
+    noise = np.random.default_rng(0).normal(size=params["blocks"]["weight"].shape) * 0.05
+    params["blocks"]["weight"] = jnp.asarray(noise, jnp.float32)
+    folder = tmp_path_factory.mktemp("heads")
+    save_heads(folder, config, params, format="C", base_model="stories260K", vocab_size=512)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lm(stories260k, heads):
+    return medusa_jax.load(str(stories260k), str(heads), tree="mc_sim_7b_63")
+
+
+def test_results_describe_themselves(lm):
+    (result,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
+    assert result.prompt == PROMPTS[0]
+    assert result.num_new_tokens == len(result.token_ids) == 24
+    assert result.finish_reason == "length"
+    assert result.tokens_per_step == 24 / result.num_steps
+    assert result.text == lm.tokenizer.decode(result.token_ids, skip_special_tokens=True)
+    assert min(result.prefill_seconds, result.decode_seconds, result.compile_seconds) > 0
+    (again,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
+    assert again.compile_seconds == 0
+    assert again.token_ids == result.token_ids
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_keep_order_and_texts(lm, batch_size):
+    plain = lm.with_tree("chain:0")
+    expected = [medusa_jax.generate(plain, [p], max_new_tokens=20)[0].text for p in PROMPTS]
+    results = medusa_jax.generate(lm, PROMPTS, batch_size=batch_size, max_new_tokens=20)
+    assert [r.prompt for r in results] == PROMPTS
+    assert [r.text for r in results] == expected
+
+
+def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
+    calls, advance = [], engine.advance
+
+    def interrupted(lm, batch, max_steps):
+        calls.append(max_steps)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return advance(lm, batch, max_steps)
+
+    fresh = dataclasses.replace(lm, executables={})
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    assert len(calls) == 2
+    whole = medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    assert max(result.num_steps for result in whole) > calls[0]  # so it took several calls too
+    assert [result.token_ids for result in whole] == [
+        medusa_jax.generate(lm, [prompt], max_new_tokens=40)[0].token_ids for prompt in PROMPTS
+    ]
+    assert len([key for key in fresh.executables if key[0] == "decode"]) == 1
+
+
+def test_stream_adds_up_to_generate(lm):
+    events = list(medusa_jax.stream(lm, PROMPTS[0], max_new_tokens=24))
+    (result,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
+    assert "".join(event.text for event in events) == result.text
+    assert [t for event in events for t in event.token_ids] == result.token_ids
+    assert len(events) == result.num_steps
+    assert [event.result is None for event in events] == [True] * (len(events) - 1) + [False]
+    assert events[-1].result.token_ids == result.token_ids
+
+
+def test_streamed_samples_equal_those_of_generate(lm):
+    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    results = medusa_jax.generate(lm, PROMPTS, **options)
+    for row, prompt in enumerate(PROMPTS):
+        *_, last = medusa_jax.stream(lm, prompt, first_row=row, **options)
+        assert last.result.token_ids == results[row].token_ids
+
+
+def test_numbers_choose_the_samples(lm):
+    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    results = medusa_jax.generate(lm, PROMPTS, **options)
+    order = [2, 0, 1]
+    moved = [PROMPTS[i] for i in order]
+    again = medusa_jax.generate(lm, moved, batch_size=2, numbers=order, **options)
+    assert [r.token_ids for r in again] == [results[i].token_ids for i in order]
+    with pytest.raises(UserError, match="2 numbers for 3 prompts"):
+        medusa_jax.generate(lm, PROMPTS, numbers=[0, 1])
+
+
+def test_eos_is_reported_and_kept_in_the_ids(lm):
+    (free,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
+    end = next(i for i in range(5, 24) if free.token_ids[i] not in free.token_ids[:i])
+    ended = dataclasses.replace(lm, eos_ids=(free.token_ids[end],))
+    (result,) = medusa_jax.generate(ended, PROMPTS[:1], max_new_tokens=24)
+    assert result.finish_reason == "stop"
+    assert result.token_ids == free.token_ids[: end + 1]
+
+
+def test_context_bounds_the_reply(lm):
+    room = 9
+    ids = [3 + i % 400 for i in range(lm.config.max_position - room)]
+    (result,) = medusa_jax.generate(lm, [ids], max_new_tokens=50)
+    assert result.num_new_tokens == room
+    assert result.finish_reason == "length"
+    with pytest.raises(UserError, match="context"):
+        medusa_jax.generate(lm, [ids + ids])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"acceptance": "lucky"}, "greedy or typical"),
+        ({"acceptance": "greedy", "temperature": 0.5}, "typical"),
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"delta": -1.0}, "delta"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        GenerationConfig(**options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "empty"), ([512], "0..511"), ([{"role": "user"}], "template")]
+)
+def test_prompts_that_cannot_be_answered(lm, prompt, message):
+    with pytest.raises(UserError, match=message):
+        medusa_jax.generate(lm, [prompt])
+
+
+def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
+    with pytest.raises(UserError, match="no Medusa heads beside"):
+        medusa_jax.load(str(stories260k))
+    with pytest.raises(UserError, match="float32 or bfloat16"):
+        medusa_jax.load(str(stories260k), "none", dtype="int8")
+    with pytest.raises(UserError, match="heads"):
+        medusa_jax.load(str(stories260k), "none", tree="chain:2")
+    with pytest.raises(UserError, match="heads"):
+        medusa_jax.load(str(stories260k), str(heads), tree="chain:5")
+
+
+def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):
+    for file in [*stories260k.iterdir(), heads / "medusa_lm_head.safetensors"]:
+        (tmp_path / file.name).symlink_to(file)
+    lm = medusa_jax.load(str(tmp_path))
+    assert lm.heads_config.num_heads == 4
+    assert lm.tree.R == 1  # measured: the fastest on a CPU in float32
+    assert medusa_jax.load(str(tmp_path), dtype="bfloat16").tree.R == 2
+
+
+def test_bfloat16_tokens_are_the_base_models_own_choice_or_a_near_tie(lm, stories260k, heads):
+    """Teacher-forced in float32, each token is the best one or within rounding of it."""
+    half = medusa_jax.load(str(stories260k), str(heads), dtype="bfloat16", tree="mc_sim_7b_63")
+    for prompt in PROMPTS:
+        (result,) = medusa_jax.generate(half, [prompt], max_new_tokens=32)
+        ids = medusa_jax.decoding.generate.encode_prompt(lm, prompt)
+        for i, token in enumerate(result.token_ids):
+            (best,) = medusa_jax.generate(
+                lm.with_tree("chain:0"), [ids + result.token_ids[:i]], max_new_tokens=1
+            )
+            if best.token_ids != [token]:
+                assert logit_gap(lm, ids + result.token_ids[:i], token) < 0.3
+
+
+def logit_gap(lm, ids, token):
+    from medusa_jax.nn.llama import Llama, causal_mask
+
+    token_BT = jnp.asarray([ids], jnp.int32)
+    position_BT = jnp.arange(len(ids), dtype=jnp.int32)[None]
+    params = {"params": lm.params}
+    hidden, _ = Llama(lm.config).apply(params, token_BT, position_BT, causal_mask(len(ids)))
+    logits = Llama(lm.config).apply(params, hidden[0, -1], method="logits")
+    return float(logits.max() - logits[token])

@@ -1,0 +1,295 @@
+"""Tests medusa_jax/io/hf/weights.py with files that the safetensors library wrote."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
+
+from medusa_jax.config import LlamaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.io.hf.config import parse_config, read_json
+from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
+
+TINY = LlamaConfig(
+    *(11, 8, 12, 2, 4, 2, 6, 16), qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True
+)
+# Every tensor of TINY, by hand: [N*H, D] = [24, 8], [K*H, D] = [12, 8], [F, D] = [12, 8].
+TINY_LAYER = {
+    "input_layernorm.weight": (("attn_norm", "scale"), (8,)),
+    "post_attention_layernorm.weight": (("mlp_norm", "scale"), (8,)),
+    "self_attn.q_proj.weight": (("attn", "q", "weight"), (24, 8)),
+    "self_attn.q_proj.bias": (("attn", "q", "bias"), (24,)),
+    "self_attn.k_proj.weight": (("attn", "k", "weight"), (12, 8)),
+    "self_attn.k_proj.bias": (("attn", "k", "bias"), (12,)),
+    "self_attn.v_proj.weight": (("attn", "v", "weight"), (12, 8)),
+    "self_attn.v_proj.bias": (("attn", "v", "bias"), (12,)),
+    "self_attn.o_proj.weight": (("attn", "o", "weight"), (8, 24)),
+    "self_attn.o_proj.bias": (("attn", "o", "bias"), (8,)),
+    "self_attn.q_norm.weight": (("attn", "q_norm", "scale"), (6,)),
+    "self_attn.k_norm.weight": (("attn", "k_norm", "scale"), (6,)),
+    "mlp.gate_proj.weight": (("mlp", "gate", "weight"), (12, 8)),
+    "mlp.gate_proj.bias": (("mlp", "gate", "bias"), (12,)),
+    "mlp.up_proj.weight": (("mlp", "up", "weight"), (12, 8)),
+    "mlp.up_proj.bias": (("mlp", "up", "bias"), (12,)),
+    "mlp.down_proj.weight": (("mlp", "down", "weight"), (8, 12)),
+    "mlp.down_proj.bias": (("mlp", "down", "bias"), (8,)),
+}
+
+
+def tiny_table() -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    table = {
+        "model.embed_tokens.weight": (("embed", "weight"), (11, 8)),
+        "model.norm.weight": (("final_norm", "scale"), (8,)),
+        "lm_head.weight": (("lm_head", "weight"), (11, 8)),
+    }
+    for layer in (0, 1):
+        for key, (path, shape) in TINY_LAYER.items():
+            table[f"model.layers.{layer}.{key}"] = ((f"layers_{layer}", *path), shape)
+    return table
+
+
+def tiny_state(dtype=np.float32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    table = tiny_table()
+    return {key: rng.normal(size=shape).astype(dtype) for key, (_, shape) in table.items()}
+
+
+def save_sharded(state: dict[str, np.ndarray], folder: Path) -> None:
+    keys = sorted(state)
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    for i, name in enumerate(names):
+        save_file({key: state[key] for key in keys[i::3]}, folder / name)
+    weight_map = {key: names[i % 3] for i, key in enumerate(keys)}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def assert_params(params, state: dict[str, np.ndarray], dtype) -> None:
+    flat = flatten_dict(params)
+    table = tiny_table()
+    assert set(flat) == {path for path, _ in table.values()}
+    for key, (path, shape) in table.items():
+        assert flat[path].dtype == dtype
+        assert flat[path].shape == shape
+        np.testing.assert_array_equal(np.asarray(flat[path]), state[key].astype(dtype))
+
+
+def test_param_shapes_and_keys():
+    table = tiny_table()
+    assert flatten_dict(param_shapes(TINY)) == dict(table.values())
+    assert hf_keys(TINY) == {path: key for key, (path, _) in table.items()}
+
+
+# Published totals (tied LM head counted once), e.g. from the models' cards.
+@pytest.mark.parametrize(
+    ("total", "sizes"),
+    [
+        (6_738_415_616, {"model_type": "llama"}),
+        (
+            8_030_261_248,
+            {
+                "model_type": "llama",
+                "vocab_size": 128256,
+                "intermediate_size": 14336,
+                "num_key_value_heads": 8,
+            },
+        ),
+        (7_241_732_096, {"model_type": "mistral"}),
+        (
+            494_032_768,
+            {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_attention_heads": 14,
+                "num_hidden_layers": 24,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+            },
+        ),
+        (
+            596_049_920,
+            {
+                "model_type": "qwen3",
+                "hidden_size": 1024,
+                "intermediate_size": 3072,
+                "num_attention_heads": 16,
+                "num_hidden_layers": 28,
+                "num_key_value_heads": 8,
+                "tie_word_embeddings": True,
+            },
+        ),
+    ],
+)
+def test_parameter_counts_of_published_models(total, sizes):
+    shapes = flatten_dict(param_shapes(parse_config(sizes)))
+    assert sum(math.prod(shape) for shape in shapes.values()) == total
+
+
+@pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("target", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_dtypes_and_shards(tmp_path, stored, target, is_sharded):
+    state = tiny_state(stored)
+    if is_sharded:
+        save_sharded(state, tmp_path)
+    else:
+        save_file(state, tmp_path / "model.safetensors")
+    assert_params(load_safetensors(tmp_path, TINY, target), state, target)
+
+
+def test_tensors_longer_than_one_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("medusa_jax.io.tensor_files._PIECE", 7)
+    for stored in (np.float16, np.float32):
+        state = tiny_state(stored)
+        save_file(state, tmp_path / "model.safetensors")
+        assert_params(load_safetensors(tmp_path, TINY, jnp.float32), state, np.float32)
+
+
+@pytest.mark.parametrize("model", ["stories260k", "stories15m"])
+def test_real_models(request, tmp_path, model):
+    folder = request.getfixturevalue(model)
+    config = parse_config(read_json(folder / "config.json"))
+    state = load_file(folder / "model.safetensors")
+    halves = {key: value.astype(ml_dtypes.bfloat16) for key, value in state.items()}
+    save_sharded(halves, tmp_path)
+    for source, values in ((folder, state), (tmp_path, halves)):
+        flat = flatten_dict(load_safetensors(source, config, jnp.float32))
+        assert hf_keys(config).keys() == flat.keys()
+        for path, key in hf_keys(config).items():
+            np.testing.assert_array_equal(np.asarray(flat[path]), values[key].astype(np.float32))
+
+
+def test_tied_lm_head_and_foreign_keys_are_ignored(tmp_path):
+    config = LlamaConfig(*(11, 8, 12, 2, 4, 2, 6, 16), tie_embeddings=True)
+    state = tiny_state()
+    state["medusa_head.0.0.linear.weight"] = np.zeros((8, 8), np.float32)
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
+    state["model.some_counter"] = np.zeros(3, np.int64)
+    save_file(state, tmp_path / "model.safetensors")
+    params = load_safetensors(tmp_path, config, jnp.float32)
+    assert set(params) == {"embed", "layers_0", "layers_1", "final_norm"}
+    assert set(params["layers_0"]["attn"]["q"]) == {"weight"}
+
+
+def test_sharding(tmp_path):
+    state = tiny_state()
+    save_file(state, tmp_path / "model.safetensors")
+    mesh = jax.make_mesh((4,), ("x",))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = load_safetensors(tmp_path, TINY, jnp.float32, sharding=replicated)
+    assert_params(params, state, np.float32)
+    assert all(array.sharding == replicated for array in jax.tree.leaves(params))
+
+    by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    tree = jax.tree.map(lambda array: replicated, params)
+    tree["layers_1"]["mlp"]["up"]["weight"] = by_row
+    params = load_safetensors(tmp_path, TINY, jnp.float32, sharding=tree)
+    assert_params(params, state, np.float32)
+    assert params["layers_1"]["mlp"]["up"]["weight"].sharding == by_row
+
+
+def refuse(folder: Path, config: LlamaConfig = TINY) -> str:
+    with pytest.raises(UserError) as error:
+        load_safetensors(folder, config, jnp.float32)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_missing_tensor(tmp_path):
+    state = tiny_state()
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    assert "model.layers.1.mlp.up_proj.weight (12, 8) is missing" in refuse(tmp_path)
+
+
+def test_missing_lm_head(tmp_path):
+    state = tiny_state()
+    del state["lm_head.weight"]
+    save_file(state, tmp_path / "model.safetensors")
+    message = refuse(tmp_path)
+    assert "lm_head.weight" in message
+    assert "tie_word_embeddings" in message
+
+
+def test_wrong_shape(tmp_path):
+    state = tiny_state()
+    state["model.norm.weight"] = np.zeros(9, np.float32)
+    save_file(state, tmp_path / "model.safetensors")
+    message = refuse(tmp_path)
+    assert "model.norm.weight" in message
+    assert "(9,)" in message
+    assert "(8,)" in message
+
+
+def test_unsupported_dtype(tmp_path):
+    state = tiny_state()
+    state["model.norm.weight"] = np.zeros(8, np.int8)
+    save_file(state, tmp_path / "model.safetensors")
+    message = refuse(tmp_path)
+    assert "model.norm.weight" in message
+    assert "I8" in message
+
+
+def measure(folder: Path, stored: str, target: str) -> float:
+    """Peak growth of a fresh process while it loads the folder, in units of the result's size."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder), stored, target],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(run.stdout)
+
+
+# Zeros in a sparse file cost no disk. The growth is counted from the current memory, not from
+# the peak so far, so that importing JAX cannot hide anything. VmHWM and not ru_maxrss, which
+# starts from the peak of the process that started this one.
+MEASURE = """
+import json, math, re, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from medusa_jax.config import LlamaConfig
+from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
+from flax.traverse_util import flatten_dict
+
+def memory(field):
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(field + r":\\s*(\\d+) kB", status).group(1))
+
+folder, stored, target = Path(sys.argv[1]), sys.argv[2], jnp.dtype(sys.argv[3])
+config = LlamaConfig(30000, 1024, 4096, 4, 8, 8, 128, 512)
+header, offset, count = {}, 0, 0
+keys = hf_keys(config)
+for path, shape in flatten_dict(param_shapes(config)).items():
+    size = math.prod(shape) * {"F32": 4, "F16": 2, "BF16": 2}[stored]
+    entry = {"dtype": stored, "shape": shape, "data_offsets": [offset, offset + size]}
+    header[keys[path]] = entry
+    offset, count = offset + size, count + math.prod(shape)
+text = json.dumps(header).encode()
+with open(folder / "model.safetensors", "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.truncate(file.tell() + offset)
+jax.block_until_ready(jnp.zeros(8) + 1)
+before = memory("VmRSS")
+params = load_safetensors(folder, config, target)
+print((memory("VmHWM") - before) / (count * target.itemsize))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize(
+    ("stored", "target"), [("F32", "bfloat16"), ("BF16", "bfloat16"), ("F16", "float32")]
+)
+def test_peak_memory(tmp_path, stored, target):
+    ratio = measure(tmp_path, stored, target)
+    assert 0.95 < ratio < 1.3  # below 0.95 the measurement itself would be broken

@@ -1,0 +1,169 @@
+"""Attention over prefix and tree against one dense masked softmax in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medusa_jax.nn import attention as module
+from medusa_jax.nn.attention import attention
+
+
+def dense_reference(q, k, v, mask, position, prefix_k, prefix_v, length, window):
+    """Row by row, head by head: concatenated keys, one softmax."""
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    out = np.zeros((B, T, N, H))
+    for b in range(B):
+        keys = np.concatenate([prefix_k[b, :, : length[b]], k[b].swapaxes(0, 1)], axis=1)
+        values = np.concatenate([prefix_v[b, :, : length[b]], v[b].swapaxes(0, 1)], axis=1)
+        place = np.concatenate([np.arange(length[b]), position[b]])
+        for t in range(T):
+            seen = np.concatenate([np.ones(length[b], bool), mask[t]])
+            if window is not None:
+                seen &= position[b, t] - place < window
+            for n in range(N):
+                head = n // (N // K)
+                score = keys[head] @ q[b, t, n] / np.sqrt(H)
+                score = np.where(seen, score, -np.inf)
+                weight = np.exp(score - score.max())
+                out[b, t, n] = weight @ values[head] / weight.sum()
+    return out
+
+
+def random_tree(rng, nodes):
+    parent = [0] + [int(rng.integers(0, n)) for n in range(1, nodes)]
+    mask = np.eye(nodes, dtype=bool)
+    depth = np.zeros(nodes, np.int32)
+    for n in range(1, nodes):
+        mask[n] |= mask[parent[n]]
+        depth[n] = depth[parent[n]] + 1
+    return mask, depth
+
+
+def random_case(seed, nodes, kv_heads, groups, slots, batch=2, dim=4):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32) * 2  # noqa: E731
+    mask, depth = random_tree(rng, nodes)
+    length = rng.integers(0, slots + 1, size=batch).astype(np.int32)
+    return {
+        "q": normal(batch, nodes, kv_heads * groups, dim),
+        "k": normal(batch, nodes, kv_heads, dim),
+        "v": normal(batch, nodes, kv_heads, dim),
+        "mask": mask,
+        "position": length[:, None] + depth[None],
+        "prefix_k": normal(batch, kv_heads, slots, dim),
+        "prefix_v": normal(batch, kv_heads, slots, dim),
+        "length": length,
+    }
+
+
+def run(case, window=None, **changed):
+    c = case | changed
+    return attention(
+        jnp.asarray(c["q"]),
+        jnp.asarray(c["k"]),
+        jnp.asarray(c["v"]),
+        jnp.asarray(c["mask"])[None],
+        jnp.asarray(c["position"]),
+        prefix=(jnp.asarray(c["prefix_k"]).swapaxes(2, 3), jnp.asarray(c["prefix_v"])),
+        prefix_length_B=jnp.asarray(c["length"]),
+        window=window,
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    nodes=st.sampled_from([1, 2, 7]),
+    kv_heads=st.sampled_from([1, 2]),
+    groups=st.sampled_from([1, 3]),
+    slots=st.sampled_from([1, 9]),
+    window=st.sampled_from([None, 1, 4]),
+)
+def test_merge_equals_dense_attention(seed, nodes, kv_heads, groups, slots, window):
+    case = random_case(seed, nodes, kv_heads, groups, slots)
+    expected = dense_reference(**{k: np.asarray(v) for k, v in case.items()}, window=window)
+    np.testing.assert_allclose(run(case, window), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_slots_beyond_a_rows_length_do_not_matter():
+    case = random_case(3, 5, 2, 2, 8)
+    garbage_k, garbage_v = case["prefix_k"].copy(), case["prefix_v"].copy()
+    for b, length in enumerate(case["length"]):
+        garbage_k[b, :, length:] = 1e30
+        garbage_v[b, :, length:] = 1e30
+    np.testing.assert_array_equal(run(case), run(case, prefix_k=garbage_k, prefix_v=garbage_v))
+
+
+def test_gradient_reaches_ancestors_only():
+    case = random_case(11, 12, 2, 2, 6)
+
+    def node_output(v, node):
+        return run(case, v=v)[:, node].sum()
+
+    for node in range(12):
+        gradient = jax.grad(node_output)(jnp.asarray(case["v"]), node)
+        touched = np.asarray(jnp.abs(gradient).sum(axis=(0, 2, 3)) > 0)
+        np.testing.assert_array_equal(touched, case["mask"][node])
+
+
+def test_without_prefix_equals_an_empty_one():
+    case = random_case(5, 6, 1, 2, 4)
+    empty = run(case, length=np.zeros(2, np.int32))
+    alone = attention(
+        *(jnp.asarray(case[x]) for x in ("q", "k", "v")),
+        jnp.asarray(case["mask"])[None],
+        jnp.asarray(case["position"]),
+    )
+    np.testing.assert_allclose(alone, empty, rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_stays_close_to_float32():
+    case = random_case(7, 4, 2, 2, 8)
+    half = {k: jnp.asarray(case[k], jnp.bfloat16) for k in ("q", "k", "v", "prefix_k", "prefix_v")}
+    out = run(case, **half)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), run(case), rtol=0.1, atol=0.1)
+
+
+def alone(case, window=None):
+    """Output and gradients without a prefix, in a program of its own."""
+
+    def weighted(q, k, v):
+        mask, position = jnp.asarray(case["mask"])[None], jnp.asarray(case["position"])
+        out = attention(q, k, v, mask, position, window=window)
+        return (out * jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)).sum()
+
+    arrays = [jnp.asarray(case[name]) for name in ("q", "k", "v")]
+    return jax.jit(jax.value_and_grad(weighted, (0, 1, 2))).lower(*arrays).compile(), arrays
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 11])
+@pytest.mark.parametrize("window", [None, 3])
+def test_blocks_of_queries_change_nothing(monkeypatch, block, window):
+    case = random_case(13, 12, 2, 2, 1)
+    compiled, arrays = alone(case, window)
+    wanted = compiled(*arrays)
+    monkeypatch.setattr(module, "_QUERY_BLOCK", block)
+    compiled, arrays = alone(case, window)
+    for a, b in zip(jax.tree.leaves(compiled(*arrays)), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_long_sequences_never_have_all_their_scores(monkeypatch):
+    T, N = 512, 4
+    case = random_case(17, 2, 1, N, 1) | {"mask": np.tri(T, dtype=bool)}
+    rng = np.random.default_rng(0)
+    for name, heads in (("q", N), ("k", 1), ("v", 1)):
+        case[name] = rng.normal(size=(1, T, heads, 4)).astype(np.float32)
+    case["position"] = np.arange(T, dtype=np.int32)[None]
+    peak = {}
+    for block in (T, T // 8):
+        monkeypatch.setattr(module, "_QUERY_BLOCK", block)
+        peak[block] = alone(case)[0].memory_analysis().temp_size_in_bytes
+    scores = 4 * N * T * T
+    assert peak[T] >= scores
+    assert peak[T // 8] < peak[T] / 4, peak

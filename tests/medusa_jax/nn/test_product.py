@@ -1,0 +1,80 @@
+"""Products and their gradients against numpy, and the types that they multiply."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from medusa_jax.nn.product import product
+
+EQUATIONS = {
+    "RD,FD->RF": ((5, 3), (4, 3)),
+    "MRD,MFD->MRF": ((2, 5, 3), (2, 4, 3)),
+    "BKTH,BKHS->BKTS": ((2, 3, 4, 5), (2, 3, 5, 6)),
+}
+
+
+def operands(equation, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    shapes = EQUATIONS[equation]
+    grad = rng.normal(size=np.einsum(equation, *map(np.zeros, shapes)).shape)
+    return *(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes), grad
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_value_and_gradients_are_einsums(equation):
+    x, y, grad = operands(equation)
+    value, gradients = jax.vjp(lambda x, y: product(equation, x, y, jnp.float32), x, y)
+    np.testing.assert_allclose(value, np.einsum(equation, x, y), rtol=1e-5, atol=1e-5)
+    # The sum of a product with what is given is linear in each operand: ask for one at a time.
+    for i, found in enumerate(gradients(jnp.asarray(grad, jnp.float32))):
+        for place in np.ndindex(found.shape):
+            one = [np.asarray(x), np.asarray(y)]
+            one[i] = np.zeros(found.shape)
+            one[i][place] = 1.0
+            wanted = (np.einsum(equation, *one) * grad).sum()
+            np.testing.assert_allclose(found[place], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_every_product_runs_in_bfloat16(equation):
+    """Small ones take other ways through XLA's CPU backend than those of a real model."""
+    axes = dict(zip("RDFMBKTHS", (128, 64, 96, 3, 2, 3, 64, 16, 48), strict=True))
+    left, right = equation.split("->")[0].split(",")
+    x, y = (jnp.ones([axes[letter] for letter in term], jnp.bfloat16) for term in (left, right))
+
+    def loss(x, y):
+        return product(equation, x, y, jnp.bfloat16).sum()
+
+    shared = next(axes[c] for c in left if c not in equation.split("->")[1])
+    gradients = jax.jit(jax.grad(loss, (0, 1)))(x, y)
+    for grad, one in zip(gradients, (x, y), strict=True):
+        assert grad.shape == one.shape
+        assert float(grad.min()) == float(grad.max()) > 0
+    assert float(jax.jit(loss)(x, y)) == shared * product(equation, x, y, jnp.bfloat16).size
+
+
+def products(jaxpr):
+    """Types of the operands of every product in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield tuple(str(operand.aval.dtype) for operand in equation.invars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+def test_bfloat16_is_multiplied_backwards_too():
+    x, y, _ = operands("RD,FD->RF", jnp.float32)
+
+    def loss(x, y):
+        return (product("RD,FD->RF", x, y, jnp.bfloat16) ** 2).sum()
+
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, y)
+    found = list(products(program.jaxpr))
+    assert found == [("bfloat16", "bfloat16")] * 3
+    gradients = jax.grad(loss, (0, 1))(x, y)
+    wanted = jax.grad(lambda x, y: ((x @ y.T) ** 2).sum(), (0, 1))(x, y)
+    for got, exact in zip(gradients, wanted, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, exact, rtol=0.05, atol=0.05)

@@ -1,0 +1,89 @@
+"""Losses by blocks of time against the same losses at once, and what they cost."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.objectives.blockwise import loss_over_time
+from medusa_jax.objectives.losses import head_sums
+from medusa_jax.nn.layers import project
+
+
+def tanh_loss(params, part):
+    """With parameters, integers and None among the arguments, and sums beside the loss."""
+    y = jnp.tanh(part["x"] @ params["w"]) * part["scale"][..., None]
+    y = jnp.where(part["kept"][..., None] > 0, y, 0.0) * params["times"].astype(y.dtype)
+    return params["coef"] * y.sum(), {"y": y.sum((0, 1)), "count": jnp.int32(y.size)}
+
+
+def tanh_problem():
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    params = {"w": normal(4, 5), "coef": np.float32(0.7), "times": np.int32(3), "none": None}
+    arrays = {"x": normal(2, 7, 4), "scale": normal(2, 7)}
+    return params, arrays | {"kept": rng.integers(0, 2, (2, 7)).astype(np.int32)}
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 20])
+@pytest.mark.parametrize("scale", [1.0, -2.5])
+def test_blocks_of_time_change_neither_sums_nor_gradients(block, scale):
+    params, arrays = tanh_problem()
+
+    def loss(trained, floats, function):
+        out, sums = function(params | trained, arrays | floats)
+        return scale * out, sums
+
+    trained = {name: params[name] for name in ("w", "coef")}
+    floats = {name: arrays[name] for name in ("x", "scale")}
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    got = gradient(trained, floats, lambda p, a: loss_over_time(tanh_loss, p, a, block))
+    wanted = gradient(trained, floats, tanh_loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), got, wanted)
+    plain = jax.jit(lambda p, a: loss_over_time(tanh_loss, p, a, block))(params, arrays)
+    np.testing.assert_allclose(scale * plain[0], wanted[0][0], rtol=2e-5)
+
+
+def shared_matrix_loss(params, part):
+    """Of M heads that share a matrix [V, D]."""
+    sums = head_sums(project(part[0], params, jnp.dtype("float32")), part[1])
+    return sums["loss"].sum(), sums
+
+
+def lowered_gradient(B, T, M, V, D, block, with_respect_to):
+    def loss(w, x, labels):
+        return loss_over_time(shared_matrix_loss, w, (x, labels), block)
+
+    shapes = [((V, D), jnp.float32), ((B, T, M, D), jnp.float32), ((B, T, M), jnp.int32)]
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    gradient = jax.jit(jax.value_and_grad(loss, with_respect_to, has_aux=True))
+    return gradient.lower(*arguments)
+
+
+def largest_array(compiled):
+    shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", compiled.as_text())
+    return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+
+def test_logits_of_all_heads_and_positions_never_exist():
+    B, T, M, V, D = 2, 128, 4, 512, 8
+    chunked, direct = (
+        lowered_gradient(B, T, M, V, D, block, with_respect_to=(0, 1)).compile()
+        for block in (16, T)
+    )
+    assert largest_array(direct) >= B * T * M * V
+    assert largest_array(chunked) <= B * 16 * M * V
+    peak, direct_peak = (c.memory_analysis().temp_size_in_bytes for c in (chunked, direct))
+    assert peak < direct_peak / 4
+
+
+# A product with the matrix forward, one for the gradient of the heads and, only where the matrix
+# is trained, one for its own; to compute logits again would be one more.
+@pytest.mark.parametrize(("with_respect_to", "products"), [((1,), 2), ((0, 1), 3)])
+def test_gradients_take_no_product_more_than_they_must(with_respect_to, products):
+    B, T, M, V, D = 2, 8, 4, 512, 64
+    lowered = lowered_gradient(B, T, M, V, D, T, with_respect_to)
+    assert lowered.as_text().count("stablehlo.dot_general") == products

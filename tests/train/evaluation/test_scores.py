@@ -1,0 +1,204 @@
+"""Scores against full logits and loops in numpy, and the walk against real decoding."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.decoding import runtime as engine
+from medusa_jax.config import MedusaConfig
+from medusa_jax.objectives.losses import followed_nodes
+from medusa_jax.nn.heads import init_heads
+from medusa_jax.tree.build import build_tree, load_tree
+from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
+from train.data.chat import Example
+from train.evaluation.scores import MISS, count_steps, score
+
+V, D = 24, 16
+DRAFT = np.asarray([0, 2, 3, 5, 7, 11, 13, 17, 19, 23])
+PATHS = [[0], [1], [2], [0, 0], [0, 1], [1, 0], [0, 0, 0], [3], [0, 2], [2, 1], [2, 1, 0]]
+TREE = build_tree(PATHS)
+
+
+def lm_with(kind):
+    """The tiny model with random heads of a kind."""
+    lm = tiny_lm("chain:0")
+    if kind == "none":
+        return dataclasses.replace(lm, heads_config=None, heads_params=None)
+    if kind == "shared":
+        return lm
+    config = MedusaConfig(
+        num_heads=4,
+        hidden_size=D,
+        vocab_size=len(DRAFT) if kind == "draft" else V,
+        num_layers=2,
+        own_projection=kind == "own",
+        draft_vocab=kind == "draft",
+        root_conditioned=kind == "draft",
+    )
+    token_map = jnp.asarray(DRAFT, jnp.int32) if kind == "draft" else None
+    params = init_heads(config, lm.params["lm_head"]["weight"], jnp.float32, token_map)
+    rng = np.random.default_rng(1)
+    noisy = {
+        name: jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32) * 0.2, part)
+        for name, part in params.items()
+        if name != "token_map"
+    }
+    return dataclasses.replace(lm, heads_config=config, heads_params=params | noisy)
+
+
+def conversations():
+    """Lengths on both sides of the padded widths; replies that touch both ends."""
+    rng = np.random.default_rng(2)
+    out = []
+    for length in (2, 9, 64, 65, 97):
+        is_label = rng.random(length) < 0.1
+        is_label[length // 3 : length // 2] = True
+        is_label[[0, 1, -1]] = True
+        out.append(Example(rng.integers(0, V, length).astype(np.int32), is_label))
+    return out
+
+
+def head_logits(lm, hidden, following):
+    """[M, vocabulary of the heads] at one position (paper, section 2.1.1)."""
+    c = lm.heads_config
+    params = jax.tree.map(np.asarray, lm.heads_params)
+    rows = np.asarray(lm.params["lm_head"]["weight"])
+    logits = []
+    for m in range(c.num_heads):
+        x = hidden
+        for layer in range(c.num_layers):
+            y = params["blocks"]["weight"][m, layer] @ x + params["blocks"]["bias"][m, layer]
+            if c.root_conditioned and layer == 0:
+                e = np.asarray(lm.params["embed"]["weight"])[following]
+                y = y + params["root"]["weight"][m] @ (e / np.sqrt(np.mean(e * e)))
+            x = x + y / (1 + np.exp(-y))
+        own = params["projection"]["weight"][m] if c.own_projection else rows
+        logits.append((own[params["token_map"]] if c.draft_vocab else own) @ x)
+    return np.stack(logits)
+
+
+def entropy(logits, label):
+    logits = logits.astype(np.float64)
+    return np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
+
+
+def ranks(lm, example):
+    """Per position: the base head's loss, and per head the loss and the rank (None: no label)."""
+    token, is_label = example.token_T.tolist(), example.is_label_T
+    padded = np.zeros((1, _WIDTH), np.int32)
+    padded[0, : len(token)] = token
+    hidden = np.asarray(_forward(lm.config, lm.params, padded))[0]
+    rows = np.asarray(lm.params["lm_head"]["weight"])
+    heads = lm.heads_config.num_heads if lm.heads_config else 0
+    out = []
+    for t in range(len(token) - 1):
+        base = entropy(rows @ hidden[t], token[t + 1]) if is_label[t + 1] else None
+        found = [None] * heads
+        logits = head_logits(lm, hidden[t], token[t + 1]) if heads else None
+        for k in range(1, heads + 1):
+            if t + k + 1 < len(token) and is_label[t + k + 1]:
+                label, own = token[t + k + 1], logits[k - 1]
+                if lm.heads_config.draft_vocab:
+                    label = {v: i for i, v in enumerate(DRAFT.tolist())}.get(label)
+                found[k - 1] = (None, MISS)
+                if label is not None:
+                    found[k - 1] = (entropy(own, label), int((own > own[label]).sum()))
+        out.append((base, found))
+    return out
+
+
+def reach(found, paths):
+    path = ()
+    for item in found:
+        path += (item[1] if item else None,)
+        if path not in paths:
+            return len(path) - 1
+    return len(path)
+
+
+def expected_metrics(lm, examples, paths):
+    positions = [position for example in examples for position in ranks(lm, example)]
+    base = [loss for loss, _ in positions if loss is not None]
+    out = {"num_tokens": len(base), "lm_loss": np.mean(base)}
+    out |= {f"head_{n}": [] for n in ("loss", "coverage", *(f"top{k}" for k in range(1, 6)))}
+    for k in range(lm.heads_config.num_heads if lm.heads_config else 0):
+        own = [found[k] for _, found in positions if found[k] is not None]
+        inside = [loss for loss, _ in own if loss is not None]
+        out["head_loss"].append(np.mean(inside))
+        out["head_coverage"].append(len(inside) / len(own))
+        for top in range(1, 6):
+            out[f"head_top{top}"].append(np.mean([rank < top for _, rank in own]))
+    paths = {tuple(path) for path in paths}
+    reached = [reach(found, paths) for loss, found in positions if loss is not None]
+    out["expected_tokens_per_step"] = 1 + np.mean(reached)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["none", "shared", "own", "draft"])
+def test_metrics_are_those_of_full_logits(kind):
+    lm, examples = lm_with(kind), conversations()
+    tree = build_tree([]) if kind == "none" else TREE
+    seen = []
+    metrics = score(lm, tree, examples, seen.append).metrics()
+    expected = expected_metrics(lm, examples, [] if kind == "none" else PATHS)
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    assert sum(seen) == len(examples)
+    if kind != "none":
+        assert metrics["expected_tokens_per_step"] > 1
+        assert (metrics["head_coverage"][0] < 1) == (kind == "draft")
+
+
+def test_conversations_do_not_influence_each_other():
+    lm, examples = lm_with("shared"), conversations()
+    together = score(lm, TREE, examples, lambda _: None)
+    alone = [score(lm, TREE, [example], lambda _: None) for example in examples]
+    for field in dataclasses.fields(together):
+        total = sum(getattr(scores, field.name) for scores in alone)
+        np.testing.assert_allclose(getattr(together, field.name), total, rtol=1e-6)
+
+
+def test_heads_without_labels_are_null():
+    example = Example(np.asarray([1, 2, 3, 4], np.int32), np.asarray([False, False, True, False]))
+    metrics = score(lm_with("shared"), TREE, [example], lambda _: None).metrics()
+    assert metrics["num_tokens"] == 1
+    assert metrics["head_loss"][0] is not None
+    assert metrics["head_loss"][1:] == metrics["head_top1"][1:] == [None] * 3
+
+
+def test_the_walk_takes_as_many_steps_as_decoding():
+    """Greedy replies of several budgets, some of which end at EOS."""
+    lm = tiny_lm("mc_sim_7b_63", eos_ids=(9, 10))
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, V, size).tolist() for size in (3, 8, 15, 21, 30)]
+    request = engine.make_request([40, 9, 25, 1, 33], lm.eos_ids)
+    batch = engine.advance(lm, engine.start(lm, engine.make_decoder(lm), request, prompts, 40))
+    state = jax.device_get(batch.state)
+    for i, prompt in enumerate(prompts):
+        reply = state.output_BO[i, : state.num_new_B[i]]
+        token = np.concatenate([np.asarray(prompt, np.int32), reply])
+        example = Example(token, np.arange(len(token)) >= len(prompt))
+        scores = score(lm, load_tree("mc_sim_7b_63"), [example], lambda _: None)
+        assert scores.num_tokens == len(reply)
+        assert scores.steps == state.num_steps_B[i]
+    assert state.stopped_B.any()
+    assert not state.stopped_B.all()
+    assert state.num_steps_B.sum() < state.num_new_B.sum()
+
+
+def test_every_reply_starts_a_step_of_its_own():
+    is_root = np.asarray([[0, 1, 1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0]], bool)
+    followed = np.asarray([[9, 1, 9, 0, 9, 0, 9, 0], [9] * 8])
+    assert count_steps(is_root, followed) == 4
+
+
+def test_followed_nodes_by_hand():
+    rank_NM = jnp.asarray(
+        [[0, 0, 0], [0, 2, 0], [2, 1, 0], [2, 1, 1], [3, 0, 0], [4, 0, 0], [MISS, 0, 0]], jnp.int32
+    )
+    assert followed_nodes(TREE, rank_NM).tolist() == [3, 2, 3, 2, 1, 0, 0]
+    assert followed_nodes(build_tree([]), rank_NM).tolist() == [0] * 7

@@ -1,0 +1,131 @@
+"""What a run reads: packed sequences, or hidden states that the backbone has written before."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from medusa_jax import MedusaLM
+from medusa_jax.errors import UserError
+from medusa_jax.objectives.losses import IGNORE
+from train.data import hidden_states
+from train.data.chat import Example
+from train.data.pipeline import Documents, Splits, held_out_batches, train_batches
+from train.distributed import batch_part
+from train.data.hidden_states import HiddenStates
+from train.settings import Settings
+
+_MAX_HELD_OUT_BATCHES = 64  # an evaluation must not take longer than the training between two
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run learns from; every process has its part.
+
+    Attributes:
+      train: batches without end, whose position can be saved.
+      size: tokens, or positions of hidden states, that there are to train on.
+      held_out: batches to evaluate on, each of the size of a training batch.
+    """
+
+    train: grain.DatasetIterator
+    size: int
+    held_out: list[dict[str, Any]]
+
+
+def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
+    """Packed sequences, through which the backbone runs at every step."""
+    index, count = batch_part(mesh)
+    shape: Any = {
+        "batch_size": settings.batch_size,
+        "seq_len": settings.seq_len,
+        "shard_index": index,
+        "shard_count": count,
+    }
+    held_out = []
+    if len(splits.held_out):
+        batches = held_out_batches(splits.held_out, **shape)
+        held_out = [batch for batch, _ in zip(batches, range(_MAX_HELD_OUT_BATCHES), strict=False)]
+    batches = train_batches(splits.train, seed=settings.seed, **shape)
+    return Data(batches, splits.train.num_tokens, held_out)
+
+
+def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> Data:
+    """Hidden states that do not change between epochs, written into the working folder.
+
+    A batch has batch_size * seq_len positions, drawn one by one from all conversations.
+
+    Raises:
+      UserError: there are several processes, or no position has a label.
+    """
+    if jax.process_count() > 1:
+        raise UserError(
+            "config.hidden_states=cached is for a single process: set config.hidden_states=streamed"
+        )
+    folder = workdir / "hidden_states"
+    train = _compute(settings, lm, splits.train, folder, "train")
+    held_out = _compute(settings, lm, splits.held_out, folder, "held out")
+    if train is None:
+        raise UserError(
+            f"{settings.data} has no reply of two tokens or more: there is nothing to learn"
+        )
+    following = settings.num_heads if settings.soft_labels else 0
+    return Data(
+        _train_batches(settings, train, following),
+        len(train.used_P),
+        _whole(settings, held_out, following),
+    )
+
+
+def _compute(
+    settings: Settings, lm: MedusaLM, documents: Documents, folder: Path, name: str
+) -> HiddenStates | None:
+    rows = (documents[i] for i in range(len(documents)))
+    examples = [Example(row["token"], row["is_label"]) for row in rows]
+    if not examples:
+        return None
+    states = hidden_states.compute(lm, examples, settings.num_heads, folder, name)
+    return states if len(states.used_P) else None
+
+
+def _train_batches(
+    settings: Settings, states: HiddenStates, following: int
+) -> grain.DatasetIterator:
+    shape = (settings.batch_size, settings.seq_len)
+    positions = grain.MapDataset.range(len(states.used_P)).shuffle(seed=settings.seed).repeat()
+    batches = positions.batch(settings.batch_size * settings.seq_len).map(
+        lambda index: states.batch(index.reshape(shape), following)
+    )
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+
+
+def _whole(settings: Settings, states: HiddenStates | None, following: int) -> list[dict[str, Any]]:
+    """Positions in their order; the last batch is filled up with some that have no labels."""
+    if states is None:
+        return []
+    size = settings.batch_size * settings.seq_len
+    batches = []
+    for start in range(0, min(len(states.used_P), _MAX_HELD_OUT_BATCHES * size), size):
+        index = np.arange(start, start + size)
+        real = index < len(states.used_P)
+        shape = (settings.batch_size, settings.seq_len)
+        batch = states.batch(np.where(real, index, 0).reshape(shape), following)
+        batch["labels"] = np.where(real.reshape(*shape, 1), batch["labels"], IGNORE)
+        batches.append(batch)
+    return batches
+
+
+def draft_vocabulary(documents: Documents, vocab_size: int, size: int) -> np.ndarray | None:
+    """The `size` most frequent labels in ascending order (int32); None for size 0: all tokens."""
+    if size == 0:
+        return None
+    count_V = np.zeros(vocab_size, np.int64)
+    for i in range(len(documents)):
+        document = documents[i]
+        count_V += np.bincount(document["token"][document["is_label"]], minlength=vocab_size)
+    seen = min(size, np.count_nonzero(count_V))
+    return np.sort(np.argsort(-count_V, kind="stable")[:seen]).astype(np.int32)

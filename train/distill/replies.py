@@ -1,0 +1,125 @@
+"""A model answers the human turns of many conversations, seeing its own earlier answers.
+
+Every human turn that can be asked now waits in one queue. Batches are made of turns whose prompts
+have about the same length; while their replies are decoded, the other conversations stand still.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+
+from medusa_jax import Generation, MedusaLM, generate
+from medusa_jax.chat import Message
+from train.distill.dialogues import Dialogue, Settings, following, open_dialogue
+from train.distill.human_turns import Conversation
+
+# Sampling leaves out tokens that are less likely than this: in practice none.
+_WHOLE_DISTRIBUTION = 1e-30
+# Slots of the cache per row up to which batches have their full size; longer rows are fewer, so
+# that a batch takes about the same memory whatever the length.
+_FULL_SIZE_CAPACITY = 512
+# On a CPU, a row's bits do not depend on the batch's shape from about this many rows on.
+_MIN_CPU_ROWS = 16
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one batch added: rows of finished conversations, new tokens, seconds of decoding."""
+
+    rows: list[dict[str, Any]]
+    num_tokens: int
+    seconds: float
+
+
+def answer(
+    lm: MedusaLM, conversations: Iterable[Conversation], settings: Settings
+) -> Iterator[Round]:
+    """Replays conversations with the model's own replies.
+
+    A conversation ends after its last human turn, after a reply that reaches the bound (its row
+    then has "truncated": true), or before a prompt that is too long. At temperature 0 replies are
+    greedy; above, they are drawn from the model's whole distribution, by name and turn alone.
+
+    Args:
+      lm: the model; with heads only at temperature 0 (typical acceptance changes what is drawn).
+      conversations: from `select`; taken in as they are needed.
+      settings: how to answer.
+
+    Yields:
+      What each batch added; rows are in ShareGPT's form.
+    """
+    waiting: list[Dialogue] = []
+    fresh = iter(conversations)
+    while batch := _next_batch(lm, settings, waiting, fresh):
+        replies = _reply(lm, settings, batch)
+        rows = []
+        for dialogue, reply in zip(batch, replies, strict=True):
+            messages = (*dialogue.messages, {"role": "assistant", "content": reply.text})
+            truncated = reply.finish_reason == "length"
+            next_turn = None if truncated else following(lm, settings, dialogue, messages)
+            if next_turn is None:
+                rows.append(_row(dialogue.conversation.name, messages, truncated))
+            else:
+                waiting.append(next_turn)
+        tokens = sum(reply.num_new_tokens for reply in replies)
+        yield Round(rows, tokens, replies[0].prefill_seconds + replies[0].decode_seconds)
+
+
+def _next_batch(
+    lm: MedusaLM, settings: Settings, waiting: list[Dialogue], fresh: Iterator[Conversation]
+) -> list[Dialogue]:
+    """Removes the next batch from `waiting`, which new conversations fill up until one is full.
+
+    At the end no batch is full any more. Short prompts go first then, since the next ones of their
+    conversations join the longer ones. On an accelerator they keep to their shape, on which
+    rounding depends; a CPU, where small batches are slow, takes along all of the same capacity.
+    """
+    while not (shape := _full_shape(settings, waiting)):
+        conversation = next(fresh, None)
+        if conversation is None:
+            break
+        waiting.append(open_dialogue(lm, settings, conversation))
+    waiting.sort(key=lambda dialogue: dialogue.shape)
+    if shape is not None or jax.default_backend() != "cpu":
+        part = [d for d in waiting if d.shape == (shape or waiting[0].shape)]
+    else:
+        part = [d for d in waiting if d.shape[1] == waiting[0].shape[1]]
+    batch = part[: _full_size(settings, part[0].shape)] if part else []
+    taken = set(map(id, batch))
+    waiting[:] = [dialogue for dialogue in waiting if id(dialogue) not in taken]
+    return batch
+
+
+def _full_size(settings: Settings, shape: tuple[int, int]) -> int:
+    return max(1, min(settings.batch_size, settings.batch_size * _FULL_SIZE_CAPACITY // shape[1]))
+
+
+def _full_shape(settings: Settings, waiting: list[Dialogue]) -> tuple[int, int] | None:
+    counts = Counter(dialogue.shape for dialogue in waiting)
+    return next((s for s, count in counts.items() if count >= _full_size(settings, s)), None)
+
+
+def _reply(lm: MedusaLM, settings: Settings, batch: list[Dialogue]) -> list[Generation]:
+    rows = _full_size(settings, batch[0].shape)
+    if jax.default_backend() == "cpu":
+        while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
+            rows //= 2
+    # A repeated row costs no further step.
+    padded = batch + batch[:1] * (rows - len(batch))
+    replies = generate(
+        lm,
+        [dialogue.ids for dialogue in padded],
+        batch_size=rows,
+        numbers=[dialogue.number for dialogue in padded],
+        **asdict(replace(settings.generation, epsilon=_WHOLE_DISTRIBUTION)),
+    )
+    return replies[: len(batch)]
+
+
+def _row(name: str, messages: Iterable[Message], truncated: bool) -> dict[str, Any]:
+    turns = [{"from": _SPEAKERS[m["role"]], "value": m["content"]} for m in messages]
+    return {"id": name, "conversations": turns, "truncated": truncated}

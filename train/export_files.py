@@ -1,0 +1,224 @@
+"""From trained parameters to a folder that other software, and `infer.generate`, can load."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_map_with_path
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.io.default_model import DEFAULT_MODEL_ID
+from medusa_jax.io.heads.save import ExportFormat, HeadsFormat, check_format, save_heads
+from medusa_jax.io.hub import BACKBONE
+from medusa_jax.io.model import LoadedModel
+from medusa_jax.io.hf.model_export import save_model, to_dtype, to_host
+from medusa_jax.nn.lora import merge_lora
+from train.random_model import RANDOM_TINY, base_config, load_base
+from train.settings import Settings
+
+
+def export(
+    folder: Path,
+    *,
+    format: ExportFormat,
+    dtype: str,
+    base: LoadedModel,
+    base_name: str,
+    params: dict[str, Any],
+    lora_scale: float,
+) -> None:
+    """Writes heads, and the backbone where the format has it or no one else does.
+
+    Beside heads alone a backbone that training changed, or that is random, is put into a folder of
+    its own, `backbone`; `medusa_jax.load` finds either from the other.
+
+    Every process of a multi-process run has to call this; the first one writes. The folder appears
+    complete or not at all.
+
+    Args:
+      folder: must not exist, or be empty.
+      format: see `train.export`.
+      dtype: "float32", "bfloat16" or "float16", of every weight.
+      base: the model that was trained; its weights and tokenizer matter only where they are
+        written.
+      base_name: its name or path.
+      params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
+      lora_scale: alpha / r.
+
+    Raises:
+      UserError: the format cannot hold these heads, something is there already, a weight is beyond
+        the range of dtype, or writing failed.
+    """
+    folder = Path(folder).absolute()
+    heads = dict(params["heads"])
+    if "token_map" in params:
+        heads["token_map"] = params["token_map"]
+    config = _heads_config(heads, base.config.vocab_size)
+    check_format(config, format)
+    check_empty(folder)
+    backbone = params.get("backbone", base.params)
+    if params.get("lora"):
+        backbone = merge_lora(backbone, params["lora"], lora_scale)
+    is_ours = backbone is not base.params or base_name == RANDOM_TINY
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    heads = tree_map_with_path(
+        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
+    )
+    try:
+        _make(scratch)
+        if format == "B":
+            save_model(scratch, base, backbone, dtype=dtype, name=base_name, heads=(config, heads))
+        else:
+            if is_ours:
+                _make(scratch / BACKBONE)
+                save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
+                base_name = str(folder / BACKBONE)
+            _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def export_run(
+    folder: Path,
+    settings: Settings,
+    params: dict[str, Any],
+    *,
+    token_map: Any = None,
+    base: LoadedModel | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    format: ExportFormat | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Exports the trained parameters of a run.
+
+    Args:
+      folder: must not exist, or be empty.
+      settings: of the run.
+      params: the trained parameters: state["params"].
+      token_map: int [Vd], the heads' draft vocabulary, if they have one.
+      base: the model that was trained, not quantised; default: it is loaded again.
+      mesh: to load it on; default: the default device.
+      format: default: that of the settings.
+      dtype: default: that of the settings.
+
+    Raises:
+      UserError: see `export`; or the run was made without a format and none is given.
+    """
+    if format is None:
+        if settings.export_format == "none":
+            raise UserError("the run's config.export_format is none: choose one with --format")
+        format = settings.export_format
+    dtype = dtype or settings.export_dtype
+    check_empty(Path(folder))
+    if base is None:
+        base = _base(settings.model, params, format, np.dtype(dtype), mesh)
+    if token_map is not None:
+        params = params | {"token_map": token_map}
+    export(
+        folder,
+        format=format,
+        dtype=dtype,
+        base=base,
+        base_name=_base_name(settings.model),
+        params=params,
+        lora_scale=settings.lora_scale,
+    )
+
+
+def _base_name(model: str | None) -> str:
+    """What other software finds the model by, wherever it is started."""
+    if model is None:
+        return DEFAULT_MODEL_ID
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
+
+
+def _base(
+    model: str | None,
+    params: dict[str, Any],
+    format: ExportFormat,
+    dtype: np.dtype,
+    mesh: jax.sharding.Mesh | None,
+) -> LoadedModel:
+    """The model that was trained, without weights where none of them is written."""
+    shares_lm_head = format != "C" and "projection" not in params["heads"]
+    is_trained = not params.keys().isdisjoint(("lora", "backbone"))
+    if format == "B" or shares_lm_head or is_trained or model == RANDOM_TINY:
+        return load_base(model, dtype, mesh)
+    return LoadedModel(base_config(model), {}, None, (), Path())
+
+
+def check_empty(folder: Path) -> None:
+    """Refuses a folder that an export would write over.
+
+    Raises:
+      UserError: something is there.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} exists: name a new folder, or remove it first")
+
+
+def _heads_config(params: dict[str, Any], vocab_size: int) -> MedusaConfig:
+    M, L, D, _ = params["blocks"]["weight"].shape
+    token_map = params.get("token_map")
+    return MedusaConfig(
+        num_heads=M,
+        num_layers=L,
+        hidden_size=D,
+        vocab_size=vocab_size if token_map is None else len(token_map),
+        bias="bias" in params["blocks"],
+        own_projection="projection" in params,
+        draft_vocab=token_map is not None,
+        root_conditioned="root" in params,
+    )
+
+
+def _save_heads(
+    folder: Path,
+    config: MedusaConfig,
+    heads: dict[str, Any],
+    format: HeadsFormat,
+    base: LoadedModel,
+    base_name: str,
+    backbone: dict[str, Any],
+    dtype: str,
+) -> None:
+    lm_head = None
+    if format != "C" and not config.own_projection:
+        matrix = backbone["lm_head" if "lm_head" in backbone else "embed"]["weight"]
+        lm_head = to_dtype("lm_head", to_host(matrix), np.dtype(dtype))
+    if jax.process_index() == 0:
+        save_heads(
+            folder,
+            config,
+            heads,
+            format=format,
+            base_model=base_name,
+            vocab_size=base.config.vocab_size,
+            lm_head=lm_head,
+        )
+
+
+def _make(folder: Path) -> None:
+    if jax.process_index():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.parent} ({error.strerror})") from None
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    if jax.process_index():
+        return
+    try:
+        scratch.replace(folder)  # fails where somebody has filled the folder meanwhile
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): name a new folder") from None

@@ -1,0 +1,231 @@
+"""From settings to everything that a training loop needs: networks, parameters, objective."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from medusa_jax import MedusaLM
+from medusa_jax.config import MedusaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.nn.lora import init_lora
+from medusa_jax.nn.heads import init_heads
+from medusa_jax.nn.llama import Layer
+from medusa_jax.objectives.objective import Objective
+from medusa_jax.nn.quantize import quantize_backbone
+from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
+from train.flops import Work
+from train.optimizer import heads_schedule, make_optimizer
+from train.settings import Settings
+from train.step import State, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A configured training run before its first step.
+
+    Attributes:
+      step: how the state changes with a batch.
+      heads: the Medusa heads.
+      state: parameters that are trained, optimizer state and step, in their shards.
+      frozen: the other parameters, in theirs.
+      work: what a step costs at least (recomputation is no merit), for `train.flops`.
+    """
+
+    step: Step
+    heads: MedusaConfig
+    state: State
+    frozen: dict[str, Any]
+    work: Work
+
+
+def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | None) -> Experiment:
+    """Makes the heads, the objective, the optimizer and the state.
+
+    Args:
+      settings: of the run.
+      lm: the backbone, in its shards, and the heads to start from, if any.
+      mesh: of the devices.
+      token_map: int32 [Vd], the draft vocabulary of fresh heads, if they have one.
+
+    Raises:
+      UserError: the heads to start from are not those of the settings.
+    """
+    heads = heads_config(settings, lm, token_map)
+    trained, frozen = _split(settings, lm, heads, token_map, mesh)
+    step = Step(
+        _objective(settings, lm, heads),
+        _optimizer(settings),
+        heads_schedule(
+            settings.heads_schedule,
+            settings.heads_coef,
+            round(settings.heads_ramp * settings.steps),
+        ),
+        settings.accumulate,
+        settings.seed,
+    )
+    work = Work(
+        settings.objective,
+        settings.lora_rank,
+        cached=settings.hidden_states == "cached",
+        soft_labels=settings.soft_labels,
+    )
+    return Experiment(step, heads, _sharded(mesh, step.init, trained), frozen, work)
+
+
+def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None) -> MedusaConfig:
+    """The heads that the settings ask for."""
+    wanted = MedusaConfig(
+        num_heads=settings.num_heads,
+        num_layers=settings.num_layers,
+        hidden_size=lm.config.hidden_size,
+        vocab_size=lm.config.vocab_size if token_map is None else len(token_map),
+        bias=lm.heads_config is None or lm.heads_config.bias,
+        own_projection=settings.own_projection,
+        draft_vocab=token_map is not None,
+        root_conditioned=settings.root_conditioned,
+    )
+    if lm.heads_config is None or lm.heads_config == wanted:
+        return wanted
+    for field in dataclasses.fields(wanted):
+        asked, found = (getattr(c, field.name) for c in (wanted, lm.heads_config))
+        if asked != found:
+            raise UserError(
+                f"the heads in {settings.medusa} have {field.name} {found}, the configuration asks "
+                f"for {asked}: start from other heads or change the configuration"
+            )
+    return wanted
+
+
+def _split(
+    settings: Settings,
+    lm: MedusaLM,
+    heads: MedusaConfig,
+    token_map: np.ndarray | None,
+    mesh: Mesh,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters that are trained, in float32, and those that are not."""
+    trained: dict[str, Any] = {"heads": _heads_params(lm, heads, token_map, mesh)}
+    frozen: dict[str, Any] = {}
+    if token_map is not None:
+        frozen["token_map"] = jax.device_put(token_map.astype(np.int32), replicated(mesh))
+    if settings.lora_rank and settings.objective != "medusa1":
+        trained["lora"] = _sharded(
+            mesh,
+            lambda key: init_lora(lm.params, settings.lora_rank, key, jnp.float32),
+            jax.random.key(settings.seed),
+        )
+    whole = settings.objective == "medusa2" and not settings.lora_rank
+    if settings.quantize == "none":
+        (trained if whole else frozen)["backbone"] = lm.params
+    else:
+        frozen["backbone"] = quantize_backbone(lm.params, settings.quantize)
+    return trained, frozen
+
+
+def _heads_params(
+    lm: MedusaLM, heads: MedusaConfig, token_map: np.ndarray | None, mesh: Mesh
+) -> dict[str, Any]:
+    """The given heads, or fresh ones, in float32 and in their shards."""
+
+    def fresh(lm_head_VD: jax.Array) -> dict[str, Any]:
+        return init_heads(heads, lm_head_VD, jnp.float32, token_map)
+
+    def given(params: dict[str, Any]) -> dict[str, Any]:
+        return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+
+    if lm.heads_params is None:
+        lm_head_VD = lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
+        params = _sharded(mesh, fresh, lm_head_VD)
+    else:
+        params = _sharded(mesh, given, lm.heads_params)
+    return {name: part for name, part in params.items() if name != "token_map"}
+
+
+def _sharded(mesh: Mesh, function: Callable[[Any], Any], argument: Any) -> Any:
+    """function(argument), every array made in its shards: no device ever holds the whole."""
+    shardings = param_shardings(mesh, jax.eval_shape(function, argument))
+    return jax.jit(function, out_shardings=shardings)(argument)
+
+
+def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig) -> Objective:
+    return Objective(
+        lm.config,
+        heads,
+        settings.objective,
+        head_decay=settings.head_decay,
+        soft_labels=settings.soft_labels,
+        dtype=settings.dtype,
+        remat=settings.remat,
+        lora_scale=settings.lora_scale,
+        lora_dropout=settings.lora_dropout,
+    )
+
+
+def _optimizer(settings: Settings):
+    return make_optimizer(
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        head_lr_multiplier=settings.head_lr_multiplier,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        grad_clip=settings.grad_clip,
+        moments=settings.moments,
+    )
+
+
+def abstract_state(state: State) -> Any:
+    """Shapes, dtypes and shardings of a state, to restore one like it."""
+    return with_shardings(state, jax.tree.map(lambda x: x.sharding, state))
+
+
+def compiled_update(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
+    """`Step.update` under jit: it takes the old state's memory and keeps its shardings."""
+    shardings = jax.tree.map(lambda x: x.sharding, experiment.state)
+
+    def update(state, frozen, batch, tree):
+        with _rows_apart(mesh):
+            return experiment.step.update(state, frozen, batch, tree)
+
+    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
+def compiled_evaluate(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
+    """`Step.evaluate` under jit; every device has the sums."""
+
+    def evaluate(params, batch, tree):
+        with _rows_apart(mesh):
+            return experiment.step.evaluate(params, batch, tree)
+
+    return jax.jit(evaluate, out_shardings=replicated(mesh))
+
+
+@contextlib.contextmanager
+def _rows_apart(mesh: Mesh) -> Iterator[None]:
+    """Keeps the residual stream of every row of a batch on the devices that have the row.
+
+    The embedding is split along the features over "fsdp", the tokens along the batch. Left to
+    itself the compiler prefers the features, and every device would hold all rows: it would gather
+    activations instead of one matrix at a time.
+    """
+    rows = batch_sharding(mesh, 3)
+    # What looking up tokens gives without gathering the table: a step in between.
+    looked_up = NamedSharding(mesh, PartitionSpec("data", None, "fsdp"))
+
+    def intercept(call, args, kwargs, context):
+        if not isinstance(context.module, Layer) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        x_BTD, *rest = args
+        if context.module.name == "layers_0":
+            x_BTD = jax.lax.with_sharding_constraint(x_BTD, looked_up)
+        x_BTD, kv = call(jax.lax.with_sharding_constraint(x_BTD, rows), *rest, **kwargs)
+        return jax.lax.with_sharding_constraint(x_BTD, rows), kv
+
+    with nn.intercept_methods(intercept):
+        yield
