@@ -7,8 +7,8 @@ from typing import Any
 
 from infer import display
 from medusa_jax import Generation, MedusaLM, UserError, generate_batches, stream
-from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.chat import Prompt
+from medusa_jax.decoding.generate import encode_prompt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,11 +27,11 @@ from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpo
 from infer.bench.prompts import QUESTIONS
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.prompt_file import read_prompt_file
+from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
-from medusa_jax.chat import Prompt
 from medusa_jax.model_shapes import SHAPES
 
 _MODEL = flags.DEFINE_string(

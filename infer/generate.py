@@ -28,10 +28,10 @@ from infer.output import write_rows
 from infer.prompt_file import check_text, read_prompt_file
 from infer.report import report
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
+from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
-from medusa_jax.chat import Prompt
 from medusa_jax.tree.build import load_tree
 
 _DEFAULTS = GenerationConfig()

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.errors import UserError
 from medusa_jax.chat import Prompt
+from medusa_jax.errors import UserError
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
 

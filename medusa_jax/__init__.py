@@ -5,7 +5,6 @@
 >>> print(medusa_jax.generate(lm, ["Why is the sky blue?"])[0].text)
 """
 
-from medusa_jax.errors import UserError
 from medusa_jax.decoding.generate import (
     Generation,
     GenerationConfig,
@@ -14,6 +13,7 @@ from medusa_jax.decoding.generate import (
     generate_batches,
     stream,
 )
+from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM, load
 
 __all__ = [

@@ -13,9 +13,9 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.default_model import DEFAULT_MODEL_ID
 from medusa_jax.io.heads.save import ExportFormat, HeadsFormat, check_format, save_heads
+from medusa_jax.io.hf.model_export import save_model, to_dtype, to_host
 from medusa_jax.io.hub import BACKBONE
 from medusa_jax.io.model import LoadedModel
-from medusa_jax.io.hf.model_export import save_model, to_dtype, to_host
 from medusa_jax.nn.lora import merge_lora
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings

@@ -18,14 +18,14 @@ from medusa_jax.errors import UserError
 from medusa_jax.objectives.objective import metrics as means
 from medusa_jax.tree.build import Tree
 from train.checkpoints import Checkpoints
-from train.distributed import global_batch, is_first_process
-from train.setup import Experiment, abstract_state, compiled_evaluate, compiled_update
-from train.flops import device_memory_bytes, flops_per_token, mfu
 from train.data.inputs import Data
+from train.distributed import global_batch, is_first_process
+from train.flops import device_memory_bytes, flops_per_token, mfu
 from train.interrupt import Interrupt
 from train.metrics import MetricsWriter, describe
 from train.optimizer import learning_rate_schedule
 from train.settings import Settings
+from train.setup import Experiment, abstract_state, compiled_evaluate, compiled_update
 
 
 @dataclasses.dataclass

@@ -29,9 +29,9 @@ from rich.table import Table
 
 from medusa_jax import MedusaLM, generate
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
-from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.hub import BACKBONE
 from medusa_jax.tree.build import build_tree, load_tree
@@ -39,9 +39,9 @@ from train.data.builder import progress_bar
 from train.data.chat import Example, tokenize
 from train.data.json_rows import read_json_rows
 from train.data.pipeline import load_data
+from train.evaluation.scores import score
 from train.random_model import load_lm
 from train.run_files import read_run
-from train.evaluation.scores import score
 from train.settings import Settings
 
 _RUNS = flags.DEFINE_list("runs", None, "Working folders of runs that have been exported.")

@@ -12,16 +12,16 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
-from train.data import inputs
 from train.checkpoints import Checkpoints
+from train.data import inputs
 from train.data.pipeline import Splits, load_data
 from train.distributed import is_first_process
-from train.setup import build
 from train.export_files import export_run
 from train.loop import Loop
 from train.random_model import load_lm
 from train.run_files import write_run
 from train.settings import Settings
+from train.setup import build
 
 # What may change when a run goes on; everything else decides what it computes.
 _FREE = (

@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Layer
-from medusa_jax.objectives.objective import Objective
+from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.quantize import quantize_backbone
+from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
 from train.flops import Work
 from train.optimizer import heads_schedule, make_optimizer

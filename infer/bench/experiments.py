@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from infer.bench.timing import time_loop
 from medusa_jax import MedusaLM
-from medusa_jax.decoding import cache as kv_cache
-from medusa_jax.nn.attention import attend_part
 from medusa_jax.config import LlamaConfig
+from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding.cache import KVCache
+from medusa_jax.nn.attention import attend_part
 from medusa_jax.nn.layers import RMSNorm
 from medusa_jax.nn.llama import Layer, Llama
 from medusa_jax.nn.rope import rope_angles

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.model import MedusaLM
-from medusa_jax.nn.heads import init_heads
 from medusa_jax.model_shapes import SHAPES, random_like
+from medusa_jax.nn.heads import init_heads
 from medusa_jax.tree.build import Tree, build_tree, load_tree
 
 NUM_HEADS = 5

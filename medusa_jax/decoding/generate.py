@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
+from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
 from medusa_jax.decoding import runtime as engine
 from medusa_jax.decoding.runtime import Batch
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
-from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
 
 
 @dataclasses.dataclass(frozen=True)

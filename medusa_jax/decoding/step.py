@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding import verify
-from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from medusa_jax.nn.attention import attention
 from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding.cache import KVCache, NewKV
+from medusa_jax.nn.attention import attention
 from medusa_jax.nn.layers import Linear, RMSNorm, project, take_rows
 from medusa_jax.nn.rope import apply_rope, rope_angles
 

@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.nn.heads import MedusaHeads
+from medusa_jax.nn.layers import project, take_rows
+from medusa_jax.nn.llama import Llama, packed_mask
 from medusa_jax.nn.lora import adapt, dropped, lora_product
+from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.losses import (
     IGNORE,
     OUTSIDE,
@@ -21,9 +24,6 @@ from medusa_jax.objectives.losses import (
     head_sums,
     shift_labels,
 )
-from medusa_jax.nn.heads import MedusaHeads
-from medusa_jax.nn.layers import project, take_rows
-from medusa_jax.nn.llama import Llama, packed_mask
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]

@@ -13,8 +13,8 @@ import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.io.hf.weights import param_shapes
-from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.heads import init_heads
+from medusa_jax.nn.lora import init_lora
 from tests.medusa_jax.tiny import CONFIG
 
 SMALL = dataclasses.replace(CONFIG, num_layers=1)

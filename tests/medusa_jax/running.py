@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding import runtime as engine
 from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.decoding import runtime as engine
 from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
 from medusa_jax.io.hf.weights import load_safetensors
 from medusa_jax.model import MedusaLM

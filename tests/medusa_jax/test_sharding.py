@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 from medusa_jax import sharding
 from medusa_jax.errors import UserError
 from medusa_jax.io.hf.weights import abstract_params
-from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.heads import init_heads
+from medusa_jax.nn.lora import init_lora
 from medusa_jax.sharding import make_mesh, param_shardings
 from tests.medusa_jax.tiny import CONFIG, tiny_lm
 

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="pip install 'medusa-jax[parity]'")
 import transformers  # noqa: E402
 
 from medusa_jax.config import MedusaConfig  # noqa: E402
-from medusa_jax.nn.lora import init_lora  # noqa: E402
 from medusa_jax.nn.heads import init_heads  # noqa: E402
+from medusa_jax.nn.lora import init_lora  # noqa: E402
 from tests.medusa_jax.running import forward, relative_error  # noqa: E402
 from train.export_files import export  # noqa: E402
 from train.random_model import RANDOM_TINY, load_base, load_lm  # noqa: E402

@@ -16,8 +16,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny
 from medusa_jax.config import LlamaConfig
-from medusa_jax.io.model import LoadedModel
 from medusa_jax.io.hf.model_export import save_model
+from medusa_jax.io.model import LoadedModel
 from tests.medusa_jax.packed import random_backbone
 from train.random_model import byte_tokenizer
 from train.run import train

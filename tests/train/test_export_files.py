@@ -19,9 +19,9 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.load import find_heads, load_heads
 from medusa_jax.io.model import load_model
-from medusa_jax.nn.lora import adapt, init_lora
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.nn.lora import adapt, init_lora
 from train import export_files as exports
 from train.export_files import export, export_run
 from train.random_model import RANDOM_TINY, load_base, load_lm

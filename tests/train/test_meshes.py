@@ -12,17 +12,17 @@ import optax
 import pytest
 
 from configs import tiny
-from medusa_jax.nn import attention
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.placement import place_params
 from medusa_jax.model import MedusaLM
+from medusa_jax.nn import attention
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
 from tests.train.small_runs import quick_compilation
 from train.distributed import global_batch
-from train.setup import Experiment, build, compiled_update
 from train.settings import make_settings
+from train.setup import Experiment, build, compiled_update
 
 CONFIG = LlamaConfig(
     vocab_size=64,

@@ -12,6 +12,7 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.objectives.losses import IGNORE
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import build_tree
+from tests.medusa_jax.nn.test_product import products
 from tests.medusa_jax.packed import (
     SMALL,
     packed_batch,
@@ -20,7 +21,6 @@ from tests.medusa_jax.packed import (
     random_heads,
     random_lora,
 )
-from tests.medusa_jax.test_product import products
 from train.optimizer import heads_schedule, make_optimizer
 from train.step import Step
 

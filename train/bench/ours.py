@@ -14,8 +14,8 @@ from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
 from train.bench.job import Job
 from train.distributed import global_batch
-from train.setup import build, compiled_update
 from train.flops import flops_per_token, peak_flops
+from train.setup import build, compiled_update
 
 
 class OurTrainer:

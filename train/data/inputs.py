@@ -14,9 +14,9 @@ from medusa_jax.errors import UserError
 from medusa_jax.objectives.losses import IGNORE
 from train.data import hidden_states
 from train.data.chat import Example
+from train.data.hidden_states import HiddenStates
 from train.data.pipeline import Documents, Splits, held_out_batches, train_batches
 from train.distributed import batch_part
-from train.data.hidden_states import HiddenStates
 from train.settings import Settings
 
 _MAX_HELD_OUT_BATCHES = 64  # an evaluation must not take longer than the training between two

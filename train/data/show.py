@@ -16,8 +16,8 @@ from medusa_jax.cli import run_main
 from medusa_jax.errors import UserError
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf.tokenizer import build_tokenizer
-from medusa_jax.io.hub import resolve
 from medusa_jax.io.hf.tokenizer import load_tokenizer
+from medusa_jax.io.hub import resolve
 from train.data import pipeline
 from train.data.describe import describe_row
 

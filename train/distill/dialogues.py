@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medusa_jax import GenerationConfig, MedusaLM
+from medusa_jax.chat import Message
+from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import batch_shape
 from medusa_jax.errors import UserError
-from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.chat import Message
 from train.distill.human_turns import Conversation
 
 

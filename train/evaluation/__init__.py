@@ -1,0 +1,1 @@
+"""Scores of a model and its heads on conversations, teacher-forced."""

@@ -15,10 +15,10 @@ import numpy as np
 
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.objectives.losses import IGNORE, TOP, followed_nodes, shift_labels
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.objectives.losses import IGNORE, TOP, followed_nodes, shift_labels
 from medusa_jax.tree.build import Tree
 from train.data.chat import Example
 

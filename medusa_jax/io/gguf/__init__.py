@@ -1,0 +1,1 @@
+"""Models in GGUF files: header, configuration, tokenizer and dequantised weights; read only."""

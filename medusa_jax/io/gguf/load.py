@@ -13,8 +13,8 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf.config import eos_ids, read_config
 from medusa_jax.io.gguf.file import GGUFFile, read_header, read_tensor
-from medusa_jax.io.placement import place_value
 from medusa_jax.io.hf.weights import abstract_params, param_shapes
+from medusa_jax.io.placement import place_value
 from medusa_jax.sharding import param_shardings
 
 _TOP_MODULES = {"embed": "token_embd", "final_norm": "output_norm", "lm_head": "output"}

@@ -1,0 +1,1 @@
+"""Models in Hugging Face layout: configurations, weights and tokenizers, read and written."""

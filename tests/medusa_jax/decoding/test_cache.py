@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.config import LlamaConfig
+from medusa_jax.decoding import cache as kv_cache
 
 CONFIG = LlamaConfig(
     vocab_size=8,

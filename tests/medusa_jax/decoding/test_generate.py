@@ -9,8 +9,8 @@ import pytest
 
 import medusa_jax
 from medusa_jax import GenerationConfig, UserError
-from medusa_jax.decoding import runtime as engine
 from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding import runtime as engine
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from medusa_jax import UserError
-from medusa_jax.decoding import runtime as engine
 from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding import runtime as engine
 from medusa_jax.io.heads.load import load_heads
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import MedusaHeads, init_heads

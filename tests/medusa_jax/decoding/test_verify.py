@@ -1,4 +1,4 @@
-"""Tests medusa_jax/decoding/verify.py against plain walks over the lists of paths, in Python floats."""
+"""Acceptance against plain walks over the lists of paths, in Python floats."""
 
 import math
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from medusa_jax.tree.build import build_tree, load_tree
 from medusa_jax.decoding.verify import accept_greedy, accept_typical, sample_typical
+from medusa_jax.tree.build import build_tree, load_tree
 
 V = 5
 B = 64  # many rows per compiled tree

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.model import load_model
 from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.model import load_model
 from medusa_jax.sharding import make_mesh, param_shardings
 
 

@@ -10,9 +10,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from medusa_jax.io.hf.weights import param_shapes
-from medusa_jax.nn.lora import adapt, dropped, init_lora, lora_product, merge_lora
 from medusa_jax.nn.layers import Linear
 from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.nn.lora import adapt, dropped, init_lora, lora_product, merge_lora
 from tests.medusa_jax.packed import SMALL, TIED, quick_jit, random_backbone, random_lora
 from tests.medusa_jax.tiny import CONFIG
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medusa_jax.nn.layers import project
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.losses import head_sums
-from medusa_jax.nn.layers import project
 
 
 def tanh_loss(params, part):

@@ -1,4 +1,4 @@
-"""Tests medusa_jax/tree/build.py: golden buffers, random trees against their paths, refused input."""
+"""Golden buffers, random trees against their paths, refused input."""
 
 import json
 

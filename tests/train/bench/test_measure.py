@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.objectives.objective import Objective
 from medusa_jax.model_shapes import SHAPES
+from medusa_jax.objectives.objective import Objective
 from tests.train.bench.jobs import tiny_job
 from train.bench.job import load, random_batch
 from train.bench.measure import measure, num_advances

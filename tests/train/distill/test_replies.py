@@ -9,8 +9,8 @@ import pytest
 
 import medusa_jax
 from medusa_jax import GenerationConfig
-from medusa_jax.errors import UserError
 from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.errors import UserError
 from medusa_jax.nn.llama import Llama, causal_mask
 from train.distill import replies
 from train.distill.dialogues import Settings, check_context, select

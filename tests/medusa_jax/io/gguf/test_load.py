@@ -15,8 +15,8 @@ import pytest
 from medusa_jax.config import LlamaConfig, RopeConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
-from medusa_jax.io.gguf.load import load_gguf
 from medusa_jax.io.gguf.file import read_header
+from medusa_jax.io.gguf.load import load_gguf
 from medusa_jax.sharding import make_mesh, param_shardings
 
 V, D, F, N, K, H = 96, 64, 128, 4, 2, 16
