@@ -82,7 +82,7 @@ def load(
         heads found beside the model, or the shipped ones for the default model.
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
       tree: preset, file or "chain:K" (see `medusa_jax.tree.build.load_tree`); default: what was
-        measured to be fastest on this kind of device; on a CPU in float32 "chain:0", plain decoding.
+        measured to be fastest on this kind of device; on a CPU in float32 that is "chain:0".
       mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
         all on the default device.
 

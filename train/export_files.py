@@ -16,6 +16,7 @@ from medusa_jax.io.heads.save import ExportFormat, HeadsFormat, check_format, sa
 from medusa_jax.io.hf.model_export import save_model, to_dtype, to_host
 from medusa_jax.io.hub import BACKBONE
 from medusa_jax.io.model import LoadedModel
+from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
@@ -192,8 +193,7 @@ def _save_heads(
 ) -> None:
     lm_head = None
     if format != "C" and not config.own_projection:
-        matrix = backbone["lm_head" if "lm_head" in backbone else "embed"]["weight"]
-        lm_head = to_dtype("lm_head", to_host(matrix), np.dtype(dtype))
+        lm_head = to_dtype("lm_head", to_host(lm_head_weight(backbone)), np.dtype(dtype))
     if jax.process_index() == 0:
         save_heads(
             folder,

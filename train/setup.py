@@ -15,7 +15,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.nn.llama import Layer
+from medusa_jax.nn.llama import Layer, lm_head_weight
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.quantize import quantize_backbone
 from medusa_jax.objectives.objective import Objective
@@ -141,8 +141,7 @@ def _heads_params(
         return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
     if lm.heads_params is None:
-        lm_head_VD = lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
-        params = _sharded(mesh, fresh, lm_head_VD)
+        params = _sharded(mesh, fresh, lm_head_weight(lm.params))
     else:
         params = _sharded(mesh, given, lm.heads_params)
     return {name: part for name, part in params.items() if name != "token_map"}

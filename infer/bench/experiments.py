@@ -111,7 +111,12 @@ def _unrolled_pass(config: LlamaConfig, dtype: Any) -> Callable[..., jax.Array]:
     def run(token_BR: jax.Array, params: Any, cache: KVCache) -> jax.Array:
         position_BR, mask_BRR = _where(token_BR, cache.length_B)
         hidden_BRD, _ = Llama(config, dtype).apply(
-            {"params": params}, token_BR, position_BR, mask_BRR, cache=cache
+            {"params": params},
+            token_BR,
+            position_BR,
+            mask_BRR,
+            prefix=cache.layers,
+            prefix_length_B=cache.length_B,
         )
         return hidden_BRD
 

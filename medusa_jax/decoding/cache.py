@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig
-
-# Keys and values of new tokens, one pair per layer, each [B, T, K, H].
-NewKV = tuple[tuple[jax.Array, jax.Array], ...]
+from medusa_jax.nn.llama import LayersKV
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +66,7 @@ def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -
     return jax.vmap(write_row)(buffer, block.astype(buffer.dtype), start_B)
 
 
-def append(cache: KVCache, new: NewKV, num_B: jax.Array) -> KVCache:
+def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
     """Appends T new tokens to every row, of which the first num_B count.
 
     The rest is written behind the row's new length, where nothing reads it and the next append
@@ -84,7 +82,7 @@ def append(cache: KVCache, new: NewKV, num_B: jax.Array) -> KVCache:
     return KVCache(layers, cache.length_B + num_B)
 
 
-def select(new: NewKV, nodes_BD: jax.Array) -> NewKV:
+def select(new: LayersKV, nodes_BD: jax.Array) -> LayersKV:
     """Picks tokens nodes_BD (int32 [B, D]) of every row out of T new ones."""
     index = nodes_BD[:, :, None, None]
     return tuple(

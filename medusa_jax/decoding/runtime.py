@@ -11,6 +11,7 @@ import numpy as np
 from medusa_jax.decoding import step as decode
 from medusa_jax.decoding.step import Decoder, DecodeState, Request
 from medusa_jax.model import MedusaLM
+from medusa_jax.nn.llama import lm_head_weight
 
 ALL_STEPS = np.iinfo(np.int32).max
 _MIN_PROMPT_BUCKET = 32
@@ -152,8 +153,7 @@ def active_params(lm: MedusaLM) -> dict[str, Any]:
             per_head = jax.tree.map(lambda x: x[:depth], per_head)
         active: dict[str, Any] = {"backbone": lm.params, "heads": lm.heads_params | per_head}
         if heads.draft_vocab and not heads.own_projection:
-            matrix = lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
-            active["draft_lm_head"] = matrix[lm.heads_params["token_map"]]
+            active["draft_lm_head"] = lm_head_weight(lm.params)[lm.heads_params["token_map"]]
         lm.executables[key] = active
     return lm.executables[key]
 

@@ -164,7 +164,12 @@ def _step(
     """Verifies the tree, commits and emits the accepted path, drafts the next tree."""
     position_BR = state.cache.length_B[:, None] + tree.depth_R[None]
     hidden_BRD, new = decoder.run(
-        params, state.token_BR, position_BR, tree.mask_RR[None], cache=state.cache
+        params,
+        state.token_BR,
+        position_BR,
+        tree.mask_RR[None],
+        prefix=state.cache.layers,
+        prefix_length_B=state.cache.length_B,
     )
     logits_BRV = decoder.run(params, hidden_BRD, method="logits")
     with jax.named_scope("verify"):

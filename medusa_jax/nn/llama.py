@@ -1,7 +1,7 @@
 """A Llama-style decoder whose forward pass returns the new keys and values instead of storing them.
 
 One call serves prompts, chains and trees: the caller says which new tokens see which (`mask_BTT`),
-where they stand (`position_BT`) and what is already committed (`cache`).
+where they stand (`position_BT`) and what is already committed (`prefix`).
 """
 
 from typing import Any
@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.decoding.cache import KVCache, NewKV
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.layers import Linear, RMSNorm, project, take_rows
 from medusa_jax.nn.rope import apply_rope, rope_angles
+
+# Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
+# [B, K, S, H] (see `attention`).
+LayersKV = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 class Attention(nn.Module):
@@ -121,16 +124,19 @@ class Llama(nn.Module):
         position_BT: jax.Array,
         mask_BTT: jax.Array,
         *,
-        cache: KVCache | None = None,
+        prefix: LayersKV | None = None,
+        prefix_length_B: jax.Array | None = None,
         context_BT: jax.Array | None = None,
-    ) -> tuple[jax.Array, NewKV]:
+    ) -> tuple[jax.Array, LayersKV]:
         """Runs T new tokens per row.
 
         Args:
           token_BT: int32 token ids.
           position_BT: int32 absolute positions.
           mask_BTT: bool [B or 1, T, T], which new token sees which; see `attention`.
-          cache: committed prefix that every new token sees; None: there is none.
+          prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
+            there is none.
+          prefix_length_B: int32, how many slots of the prefix each row has.
           context_BT: int32, see `rope_angles`; default: position + 1.
 
         Returns:
@@ -143,9 +149,8 @@ class Llama(nn.Module):
         x_BTD = take_rows(self.embed(), token_BT).astype(self.dtype)
         new = []
         for i, layer in enumerate(self.layers):
-            prefix = None if cache is None else cache.layers[i]
-            length = None if cache is None else cache.length_B
-            x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, prefix, length)
+            own = None if prefix is None else prefix[i]
+            x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, own, prefix_length_B)
             new.append(kv)
         return self.final_norm(x_BTD), tuple(new)
 
@@ -167,6 +172,11 @@ class _Matrix(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         return self.param("weight", nn.initializers.normal(0.02), self.shape, jnp.float32)
+
+
+def lm_head_weight(params: dict[str, Any]) -> jax.Array:
+    """The LM head's matrix [V, D] in a backbone's parameters (the embedding when tied)."""
+    return params["lm_head" if "lm_head" in params else "embed"]["weight"]
 
 
 def causal_mask(length: int) -> jax.Array:

@@ -14,7 +14,7 @@ import optax
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import project, take_rows
-from medusa_jax.nn.llama import Llama, packed_mask
+from medusa_jax.nn.llama import Llama, lm_head_weight, packed_mask
 from medusa_jax.nn.lora import adapt, dropped, lora_product
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.losses import (
@@ -249,8 +249,7 @@ def _matrices(params: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
     Gathered once for all blocks of time; the adapter is not merged: in bfloat16 it would be lost.
     """
     backbone = params["backbone"]
-    head = backbone["lm_head" if "lm_head" in backbone else "embed"]
-    base = {"weight": head["weight"]} | (params.get("lora") or {}).get("lm_head", {})
+    base = {"weight": lm_head_weight(backbone)} | (params.get("lora") or {}).get("lm_head", {})
     if "token_map" not in params:
         return {"base": base, "draft": base}
     rows = {name: base[name][params["token_map"]] for name in ("weight", "b") if name in base}

@@ -15,7 +15,7 @@ from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
 from medusa_jax.io.hf.weights import load_safetensors
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
 from medusa_jax.tree.build import build_tree
 
 NUM_HEADS = 4
@@ -70,7 +70,7 @@ def relative_error(logits: np.ndarray, expected: np.ndarray) -> float:
 def copied_heads(lm: MedusaLM) -> MedusaLM:
     """With heads that all equal the LM head, as before training."""
     config = MedusaConfig(NUM_HEADS, lm.config.hidden_size, lm.config.vocab_size)
-    params = init_heads(config, _lm_head(lm), jnp.float32)
+    params = init_heads(config, lm_head_weight(lm.params), jnp.float32)
     return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
 
 
@@ -86,12 +86,12 @@ def fitted_heads(
     `draft_vocab` lets them propose the tokens of these texts only, which a large vocabulary needs.
     """
     texts = [np.array([*p, *c]) for p, c in zip(prompts, continuations, strict=True)]
-    V, D = _lm_head(lm).shape
+    V, D = lm_head_weight(lm.params).shape
     token_map = np.unique(np.concatenate(texts)) if draft_vocab else np.arange(V)
     Vd = len(token_map)
     config = MedusaConfig(NUM_HEADS, D, Vd, own_projection=True, draft_vocab=draft_vocab)
     draft_ids = token_map.astype(np.int32) if draft_vocab else None
-    params = init_heads(config, _lm_head(lm), jnp.float32, draft_ids)
+    params = init_heads(config, lm_head_weight(lm.params), jnp.float32, draft_ids)
     hidden = [forward(lm, text)[0] for text in texts]
     weights = []
     for k in range(1, NUM_HEADS + 1):
@@ -111,10 +111,6 @@ def random_heads(lm: MedusaLM) -> MedusaLM:
     )
     compiled = {key: value for key, value in lm.executables.items() if key[0] != "params"}
     return dataclasses.replace(lm, heads_params=params, executables=compiled)
-
-
-def _lm_head(lm: MedusaLM) -> jax.Array:
-    return lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
 
 
 def greedy(

@@ -17,7 +17,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
-from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
 from medusa_jax.objectives.losses import IGNORE, TOP, followed_nodes, shift_labels
 from medusa_jax.tree.build import Tree
 from train.data.chat import Example
@@ -120,7 +120,7 @@ def _params(lm: MedusaLM) -> dict[str, Any]:
     if lm.heads_config is None or lm.heads_params is None:
         return params
     params["heads"] = {k: v for k, v in lm.heads_params.items() if k != "token_map"}
-    params["lm_head"] = lm.params["embed" if lm.config.tie_embeddings else "lm_head"]["weight"]
+    params["lm_head"] = lm_head_weight(lm.params)
     if lm.heads_config.draft_vocab:
         token_map = np.asarray(lm.heads_params["token_map"])
         params["lm_head"] = take_rows(params["lm_head"], jnp.asarray(token_map))
