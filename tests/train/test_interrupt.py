@@ -8,6 +8,8 @@ import pytest
 
 from train.interrupt import Interrupt
 
+pytestmark = pytest.mark.usefixtures("heeds_ctrl_c")
+
 
 def test_sigterm_is_noted():
     before = signal.getsignal(signal.SIGTERM)
