@@ -31,6 +31,7 @@ from rich.table import Table
 
 import medusa_jax
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
@@ -38,7 +39,6 @@ from medusa_jax.objectives.losses import TOP
 from medusa_jax.tree.build import Tree, build_tree, load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
-from train.data.chat import Example, tokenize
 from train.evaluation.scores import score
 
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")

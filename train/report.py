@@ -28,6 +28,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from medusa_jax import MedusaLM, generate
+from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.environment import environment
@@ -36,7 +37,6 @@ from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.hub import BACKBONE
 from medusa_jax.tree.build import build_tree, load_tree
 from train.data.builder import progress_bar
-from train.data.chat import Example, tokenize
 from train.data.json_rows import read_json_rows
 from train.data.pipeline import load_data
 from train.evaluation.scores import score
@@ -185,8 +185,8 @@ def _answers(lm: MedusaLM, questions: Sequence[str]) -> list[Example]:
     )
     return [
         Example(
-            np.asarray([*prompt, *answer.token_ids], np.int32),
-            np.arange(len(prompt) + answer.num_new_tokens) >= len(prompt),
+            np.asarray([*prompt.ids, *answer.token_ids], np.int32),
+            np.arange(len(prompt.ids) + answer.num_new_tokens) >= len(prompt.ids),
         )
         for prompt, answer in zip(prompts, answers, strict=True)
     ]

@@ -115,7 +115,7 @@ def _trees(lm: MedusaLM, trees: list[str] | None) -> list[str]:
 def _answers(
     lm: MedusaLM, job: CheckpointJob, contenders: list[Contender]
 ) -> list[list[list[Answer]]]:
-    prompts = [encode_prompt(lm, prompt) for prompt in job.prompts]
+    prompts = [list(encode_prompt(lm, prompt).ids) for prompt in job.prompts]
     total = (job.rounds + 1) * len(prompts) * len(contenders)
     with display.progress_bar() as bar:
         task = bar.add_task(f"Measuring {lm.dtype}", total=total)

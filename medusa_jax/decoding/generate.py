@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
+from medusa_jax.chat import Encoded, Prompt, TextStream, decode_tokens, encode_text
 from medusa_jax.decoding import runtime as engine
 from medusa_jax.decoding.runtime import Batch
 from medusa_jax.errors import UserError
@@ -95,7 +95,7 @@ class StreamEvent:
 
 def generate(
     lm: MedusaLM,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     *,
     batch_size: int = 1,
     chat: bool | None = None,
@@ -106,7 +106,7 @@ def generate(
 
     Args:
       lm: the model.
-      prompts: what to answer.
+      prompts: what to answer; those of `encode_prompt` are not encoded again.
       batch_size: prompts decoded at once.
       chat: apply the chat template; None: when the tokenizer has one.
       numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
@@ -123,7 +123,7 @@ def generate(
 
 def generate_batches(
     lm: MedusaLM,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     *,
     batch_size: int = 1,
     chat: bool | None = None,
@@ -143,12 +143,12 @@ def generate_batches(
         part = slice(start, start + batch_size)
         batch = _start(lm, config, encoded[part], rows, numbers[part])
         batch = engine.finish(lm, batch)
-        yield from _results(lm, prompts[part], batch)
+        yield from _results(lm, encoded[part], batch)
 
 
 def stream(
     lm: MedusaLM,
-    prompt: Prompt,
+    prompt: Prompt | Encoded,
     *,
     chat: bool | None = None,
     first_row: int = 0,
@@ -158,7 +158,7 @@ def stream(
 
     Args:
       lm: the model.
-      prompt: what to answer.
+      prompt: what to answer; one of `encode_prompt` is not encoded again.
       chat: apply the chat template; None: when the tokenizer has one.
       first_row: the prompt's number among several, which chooses its random key: `generate` with
         the same seed gives its prompt of that number the same answer.
@@ -168,7 +168,8 @@ def stream(
       UserError: an option out of range, or a prompt that does not fit the context.
     """
     config = GenerationConfig(**options)
-    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, [first_row])
+    encoded = [encode_prompt(lm, prompt, chat)]
+    batch = _start(lm, config, encoded, 1, [first_row])
     pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
     while not done:
         batch = engine.advance(lm, batch, max_steps=1)
@@ -177,7 +178,7 @@ def stream(
         num, done = int(num[0]), bool(done[0])
         token_ids = [int(t) for t in output[0, seen:num]]
         seen = num
-        result = next(_results(lm, [prompt], batch)) if done else None
+        result = next(_results(lm, encoded, batch)) if done else None
         piece = pieces.feed(token_ids)
         if result is not None and result.text.startswith(shown + piece):
             piece = result.text[len(shown) :]  # with what an unfinished character held back
@@ -185,27 +186,28 @@ def stream(
         yield StreamEvent(piece, token_ids, result)
 
 
-def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> list[int]:
-    """Token ids of a prompt, with the chat template when asked for (None: when there is one).
+def encode_prompt(lm: MedusaLM, prompt: Prompt | Encoded, chat: bool | None = None) -> Encoded:
+    """A prompt as tokens, with the chat template when asked for (None: when there is one).
 
     Raises:
       UserError: the prompt leaves no room in the model's context, or holds unknown ids.
     """
-    ids = encode_text(lm.tokenizer, prompt, chat)
-    if len(ids) >= lm.config.max_position:
+    if not isinstance(prompt, Encoded):
+        prompt = Encoded(prompt, tuple(encode_text(lm.tokenizer, prompt, chat)))
+    if len(prompt.ids) >= lm.config.max_position:
         raise UserError(
-            f"the prompt has {len(ids)} tokens and the model's context only "
+            f"the prompt has {len(prompt.ids)} tokens and the model's context only "
             f"{lm.config.max_position}: shorten the prompt"
         )
-    if min(ids) < 0 or max(ids) >= lm.config.vocab_size:
+    if min(prompt.ids) < 0 or max(prompt.ids) >= lm.config.vocab_size:
         raise UserError(f"token ids of a prompt must lie in 0..{lm.config.vocab_size - 1}")
-    return ids
+    return prompt
 
 
 def _start(
     lm: MedusaLM,
     config: GenerationConfig,
-    encoded: list[list[int]],
+    encoded: Sequence[Encoded],
     rows: int,
     numbers: Sequence[int],
 ) -> Batch:
@@ -214,7 +216,7 @@ def _start(
     if sampled_root is None:
         sampled_root = lm.tree.max_depth == 0
     decoder = engine.make_decoder(lm, acceptance, sampled_root and acceptance == "typical")
-    budgets = [min(config.max_new_tokens, lm.config.max_position - len(ids)) for ids in encoded]
+    budgets = [min(config.max_new_tokens, lm.config.max_position - len(e.ids)) for e in encoded]
     padding = [0] * (rows - len(budgets))
     request = engine.make_request(
         budgets + padding,
@@ -225,19 +227,19 @@ def _start(
         seed=config.seed,
         numbers=[*numbers, *padding],
     )
-    return engine.start(lm, decoder, request, encoded, max(budgets))
+    return engine.start(lm, decoder, request, [list(e.ids) for e in encoded], max(budgets))
 
 
-def _results(lm: MedusaLM, prompts: Sequence[Prompt], batch: Batch) -> Iterator[Generation]:
+def _results(lm: MedusaLM, encoded: Sequence[Encoded], batch: Batch) -> Iterator[Generation]:
     state, clock = batch.state, batch.clock
     output, num_new, num_steps, stopped = jax.device_get(
         (state.output_BO, state.num_new_B, state.num_steps_B, state.stopped_B)
     )
-    for i, prompt in enumerate(prompts):
+    for i, given in enumerate(encoded):
         num, steps = int(num_new[i]), int(num_steps[i])
         token_ids = [int(t) for t in output[i, :num]]
         yield Generation(
-            prompt=prompt,
+            prompt=given.prompt,
             text=decode_tokens(lm.tokenizer, token_ids),
             token_ids=token_ids,
             num_new_tokens=num,

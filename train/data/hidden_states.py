@@ -12,9 +12,9 @@ from etils import epath
 from rich.progress import track
 
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.losses import IGNORE, shift_labels
-from train.data.chat import Example
 
 _WIDTH_STEP = 64
 _TOKENS_PER_SHARD = 8192

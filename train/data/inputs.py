@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.losses import IGNORE
 from train.data import hidden_states
-from train.data.chat import Example
 from train.data.hidden_states import HiddenStates
 from train.data.pipeline import Documents, Splits, held_out_batches, train_batches
 from train.distributed import batch_part

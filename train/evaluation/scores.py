@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
 from medusa_jax.objectives.losses import IGNORE, TOP, followed_nodes, shift_labels
 from medusa_jax.tree.build import Tree
-from train.data.chat import Example
 
 RANKS = 20  # of a head's tokens that are told apart
 MISS = np.iinfo(np.int32).max  # rank of a token that a head cannot propose, or that is no label
