@@ -26,7 +26,7 @@ from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
 from infer.bench.prompts import QUESTIONS
 from infer.bench.steps import ShapeJob, measure_shape
-from infer.prompt_file import read_prompt_file
+from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.environment import environment

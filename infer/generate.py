@@ -24,9 +24,9 @@ from absl import flags
 from infer import answers, display
 from infer.answers import Job
 from infer.compare import compare
-from infer.output import write_rows
-from infer.prompt_file import check_text, read_prompt_file
-from infer.report import report
+from infer.row_file import write_rows
+from infer.prompts import check_text, read_prompt_file
+from infer.compare_table import report
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache

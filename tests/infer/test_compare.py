@@ -1,7 +1,7 @@
 import pytest
 
 from infer.compare import Comparison, _medians
-from infer.report import difference_sentence, steps_sentence, time_sentence
+from infer.compare_table import difference_sentence, steps_sentence, time_sentence
 from medusa_jax import Generation
 
 

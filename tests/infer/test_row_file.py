@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from infer.output import write_rows
+from infer.row_file import write_rows
 from medusa_jax.io.atomic import check_output
 
 ROWS = [{"text": "a\u2028b\nc", "n": 1}, {"text": "ä😀", "n": 2}]
