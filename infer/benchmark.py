@@ -21,7 +21,6 @@ from typing import Any
 
 from absl import flags
 
-from infer import display
 from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
 from infer.bench.prompts import QUESTIONS
@@ -29,6 +28,7 @@ from infer.bench.steps import ShapeJob, measure_shape
 from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_console import note
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
 def _warn_if_busy(around: dict[str, Any]) -> None:
     load, cores = around["load_average"], around["cores"]
     if load > cores / 2:
-        display.note(f"the machine is busy (load {load:.1f}, {cores} cores): expect odd numbers")
+        note(f"the machine is busy (load {load:.1f}, {cores} cores): expect odd numbers")
 
 
 def _check_flags() -> None:

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infer.compare import Comparison
-from infer.display import Totals
+from infer.totals import Totals
 from medusa_jax import MedusaLM
 
 

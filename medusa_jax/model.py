@@ -57,7 +57,10 @@ class MedusaLM:
         if isinstance(tree, str):
             tree = load_tree(tree, available)
         if tree.max_depth > available:
-            raise UserError(f"the tree needs {tree.max_depth} heads, the model has {available}")
+            raise UserError(
+                f"the tree needs {tree.max_depth} heads, the model has {available}: choose a tree "
+                f"of depth {available} or less, for example chain:{available}"
+            )
         return dataclasses.replace(self, tree=jax.device_put(tree))
 
 
@@ -92,12 +95,13 @@ def load(
     dtype = dtype or default_dtype()
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
+    wanted = None if tree is None else load_tree(tree)  # before anything is downloaded or read
     source = str(default_model.default_model_path()) if model is None else model
     base = load_model(source, jnp.dtype(dtype), mesh)
     lm = with_heads(base, _heads_path(medusa, None if model is None else base.path), dtype, mesh)
-    if tree is None and lm.heads_config is None:
+    if wanted is None and lm.heads_config is None:
         return lm
-    return lm.with_tree(tree or _default_tree(dtype, lm.heads_config))
+    return lm.with_tree(wanted or _default_tree(dtype, lm.heads_config))
 
 
 def with_heads(
