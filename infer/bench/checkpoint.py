@@ -1,6 +1,7 @@
 """Measures a real model: our decoding, without and with Medusa trees, and transformers'."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import medusa_jax
@@ -119,7 +120,8 @@ def _answers(
     total = (job.rounds + 1) * len(prompts) * len(contenders)
     with display.progress_bar() as bar:
         task = bar.add_task(f"Measuring {lm.dtype}", total=total)
-        return interleave(contenders, prompts, job.rounds, lambda: bar.advance(task))
+        advance = partial(bar.update, task, advance=1, refresh=True)
+        return interleave(contenders, prompts, job.rounds, advance)
 
 
 def _rows(

@@ -3,8 +3,11 @@ import json
 from pathlib import Path
 
 import pytest
+from absl.flags import FLAGS
 
 import medusa_jax
+from infer import generate
+from medusa_jax import GenerationConfig
 from medusa_jax.io import default_model
 from medusa_jax.io.cache import cache_dir
 
@@ -199,6 +202,19 @@ def test_compare_writes_medusa_s_rows_with_the_plain_ones_inside(results, folder
     assert rows[0]["compile_seconds"] > 0
 
 
+def test_every_option_of_decoding_is_a_flag_with_the_same_default():
+    options = {option.name: option.default for option in generate._OPTIONS}
+    assert options == dataclasses.asdict(GenerationConfig())
+
+
+def test_seeds_have_64_bits():
+    parser = FLAGS["seed"].parser
+    assert [parser.parse(text) for text in ("0", f"{2**64 - 1}")] == [0, 2**64 - 1]
+    for text in ("-1", f"{2**64}"):
+        with pytest.raises(ValueError, match="out of"):
+            parser.parse(text)
+
+
 def test_help_teaches(results):
     text = results["help"].out
     assert text.count("python -m infer.generate") == 3
@@ -206,7 +222,14 @@ def test_help_teaches(results):
         assert f"  --{name}\n" in text
     for name in ("temperature", "acceptance", "epsilon", "delta", "tree", "seed", "dtype"):
         assert f"  --{name}\n" in text
-    for name in ("batch_size", "output", "[no]compare", "[no]stream", "compilation_cache"):
+    for name in (
+        "batch_size",
+        "output",
+        "[no]overwrite",
+        "[no]compare",
+        "[no]stream",
+        "compilation_cache",
+    ):
         assert f"  --{name}\n" in text
 
 

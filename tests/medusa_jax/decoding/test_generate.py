@@ -178,6 +178,11 @@ def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
         medusa_jax.load(str(stories260k), str(heads), tree="chain:5")
 
 
+def test_a_wrong_tree_is_refused_before_the_model_is_looked_for():
+    with pytest.raises(UserError, match="unknown tree 'mc_sim'"):
+        medusa_jax.load("/no/such/model", tree="mc_sim")
+
+
 def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):
     for file in [*stories260k.iterdir(), heads / "medusa_lm_head.safetensors"]:
         (tmp_path / file.name).symlink_to(file)
