@@ -88,7 +88,7 @@ _OPTIONS = (
     flags.DEFINE_float(
         "delta",
         _DEFAULTS.delta,
-        "Typical acceptance: see --epsilon; above 0. The paper recommends its square root.",
+        "Typical acceptance: see --epsilon; above 0. The paper recommends sqrt(epsilon).",
     ),
     flags.DEFINE_boolean(
         "sampled_root",
