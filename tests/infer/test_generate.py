@@ -222,14 +222,9 @@ def test_help_teaches(results):
         assert f"  --{name}\n" in text
     for name in ("temperature", "acceptance", "epsilon", "delta", "tree", "seed", "dtype"):
         assert f"  --{name}\n" in text
-    for name in (
-        "batch_size",
-        "output",
-        "[no]overwrite",
-        "[no]compare",
-        "[no]stream",
-        "compilation_cache",
-    ):
+    for name in ("batch_size", "output", "[no]overwrite", "[no]compare", "[no]stream"):
+        assert f"  --{name}\n" in text
+    for name in ("[no]sampled_root", "compilation_cache"):
         assert f"  --{name}\n" in text
 
 
