@@ -57,14 +57,17 @@ class RowFile(Rows):
         Raises:
           UserError: writing failed, for example because the disk is full.
         """
-        super().add(rows)
-        if not self._begun:  # at once, without what an interruption may have left at the end
-            write_text(self.part, _lines([{_HEADER: self._call}, *self.rows]))
+        if self._begun:
+            self._append(_lines(rows))
+        else:  # at once, without what an interruption may have left at the end
+            write_text(self.part, _lines([{_HEADER: self._call}, *self.rows, *rows]))
             self._begun = True
-            return
+        super().add(rows)
+
+    def _append(self, text: str) -> None:
         try:
             with self.part.open("a", encoding="ascii") as file:
-                file.write(_lines(rows))
+                file.write(text)
         except OSError as error:
             raise UserError(f"cannot write {self.part} ({error.strerror}): make room") from None
 
