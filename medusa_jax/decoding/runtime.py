@@ -83,7 +83,7 @@ class Runtime:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes hold parts of the parameters, and must do the same as this one."""
+        """Whether other processes hold parts of the parameters and have to make the same calls."""
         return self.mesh is not None and self.mesh.is_multi_process
 
     def run(self, clock: Clock, function: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
