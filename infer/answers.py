@@ -46,7 +46,7 @@ class Job:
             [self.prompts[number] for number in numbers],
             batch_size=rows,
             numbers=numbers,
-            **dataclasses.asdict(self.config),
+            **vars(self.config),
         )
         return results[: len(batch)]
 
@@ -79,8 +79,7 @@ def stream_answer(lm: MedusaLM, job: Job, number: int) -> Generation:
     printer = display.StepPrinter()
     if printer.coloured and number == job.done:
         note("every change of colour is one step")
-    options = dataclasses.asdict(job.config)
-    events = stream(lm, job.prompts[number], first_row=number, **options)
+    events = stream(lm, job.prompts[number], number=number, **vars(job.config))
     with display.waiting("Running the prompt"):  # and compiling, the first time
         first = next(events)
     for event in itertools.chain([first], events):

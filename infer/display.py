@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -20,7 +19,7 @@ def describe_model(lm: MedusaLM, name: str) -> None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
         if lm.tree.max_depth == 0:
             heads = "plain decoding, the fastest here (--tree mc_sim_7b_63 uses the heads)"
-    note(f"{name}: {lm.dtype} on {jax.default_backend()}, {heads}")
+    note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
 
 
 def announce_prompt(number: int, total: int) -> None:

@@ -64,7 +64,7 @@ _CHAT = flags.DEFINE_boolean(
     "Apply the tokenizer's chat template, with the prompt as the user's message. Default: if the "
     "tokenizer has a template.",
 )
-# One flag for each field of GenerationConfig.
+# One flag for each field of GenerationConfig, but for the tree: that belongs to the model.
 _OPTIONS = (
     flags.DEFINE_integer(
         "max_new_tokens", _DEFAULTS.max_new_tokens, "Longest answer to each prompt, in tokens."
@@ -182,7 +182,7 @@ def _call(config: GenerationConfig) -> dict[str, Any]:
     others = {flag.name: flag.value for flag in (_DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
     fields = [field.name for field in dataclasses.fields(Generation)]
     around = {"platform": jax.default_backend(), "fields": fields}
-    return names | dataclasses.asdict(config) | others | around
+    return vars(config) | names | others | around
 
 
 def _load() -> MedusaLM:

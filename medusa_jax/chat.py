@@ -5,6 +5,7 @@ prompted with: the text of a prompt is a prefix of the conversation that it begi
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     Raises:
       UserError: no template for a conversation, or nothing left to start from.
     """
-    if not isinstance(prompt, str) and all(isinstance(p, int) for p in prompt):
+    if not isinstance(prompt, str) and all(_is_integer(p) for p in prompt):
         ids = [int(p) for p in prompt]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
         ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
@@ -86,6 +87,13 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     if not ids:
         raise UserError("the prompt is empty: give at least one token of text")
     return ids
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it can be a token id: an int, or a number out of a numpy or JAX array."""
+    return isinstance(value, numbers.Integral) or (
+        getattr(value, "ndim", None) == 0 and np.issubdtype(value.dtype, np.integer)
+    )
 
 
 def _messages(prompt: Any) -> list[Message]:

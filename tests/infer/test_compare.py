@@ -42,14 +42,16 @@ def test_sentences_say_what_was_measured():
         "In steps: 8 passes through the model instead of 20, 2.50x the tokens per pass; an "
     )
     words = "12.5 tokens/s with Medusa (2.50 tokens/step) and 10.0 without, a speedup of 1.25x."
-    assert time_sentence(plain, medusa).endswith(words)
+    assert time_sentence(plain, medusa, "cpu").endswith(words)
 
 
 def test_sentences_are_honest_about_a_loss():
     both = comparison([generation([1] * 20, 20, 1.0)], [generation([1] * 20, 20, 2.0)])
     plain, medusa = both.totals()
     assert steps_sentence(plain, medusa).endswith("1.00x the tokens per pass: nothing is gained.")
-    assert "a speedup of 0.50x, so plain decoding is the faster one" in time_sentence(plain, medusa)
+    sentence = time_sentence(plain, medusa, "gpu")
+    assert "this machine's GPU" in sentence
+    assert "a speedup of 0.50x, so plain decoding is the faster one" in sentence
 
 
 @pytest.mark.parametrize(
