@@ -179,10 +179,11 @@ def _streaming() -> bool:
 def _call(config: GenerationConfig) -> dict[str, Any]:
     """What the rows depend on, but for the prompts: only a rerun with the same resumes them."""
     names = {flag.name: identify(flag.value) for flag in (_MODEL, _MEDUSA, _TREE)}
+    options = {key: value for key, value in vars(config).items() if key not in names}
     others = {flag.name: flag.value for flag in (_DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
     fields = [field.name for field in dataclasses.fields(Generation)]
     around = {"platform": jax.default_backend(), "fields": fields}
-    return vars(config) | names | others | around
+    return names | options | others | around
 
 
 def _load() -> MedusaLM:
