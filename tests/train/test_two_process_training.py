@@ -12,11 +12,8 @@ from tests.train.processes import free_port, outputs_of
 from tests.train.small_runs import (
     logged,
     make,
-    quick_compilation,
     run,
     start,
-    write_data,
-    write_model,
 )
 
 STEPS = 30
@@ -30,17 +27,8 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patch, quick_compilation(folder / "compiled"):
-        patch.setenv("MEDUSA_JAX_CACHE", str(folder / "cache"))
-        write_model(folder / "model")
-        write_data(folder / "data.jsonl")
-        yield folder
-
-
-def names(folder) -> dict[str, str]:
-    return {"model": str(folder / "model"), "data": str(folder / "data.jsonl")}
+def names(model, data) -> dict[str, str]:
+    return {"model": model, "data": data}
 
 
 @pytest.fixture(scope="module")
