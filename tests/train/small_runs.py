@@ -166,6 +166,7 @@ def start(
     compiled: Path,
     devices: int,
     module: str = "train.main",
+    cwd: Path = ROOT,
     **changes: Any,
 ) -> subprocess.Popen[str]:
     """Trains in a process of its own, with so many CPU devices.
@@ -176,15 +177,20 @@ def start(
       compiled: folder of compiled programs.
       devices: how many; even unused ones change the program, which then rounds otherwise.
       module: what to run.
+      cwd: its current folder.
       **changes: of the configuration.
     """
     keys = [f"--config.{key}={value}" for key, value in (SMALL | changes).items()]
-    command = [sys.executable, "-m", module, "--config=configs/tiny.py", *keys, *flags]
+    command = [sys.executable, "-m", module, f"--config={ROOT}/configs/tiny.py", *keys, *flags]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", f"--compilation_cache={compiled}"],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ
-        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        | {
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "PYTHONPATH": str(ROOT),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
