@@ -66,7 +66,7 @@ class Bucket(ThreadingHTTPServer):
         }
 
     def listing(self, query: dict[str, str]) -> dict[str, Any]:
-        """Objects with a prefix; with a delimiter, what is behind it becomes one prefix each."""
+        """Objects with a prefix; with a delimiter, names that have it become one prefix each."""
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
         items, prefixes = [], set()
         with self.lock:
@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         return match and match[2] and unquote(match[2]), dict(parse_qsl(url.query)), body
 
     def _is_refused(self, name: str | None, query: dict[str, str]) -> bool:
-        """Answers and returns True where the request may not go on."""
+        """Answers and returns True when the request is not to be served."""
         generation = self.server.generations.get(name or "", 0)
         if self.server.refuses or self.bucket not in (None, self.server.name):
             self._error(403, f"no access to the bucket {self.bucket}")

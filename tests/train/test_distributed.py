@@ -68,7 +68,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(reports):
     assert reports[0]["value"] == reports[1]["value"] > 0
 
 
-def test_both_go_on_where_they_were(reports):
+def test_both_resume_where_they_were(reports):
     for report in reports:
         assert report["latest"] == report["step"]
         assert report["again"] == report["batches"]
