@@ -1,7 +1,9 @@
 """From trained parameters to a folder that other software, and `infer.generate`, can load."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def export(
     base_name: str,
     params: dict[str, Any],
     lora_scale: float,
+    address: str | None = None,
 ) -> None:
     """Writes heads, and the backbone where the format has it or no one else does.
 
@@ -44,44 +47,33 @@ def export(
       folder: must not exist, or be empty.
       format: see `train.export`.
       dtype: "float32", "bfloat16" or "float16", of every weight.
-      base: the model that was trained; its weights and tokenizer matter only where they are
-        written.
+      base: the model that was trained; weights and tokenizer matter only where they are written.
       base_name: its name or path.
       params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
       lora_scale: alpha / r.
+      address: where the folder will be uploaded to; the heads name their backbone by it.
 
     Raises:
       UserError: the format cannot hold these heads, something is there already, a weight is beyond
         the range of dtype, or writing failed.
     """
     folder = Path(folder).absolute()
-    heads = dict(params["heads"])
-    if "token_map" in params:
-        heads["token_map"] = params["token_map"]
+    heads = params["heads"] | {k: params[k] for k in ("token_map",) if k in params}
     config = _heads_config(heads, base.config.vocab_size)
     check_format(config, format)
     check_empty(folder)
-    backbone = params.get("backbone", base.params)
-    if params.get("lora"):
-        backbone = merge_lora(backbone, params["lora"], lora_scale)
+    backbone = _backbone(params, base, lora_scale)
     is_ours = backbone is not base.params or base_name == RANDOM_TINY
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    heads = tree_map_with_path(
-        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
-    )
-    try:
-        _make(scratch)
+    heads = _on_host(heads, dtype)
+    with _appearing(folder) as scratch:
         if format == "B":
             save_model(scratch, base, backbone, dtype=dtype, name=base_name, heads=(config, heads))
-        else:
-            if is_ours:
-                _make(scratch / BACKBONE)
-                save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
-                base_name = str(folder / BACKBONE)
-            _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
-        _publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            return
+        if is_ours:
+            _make(scratch / BACKBONE)
+            save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
+            base_name = f"{address or folder}/{BACKBONE}"
+        _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
 
 
 def export_run(
@@ -94,6 +86,7 @@ def export_run(
     mesh: jax.sharding.Mesh | None = None,
     format: ExportFormat | None = None,
     dtype: str | None = None,
+    address: str | None = None,
 ) -> None:
     """Exports the trained parameters of a run.
 
@@ -106,6 +99,7 @@ def export_run(
       mesh: to load it on; default: the default device.
       format: default: that of the settings.
       dtype: default: that of the settings.
+      address: see `export`.
 
     Raises:
       UserError: see `export`; or the run was made without a format and none is given.
@@ -128,6 +122,7 @@ def export_run(
         base_name=_base_name(settings.model),
         params=params,
         lora_scale=settings.lora_scale,
+        address=address,
     )
 
 
@@ -204,6 +199,30 @@ def _save_heads(
             vocab_size=base.config.vocab_size,
             lm_head=lm_head,
         )
+
+
+def _backbone(params: dict[str, Any], base: LoadedModel, lora_scale: float) -> dict[str, Any]:
+    """`base.params` itself where training left it as it was."""
+    backbone = params.get("backbone", base.params)
+    return merge_lora(backbone, params["lora"], lora_scale) if params.get("lora") else backbone
+
+
+def _on_host(heads: dict[str, Any], dtype: str) -> dict[str, Any]:
+    return tree_map_with_path(
+        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
+    )
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` at the end, unless the block fails."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _make(scratch)
+        yield scratch
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:
