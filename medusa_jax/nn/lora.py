@@ -1,15 +1,13 @@
 """Low-rank adapters on linear maps: W + (alpha / r) B A (Hu et al., 2021).
 
-The network knows nothing of them: `adapt` adds their products while a module is applied, so that
-the original model is the same call without it, and one set of weights serves both.
+`Llama` takes them as an argument and adds their products to those of its weights; without the
+argument the same weights are the original model.
 """
 
-import contextlib
+import dataclasses
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -17,6 +15,67 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from medusa_jax.nn.layers import Linear, project
 
 LM_HEAD = ("lm_head",)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The adapters of a network, or of one of the modules inside it.
+
+    Attributes:
+      params: nested as the parameters that they adapt, as `init_lora` makes them; modules without
+        an entry are left as they are.
+      scale: alpha / r.
+      dropout: share of the adapters' inputs that is dropped; needs `key`.
+      key: of dropout; None: nothing is dropped.
+    """
+
+    params: dict[str, Any]
+    scale: float = dataclasses.field(metadata={"static": True})
+    dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
+    key: jax.Array | None = None
+
+    def layer(self, number: int) -> "Lora | None":
+        """The adapters of one decoder layer, if it has any.
+
+        Its key depends on its number alone, which a layer has whether layers are unrolled or
+        scanned.
+        """
+        layers = self._inside(self.params.get(f"layers_{number}"), _number(("layers",)))
+        if layers is None or layers.key is None:
+            return layers
+        return dataclasses.replace(layers, key=jax.random.fold_in(layers.key, number))
+
+    def part(self, name: str) -> "Lora | None":
+        """The adapters of a module by its name, if it has any; each drops other inputs."""
+        return self._inside(self.params.get(name), _number((name,)))
+
+    def _inside(self, params: dict[str, Any] | None, number: int) -> "Lora | None":
+        if params is None:
+            return None
+        key = None if self.key is None else jax.random.fold_in(self.key, number)
+        return dataclasses.replace(self, params=params, key=key)
+
+    def __call__(self, x: jax.Array, dtype: Any) -> jax.Array:
+        """What the adapter of one linear map adds to it: [..., in] -> float32 [..., out]."""
+        x = dropped(x, self.dropout, self.key)
+        return lora_product(self.params, x, self.scale, dtype)
+
+
+def adapted(linear: Linear, x: jax.Array, lora: Lora | None) -> jax.Array:
+    """linear(x), plus the product of its adapter where `lora` has one of the module's name.
+
+    The sum is float32, and rounded to the linear map's dtype again.
+
+    Args:
+      linear: the map.
+      x: [..., in], what both see; the adapter after dropout.
+      lora: of the module that the linear map is in.
+    """
+    y, adapter = linear(x), lora and lora.part(str(linear.name))
+    if adapter is None:
+        return y
+    return (y.astype(jnp.float32) + adapter(x, linear.dtype)).astype(y.dtype)
 
 
 def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> dict[str, Any]:
@@ -72,34 +131,6 @@ def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
-
-
-@contextlib.contextmanager
-def adapt(
-    lora: dict[str, Any] | None, scale: float, dropout: float = 0.0, key: jax.Array | None = None
-) -> Iterator[None]:
-    """Adds the adapters to every `Linear` of the modules that are applied inside.
-
-    Args:
-      lora: as `init_lora` makes it; None: nothing is added.
-      scale: alpha / r.
-      dropout: share of the adapters' inputs that is dropped; needs `key`.
-      key: None: no dropout.
-    """
-    adapters = _by_path(lora or {})
-
-    def intercept(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        adapter = adapters.get(context.module.path)
-        if adapter is None or not isinstance(context.module, Linear):
-            return y
-        own_key = None if key is None else jax.random.fold_in(key, _number(context.module.path))
-        x = dropped(args[0], dropout, own_key)
-        added = lora_product(adapter, x, scale, context.module.dtype)
-        return (y.astype(jnp.float32) + added).astype(y.dtype)
-
-    with nn.intercept_methods(intercept):
-        yield
 
 
 def merge_lora(params: dict[str, Any], lora: dict[str, Any], scale: float) -> dict[str, Any]:

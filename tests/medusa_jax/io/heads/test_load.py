@@ -28,6 +28,8 @@ def named_a(config: MedusaConfig, params: dict, prefix: str = "") -> dict[str, n
         for layer in range(config.num_layers):
             for part, array in params["blocks"].items():
                 tensors[f"{prefix}{h}.{layer}.linear.{part}"] = array[h, layer]
+        if config.root_conditioned:
+            tensors[f"{prefix}{h}.root.weight"] = params["root"]["weight"][h]
         if config.own_projection:
             tensors[f"{prefix}{h}.{config.num_layers}.weight"] = params["projection"]["weight"][h]
     if config.draft_vocab:
@@ -78,6 +80,8 @@ HEADS = {
     "A, twelve heads": MedusaConfig(12, D, V, own_projection=True),
     "C": MedusaConfig(M, D, V),
     "C, two layers, no bias": MedusaConfig(M, D, V, num_layers=2, bias=False),
+    # Files list tensors by name: "10.root.weight" comes before "2.root.weight".
+    "C, twelve roots": MedusaConfig(12, D, V, root_conditioned=True),
     "C, draft": MedusaConfig(M, D, len(TOKEN_MAP), draft_vocab=True),
 }
 
