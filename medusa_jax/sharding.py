@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.nn.params import backbone_params, heads_params
+from medusa_jax.nn.params import backbone_params, by_path, heads_params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -157,11 +156,13 @@ def _axes_of(path: list[str]) -> tuple[str | None, ...] | None:
 @functools.cache
 def _known_axes() -> dict[tuple[str, str], tuple[str | None, ...]]:
     """Axes of every parameter and adapter there can be, by the names of its module and itself."""
-    backbone = LlamaConfig(*[1] * 8, qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True)
+    backbone = LlamaConfig(
+        1, 1, 1, 1, 1, 1, 1, 1, qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True
+    )
     heads = MedusaConfig(1, 1, 1, own_projection=True, root_conditioned=True)
     known: dict[tuple[str, str], tuple[str | None, ...]] = {}
     for records in (backbone_params(backbone), heads_params(heads)):
-        for (*_, module, name), record in flatten_dict(records).items():
+        for (*_, module, name), record in by_path(records).items():
             known[module, name] = record.axes
             if name == "weight":  # (..., out, in): an adapter's A is (rank, in), its B (out, rank)
                 known[module, "a"] = ("rank", record.axes[-1])

@@ -14,7 +14,7 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, take_rows
 from medusa_jax.nn.lora import Lora, adapted
-from medusa_jax.nn.params import backbone_params, layer_params
+from medusa_jax.nn.params import backbone_params, layer_params, untied
 from medusa_jax.nn.rope import apply_rope, rope_angles
 
 # Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
@@ -195,7 +195,7 @@ class Llama(nn.Module):
 
 def lm_head_weight(params: dict[str, Any]) -> jax.Array:
     """The LM head's matrix [V, D] in a backbone's parameters (the embedding when tied)."""
-    return params["lm_head" if "lm_head" in params else "embed"]["weight"]
+    return untied(params)["lm_head"]["weight"]
 
 
 def causal_mask(length: int) -> jax.Array:

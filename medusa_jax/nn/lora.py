@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medusa_jax.nn.layers import Linear, project
-
-LM_HEAD = ("lm_head",)
+from medusa_jax.nn.params import untied
 
 
 @jax.tree_util.register_dataclass
@@ -102,15 +101,13 @@ def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> 
 
 def _adapted(shapes: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, int]]:
     """Path of every adapted module and its (out, in)."""
-    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(shapes))
+    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(shapes)))
     flat = {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in leaves.items()}
-    layers = {
+    return {
         path[:-1]: shape
         for path, shape in flat.items()
-        if path[0].startswith("layers_") and len(shape) == 2
+        if path[0] != "embed" and path[-1] == "weight" and len(shape) == 2
     }
-    embed = flat[("embed", "weight")]
-    return layers | {LM_HEAD: flat.get((*LM_HEAD, "weight"), embed)}
 
 
 def _number(path: tuple[str, ...]) -> int:
@@ -144,8 +141,7 @@ def merge_lora(params: dict[str, Any], lora: dict[str, Any], scale: float) -> di
     Returns:
       The parameters; with an "lm_head" of their own even where it was tied to the embedding.
     """
-    merged: dict[tuple[str, ...], Any] = dict(flatten_dict(params))
-    merged.setdefault((*LM_HEAD, "weight"), merged[("embed", "weight")])
+    merged: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(params)))
     for path, adapter in _by_path(lora).items():
         weight = merged[(*path, "weight")]
         merged[(*path, "weight")] = merge_weight(weight, adapter, scale)

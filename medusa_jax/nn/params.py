@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 
@@ -58,12 +59,12 @@ def layer_params(config: LlamaConfig, layer: int = 0) -> dict[str, Any]:
     c, hf, gguf = config, f"model.layers.{layer}", f"blk.{layer}"
     D, F, H = c.hidden_size, c.intermediate_size, c.head_dim
     out_of, into = ("heads", "embed"), ("embed", "heads")
-    q, kv = (c.num_heads * H, D), (c.num_kv_heads * H, D)
+    q, kv, o = (c.num_heads * H, D), (c.num_kv_heads * H, D), (D, c.num_heads * H)
     attn = {
         "q": _linear(q, out_of, c.qkv_bias, f"{hf}.self_attn.q_proj", f"{gguf}.attn_q"),
         "k": _linear(kv, out_of, c.qkv_bias, f"{hf}.self_attn.k_proj", f"{gguf}.attn_k"),
         "v": _linear(kv, out_of, c.qkv_bias, f"{hf}.self_attn.v_proj", f"{gguf}.attn_v"),
-        "o": _linear(q[::-1], into, c.o_bias, f"{hf}.self_attn.o_proj", f"{gguf}.attn_output"),
+        "o": _linear(o, into, c.o_bias, f"{hf}.self_attn.o_proj", f"{gguf}.attn_output"),
     }
     if c.qk_norm:
         attn["q_norm"] = _norm(H, f"{hf}.self_attn.q_norm", f"{gguf}.attn_q_norm")
@@ -125,6 +126,20 @@ def heads_params(config: MedusaConfig) -> dict[str, Any]:
         names = {"medusa": "{head}.{layer}.weight", "vllm": "lm_heads.{head}.weight"}
         params["projection"] = {"weight": Param((M, V, D), axes, _ZEROS, names)}
     return params
+
+
+def by_path(records: Mapping[str, Any]) -> dict[tuple[str, ...], Param]:
+    """The records by the paths of their parameters, e.g. ("layers_0", "attn", "q", "weight")."""
+    flat: dict[Any, Any] = dict(flatten_dict(records))
+    return flat
+
+
+def untied(params: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's parameters (or anything nested like them) with an LM head of their own.
+
+    Where the LM head is tied, it is the embedding.
+    """
+    return {"lm_head": params["embed"]} | params
 
 
 def heads_config_of(params: Mapping[str, Any], vocab_size: int) -> MedusaConfig:

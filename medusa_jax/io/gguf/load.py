@@ -15,7 +15,7 @@ from medusa_jax.io.gguf.config import eos_ids, read_config
 from medusa_jax.io.gguf.file import GGUFFile, read_header, read_tensor
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.io.placement import place_value
-from medusa_jax.nn.params import Param, backbone_params
+from medusa_jax.nn.params import backbone_params, by_path
 from medusa_jax.sharding import param_shardings
 
 # Not parameters: the first is read into the configuration, the second is a leftover of early
@@ -46,16 +46,16 @@ def load_gguf(
     """
     header = read_header(path)
     config = read_config(header)
-    records: dict[tuple[str, ...], Param] = dict(flatten_dict(backbone_params(config)))
+    records = by_path(backbone_params(config))
     _check(header, {record.names["gguf"]: record.shape for record in records.values()})
     permuted = _permuted_heads(config, header.metadata["general.architecture"])
     shardings = _flat_shardings(config, mesh)
     params = {}
-    for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
-        value = read_tensor(header, records[path].names["gguf"], np.dtype(dtype))
-        if num_heads := permuted.get(path[1:-1]):
+    for keys in sorted(records, key=lambda keys: -math.prod(records[keys].shape)):
+        value = read_tensor(header, records[keys].names["gguf"], np.dtype(dtype))
+        if num_heads := permuted.get(keys[1:-1]):
             value = _restore_rows(value, num_heads)
-        params[path] = place_value(value, shardings.get(path))
+        params[keys] = place_value(value, shardings.get(keys))
         del value  # before the next one is made
     return config, unflatten_dict(params), eos_ids(header)
 

@@ -19,11 +19,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from flax.traverse_util import flatten_dict
-
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.nn.params import Param, heads_params
+from medusa_jax.nn.params import Param, by_path, heads_params
 
 HeadsFormat = Literal["A", "C", "vllm"]
 # Format B is no file of heads: its tensors lie among those of a model (see `model_export`).
@@ -42,7 +40,7 @@ ROOT, PROJECTION = ("root", "weight"), ("projection", "weight")
 
 def head_records(config: MedusaConfig) -> dict[ParamPath, Param]:
     """Records of the heads' parameters by path, e.g. ("blocks", "weight")."""
-    return dict(flatten_dict(heads_params(config)))
+    return by_path(heads_params(config))
 
 
 def tensor_name(record: Param, index: tuple[int, ...], config: MedusaConfig, format: str) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.placement import place
 from medusa_jax.io.tensor_files import stored_tensors
-from medusa_jax.nn.params import Param, backbone_params
+from medusa_jax.nn.params import backbone_params, by_path
 
 
 def param_shapes(config: LlamaConfig) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def abstract_params(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
 
 def hf_keys(config: LlamaConfig) -> dict[tuple[str, ...], str]:
     """Path of every backbone parameter, e.g. ("layers_0", "attn", "q", "weight"), to its HF key."""
-    return {path: record.names["hf"] for path, record in _flat_records(config).items()}
+    return {path: record.names["hf"] for path, record in by_path(backbone_params(config)).items()}
 
 
 def load_safetensors(
@@ -62,7 +62,7 @@ def load_safetensors(
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
-    records = _flat_records(config)
+    records = by_path(backbone_params(config))
     for record in records.values():
         _check(folder, stored, record.names["hf"], record.shape)
     params = {}
@@ -72,10 +72,6 @@ def load_safetensors(
         read = functools.partial(tensor.read, dtype)
         params[path] = place(read, tensor.shape, _sharding_of(path, sharding))
     return unflatten_dict({path: params[path] for path in records})
-
-
-def _flat_records(config: LlamaConfig) -> dict[tuple[str, ...], Param]:
-    return dict(flatten_dict(backbone_params(config)))
 
 
 def _check(folder: Path, stored: dict[str, Any], key: str, shape: tuple[int, ...]) -> None:

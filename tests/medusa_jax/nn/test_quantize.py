@@ -141,7 +141,7 @@ def test_codes_with_a_scale_per_row_are_never_widened():
     def loss(x, y):
         return product("XD,FD->XF", x, y, jnp.bfloat16).sum()
 
-    text = jax.jit(jax.grad(loss)).lower(x, y).as_text()
+    text = jax.jit(jax.value_and_grad(loss)).lower(x, y).as_text()
     assert "multiply" in text
     assert not [line for line in text.splitlines() if "multiply" in line and "32x64" in line]
 
