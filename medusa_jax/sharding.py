@@ -112,7 +112,7 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
     """Shardings of parameters, or of whatever repeats their paths, such as an optimizer's state.
 
     Leaves are recognised by the last module and leaf name in their path, e.g. ("q", "weight"), with
-    whatever in front or behind; those that are not, or whose rank differs from the parameter's
+    whatever comes before or after; those that are not, or whose rank differs from the parameter's
     (scalars, factored moments), are replicated.
 
     Args:
