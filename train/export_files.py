@@ -20,6 +20,7 @@ from medusa_jax.io.hub import BACKBONE
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
+from medusa_jax.nn.params import heads_config_of
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
 
@@ -59,7 +60,7 @@ def export(
     """
     folder = Path(folder).absolute()
     heads = params["heads"] | {k: params[k] for k in ("token_map",) if k in params}
-    config = _heads_config(heads, base.config.vocab_size)
+    config = heads_config_of(heads, base.config.vocab_size)
     check_format(config, format)
     check_empty(folder)
     backbone = _backbone(params, base, lora_scale)
@@ -159,21 +160,6 @@ def check_empty(folder: Path) -> None:
         return
     if folder.exists() or folder.is_symlink():
         raise UserError(f"{folder} exists: name a new folder, or remove it first")
-
-
-def _heads_config(params: dict[str, Any], vocab_size: int) -> MedusaConfig:
-    M, L, D, _ = params["blocks"]["weight"].shape
-    token_map = params.get("token_map")
-    return MedusaConfig(
-        num_heads=M,
-        num_layers=L,
-        hidden_size=D,
-        vocab_size=vocab_size if token_map is None else len(token_map),
-        bias="bias" in params["blocks"],
-        own_projection="projection" in params,
-        draft_vocab=token_map is not None,
-        root_conditioned="root" in params,
-    )
 
 
 def _save_heads(

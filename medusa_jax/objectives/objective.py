@@ -15,7 +15,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import project, take_rows
 from medusa_jax.nn.llama import Llama, lm_head_weight, packed_mask
-from medusa_jax.nn.lora import adapt, dropped, lora_product
+from medusa_jax.nn.lora import Lora, dropped, lora_product
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.losses import (
     IGNORE,
@@ -24,6 +24,7 @@ from medusa_jax.objectives.losses import (
     head_sums,
     shift_labels,
 )
+from medusa_jax.sharding import Pin
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]
@@ -46,6 +47,7 @@ class Objective:
       lora_scale: alpha / r.
       lora_dropout: share of the adapters' inputs that is dropped.
       time_block: time steps whose logits exist at once.
+      pin: where the backbone's activations lie on a mesh, see `Llama`.
     """
 
     llama: LlamaConfig
@@ -58,6 +60,7 @@ class Objective:
     lora_scale: float = 1.0
     lora_dropout: float = 0.0
     time_block: int = 128
+    pin: Pin | None = None
 
     def labels(self, params: dict[str, Any], batch: dict[str, Any]) -> jax.Array:
         """int32 [B, T, M + 1]: the base head's labels in V, the heads' in theirs (or OUTSIDE)."""
@@ -157,14 +160,15 @@ class Objective:
         self, params: dict[str, Any], batch: dict[str, Any], *, key: jax.Array | None = None
     ) -> jax.Array:
         """The backbone's hidden states of packed sequences, [B, T, D] in the compute dtype."""
-        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat)
-        with adapt(params.get("lora"), self.lora_scale, self.lora_dropout, key):
-            hidden_BTD: Any = llama.apply(
-                {"params": params["backbone"]},
-                batch["token"],
-                batch["position"],
-                packed_mask(batch["segment"]),
-            )[0]
+        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat, self.pin)
+        lora = params.get("lora")
+        hidden_BTD: Any = llama.apply(
+            {"params": params["backbone"]},
+            batch["token"],
+            batch["position"],
+            packed_mask(batch["segment"]),
+            lora=lora and Lora(lora, self.lora_scale, self.lora_dropout, key),
+        )[0]
         return hidden_BTD
 
     def _sums(

@@ -16,7 +16,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.heads.load import find_heads, load_heads
 from medusa_jax.io.model import load_model
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.nn.lora import adapt
+from medusa_jax.nn.lora import Lora
 from tests.train.exports import (
     DRAFT,
     OWN,
@@ -122,8 +122,9 @@ def check_merged(found, base, lora):
 @functools.partial(jax.jit, static_argnums=0)
 def hidden(config, params, lora=None):
     token_BT = jnp.arange(24, dtype=jnp.int32)[None]
-    with adapt(lora, SCALE):
-        return Llama(config).apply({"params": params}, token_BT, token_BT, causal_mask(24))[0]
+    lora = lora and Lora(lora, SCALE)
+    llama, mask = Llama(config), causal_mask(24)
+    return llama.apply({"params": params}, token_BT, token_BT, mask, lora=lora)[0]
 
 
 def test_whole_model_with_adapters(base, tmp_path):
