@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medusa_jax.objectives.losses import count_labels
+from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import Tree
 

@@ -17,7 +17,7 @@ from medusa_jax.nn.layers import project, take_rows
 from medusa_jax.nn.llama import Llama, lm_head_weight, packed_mask
 from medusa_jax.nn.lora import adapt, dropped, lora_product
 from medusa_jax.objectives.blockwise import loss_over_time
-from medusa_jax.objectives.losses import (
+from medusa_jax.objectives.labels import (
     IGNORE,
     OUTSIDE,
     divergence_sum,

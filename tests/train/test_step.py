@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.objectives.losses import IGNORE
+from medusa_jax.objectives.labels import IGNORE
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.nn.test_product import products

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
-from medusa_jax.objectives.losses import shift_labels
+from medusa_jax.objectives.labels import shift_labels
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from medusa_jax import MedusaLM
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.objectives.losses import IGNORE, shift_labels
+from medusa_jax.objectives.labels import IGNORE, shift_labels
 from train.data.chat import Example
 
 _WIDTH_STEP = 64

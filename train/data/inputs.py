@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
-from medusa_jax.objectives.losses import IGNORE
+from medusa_jax.objectives.labels import IGNORE
 from train.data import hidden_states
 from train.data.chat import Example
 from train.data.hidden_states import HiddenStates

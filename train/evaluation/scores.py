@@ -18,7 +18,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
-from medusa_jax.objectives.losses import IGNORE, TOP, followed_nodes, shift_labels
+from medusa_jax.objectives.labels import IGNORE, TOP, followed_nodes, shift_labels
 from medusa_jax.tree.build import Tree
 from train.data.chat import Example
 

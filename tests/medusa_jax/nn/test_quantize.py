@@ -13,7 +13,7 @@ from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.quantize import quantize_backbone, widened
-from medusa_jax.objectives.losses import count_labels
+from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.tiny import CONFIG as SMALL
 

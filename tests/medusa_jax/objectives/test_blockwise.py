@@ -10,7 +10,7 @@ import pytest
 
 from medusa_jax.nn.layers import project
 from medusa_jax.objectives.blockwise import loss_over_time
-from medusa_jax.objectives.losses import head_sums
+from medusa_jax.objectives.labels import head_sums
 
 
 def tanh_loss(params, part):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from medusa_jax.objectives.losses import (
+from medusa_jax.objectives.labels import (
     IGNORE,
     OUTSIDE,
     TOP,

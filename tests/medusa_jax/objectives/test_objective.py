@@ -10,7 +10,7 @@ import pytest
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.lora import init_lora
-from medusa_jax.objectives.losses import IGNORE, OUTSIDE, count_labels
+from medusa_jax.objectives.labels import IGNORE, OUTSIDE, count_labels
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.packed import (

@@ -10,7 +10,7 @@ import pytest
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import runtime as engine
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.objectives.losses import followed_nodes
+from medusa_jax.objectives.labels import followed_nodes
 from medusa_jax.tree.build import build_tree, load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from train.data.chat import Example
