@@ -34,7 +34,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
-from medusa_jax.objectives.labels import TOP
+from medusa_jax.objectives.accuracy import TOP
 from medusa_jax.tree.build import Tree, build_tree, load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
         metrics["tokens_per_step"] = scores.num_tokens / scores.steps
     write_text(target, _json(metrics))
     if best_tree is not None:
-        paths = search_tree(scores.accuracy_MK(), tree.R - 1)
+        paths = search_tree(scores.rank_accuracy(), tree.R - 1)
         write_text(best_tree, json.dumps(paths) + "\n")
     _print(metrics, len(examples))
 

@@ -147,7 +147,7 @@ def _measure_heads(lm: MedusaLM, answers: Sequence[Example]) -> dict[str, Any]:
         return {"tokens_per_step": 1.0}
     tree = load_tree(_TREE.value, lm.heads_config.num_heads)
     scores = score(lm, tree, answers, lambda count: None)
-    top1 = (scores.hits_KM[0] / np.maximum(scores.labels_M, 1)).tolist()
+    top1 = (scores.hits[0] / np.maximum(scores.labels_M, 1)).tolist()
     return {"tokens_per_step": scores.num_tokens / scores.steps, "head_top1": top1}
 
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
-from medusa_jax.objectives.labels import shift_labels
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
@@ -57,11 +56,8 @@ def cached_batch(
     """The positions of a packed batch as `train.data.hidden_states` keeps them."""
     params = {"backbone": backbone}
     hidden_BTD = jax.jit(lambda *args: objective.hidden(*args).astype(jnp.float16))(params, batch)
-    labels = shift_labels(
-        batch["token"], batch["is_label"], batch["segment"], objective.heads.num_heads
-    )
     return {
         "hidden": np.asarray(hidden_BTD)[:, :, None],
         "next": np.roll(batch["token"], -1, axis=1),
-        "labels": np.asarray(labels)[:, :, 1:],
+        "labels": np.asarray(objective.labels({}, batch)),
     }

@@ -143,7 +143,8 @@ def test_draft_logits_are_rows_of_the_adapted_lm_head():
     np.testing.assert_allclose(out["head_loss"], sums["head_loss"] / inside, rtol=1e-6)
     # A token that the heads cannot propose is a miss.
     np.testing.assert_allclose(out["head_top5"], sums["hits"][4] / num_labels, rtol=1e-6)
-    np.testing.assert_allclose(out["accepted"], 1 + sums["accepted"] / num_labels[0], rtol=1e-6)
+    num_roots = (np.asarray(BASE.labels({}, BATCH))[..., 0] != IGNORE).sum()
+    np.testing.assert_allclose(out["accepted"], 1 + sums["accepted"] / num_roots, rtol=1e-6)
 
 
 def test_cached_hidden_states_give_the_loss_of_the_sequences():
@@ -154,7 +155,7 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     cached = {
         "hidden": np.stack([np.roll(hidden, -k, axis=1) for k in range(M + 1)], axis=2),
         "next": np.roll(BATCH["token"], -1, axis=1),
-        "labels": np.asarray(objective.labels(params, BATCH))[..., 1:],
+        "labels": np.asarray(objective.labels(params, BATCH)),
     }
 
     def shuffled(x):  # positions are all that counts now, as in a file of them
@@ -164,7 +165,8 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     loss, sums, _ = jitted(objective, params, jax.tree.map(shuffled, cached))
     np.testing.assert_allclose(loss, streamed[0], rtol=2e-3)
     np.testing.assert_allclose(sums["head_loss"], streamed[1]["head_loss"], rtol=2e-3)
-    np.testing.assert_array_equal(sums["labels"], streamed[1]["labels"])
+    for name in ("labels", "accepted"):
+        np.testing.assert_array_equal(sums[name], streamed[1][name])
 
 
 def test_medusa2_adds_the_weighted_medusa1_loss_to_the_models_own():
@@ -276,5 +278,5 @@ def test_adapters_count_that_bfloat16_weights_could_not_hold():
 def test_accepted_counts_the_root():
     sums = {"head_loss": jnp.ones(2), "hits": jnp.ones((5, 2)), "labels": jnp.asarray([4.0, 2.0])}
     out = metrics(sums | {"accepted": jnp.float32(6.0)}, jnp.asarray([5.0, 3.0, 2.0]))
-    assert out["accepted"] == 1 + 6 / 4
+    assert out["accepted"] == 1 + 6 / 5  # roots are labels of the base head
     assert out.keys() == {"accepted", "head_loss", *(f"head_top{k}" for k in range(1, 6))}

@@ -10,11 +10,11 @@ import pytest
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import runtime as engine
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.objectives.labels import followed_nodes
+from medusa_jax.objectives.accuracy import MISS
 from medusa_jax.tree.build import build_tree, load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from train.data.chat import Example
-from train.evaluation.scores import MISS, count_steps, score
+from train.evaluation.scores import score
 
 V, D = 24, 16
 DRAFT = np.asarray([0, 2, 3, 5, 7, 11, 13, 17, 19, 23])
@@ -188,17 +188,3 @@ def test_the_walk_takes_as_many_steps_as_decoding():
     assert state.stopped_B.any()
     assert not state.stopped_B.all()
     assert state.num_steps_B.sum() < state.num_new_B.sum()
-
-
-def test_every_reply_starts_a_step_of_its_own():
-    is_root = np.asarray([[0, 1, 1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0]], bool)
-    followed = np.asarray([[9, 1, 9, 0, 9, 0, 9, 0], [9] * 8])
-    assert count_steps(is_root, followed) == 4
-
-
-def test_followed_nodes_by_hand():
-    rank_NM = jnp.asarray(
-        [[0, 0, 0], [0, 2, 0], [2, 1, 0], [2, 1, 1], [3, 0, 0], [4, 0, 0], [MISS, 0, 0]], jnp.int32
-    )
-    assert followed_nodes(TREE, rank_NM).tolist() == [3, 2, 3, 2, 1, 0, 0]
-    assert followed_nodes(build_tree([]), rank_NM).tolist() == [0] * 7
