@@ -7,10 +7,10 @@ Example:
 --output gets the environment and one row for the model itself and for every run:
   lm_loss           mean cross-entropy over the replies of held-out conversations of --data
   perplexity        exp(mean cross-entropy) over the answers of the first problems
-  tokens_per_step   of greedy decoding of the --questions with the run's heads and --tree
-  reply_tokens      mean length of those replies, bounded by --max_new_tokens
+  tokens_per_step   when the --questions are answered greedily with the run's heads and --tree
+  reply_tokens      mean length of those answers, bounded by --max_new_tokens
 The model answers the questions without a tree; an exact walk over its answers then counts the steps
-that decoding them takes.
+that decoding them with the tree takes.
 """
 
 import dataclasses
@@ -46,10 +46,10 @@ from train.settings import Settings
 
 _RUNS = flags.DEFINE_list("runs", None, "Working folders of runs that have been exported.")
 _DATA = flags.DEFINE_string(
-    "data", "sharegpt", "Conversations, of which those that every run holds out are measured."
+    "data", "sharegpt", "Conversations; those that every run holds out are measured."
 )
 _COUNT = flags.DEFINE_integer(
-    "count", 100, "Held-out conversations, and problems, at most.", lower_bound=1
+    "count", 100, "At most so many held-out conversations, and problems.", lower_bound=1
 )
 _PROBLEMS = flags.DEFINE_string(
     "problems", None, 'JSON lines with "question" and "answer" (GSM8K); default: none.'
@@ -60,8 +60,12 @@ _QUESTIONS = flags.DEFINE_string(
 _MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 512, "Longer conversations are cut to this many tokens.", lower_bound=2
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Of every answer.", lower_bound=1)
-_TREE = flags.DEFINE_string("tree", "mc_sim_7b_63", "See infer.generate.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 128, "Longest answer in tokens.", lower_bound=1
+)
+_TREE = flags.DEFINE_string(
+    "tree", "mc_sim_7b_63", "Tree to count steps with; as in infer.generate."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the rows.")
 
 _TITLES = {
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> None:
     share = min(of_run.held_out for of_run in settings)
     if not share:
         raise UserError("a run has config.held_out=0: no conversation is new to all of them")
-    load_tree(_TREE.value)  # an unknown one is refused now rather than behind the first model
+    load_tree(_TREE.value)  # an unknown one is refused now rather than after the first model
     questions = [row["turns"][0] for row in _rows(_QUESTIONS.value, {"turns": list})]
     problems = []
     if _PROBLEMS.value:
@@ -132,7 +136,7 @@ def _files(run: Path, base: str | None) -> tuple[str | None, str]:
 def _measure_model(
     lm: MedusaLM, share: float, questions: Sequence[str], problems: Sequence[dict[str, str]]
 ) -> tuple[dict[str, Any], list[Example]]:
-    """What does not depend on heads, and the model's answers."""
+    """The figures that do not depend on heads, and the model's answers."""
     plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
     row: dict[str, Any] = {"lm_loss": _loss(plain, _conversations(lm, share))}
     if problems:
@@ -157,7 +161,7 @@ def _loss(lm: MedusaLM, examples: Sequence[Example]) -> float:
 
 
 def _conversations(lm: MedusaLM, share: float) -> list[Example]:
-    """Conversations that no run has learned from, as long as they go by the same ids."""
+    """Conversations that no run has learned from, provided that their ids are the same."""
     splits = load_data(
         _DATA.value,
         lm.tokenizer,
