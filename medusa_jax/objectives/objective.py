@@ -126,11 +126,8 @@ class Objective:
         self, arrays: dict[str, Any], x: dict[str, jax.Array], labels_BTJ: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """What a block of time steps adds to the loss and to the sums: the equations in a row."""
-        count_J, base_labels_BT, labels_BTM = (
-            arrays["count_J"],
-            labels_BTJ[..., 0],
-            labels_BTJ[..., 1:],
-        )
+        base_labels_BT, labels_BTM = labels_BTJ[..., 0], labels_BTJ[..., 1:]
+        count_J = arrays["count_J"]
         options: Any = {"dtype": self.dtype, "lora_scale": self.lora_scale}
 
         heads_BTMV = head_logits(
