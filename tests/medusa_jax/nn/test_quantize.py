@@ -15,7 +15,7 @@ from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.product import product
 from medusa_jax.nn.quantize import is_quantized, quantize_backbone, widened
-from medusa_jax.objectives.losses import count_labels
+from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.tiny import CONFIG as SMALL
 
