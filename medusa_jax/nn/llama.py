@@ -183,14 +183,11 @@ class Llama(nn.Module):
 
     def logits(self, hidden: jax.Array, lora: Lora | None = None) -> jax.Array:
         """LM head, with its adapter where `lora` has one: [..., D] -> float32 [..., V]."""
+        lm_head = self.embed if self.config.tie_embeddings else self.lm_head
         adapter = lora and lora.part("lm_head")
         with jax.named_scope("lm_head"):
-            y = project(hidden, self.lm_head_weight(), self.dtype)
+            y = project(hidden, lm_head()["weight"], self.dtype)
             return y if adapter is None else y + adapter(hidden, self.dtype)
-
-    def lm_head_weight(self) -> jax.Array:
-        """The LM head's matrix [V, D] (the embedding when tied)."""
-        return (self.embed if self.config.tie_embeddings else self.lm_head)()["weight"]
 
 
 def lm_head_weight(params: dict[str, Any]) -> jax.Array:
