@@ -31,6 +31,7 @@ def export(
     base_name: str,
     params: dict[str, Any],
     lora_scale: float,
+    address: str | None = None,
 ) -> None:
     """Writes heads, and the backbone where the format has it or no one else does.
 
@@ -49,6 +50,7 @@ def export(
       base_name: its name or path.
       params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
       lora_scale: alpha / r.
+      address: where the folder will be uploaded to; the heads name their backbone by it.
 
     Raises:
       UserError: the format cannot hold these heads, something is there already, a weight is beyond
@@ -77,7 +79,7 @@ def export(
             if is_ours:
                 _make(scratch / BACKBONE)
                 save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
-                base_name = str(folder / BACKBONE)
+                base_name = f"{address or folder}/{BACKBONE}"
             _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
         _publish(scratch, folder)
     finally:
@@ -94,6 +96,7 @@ def export_run(
     mesh: jax.sharding.Mesh | None = None,
     format: ExportFormat | None = None,
     dtype: str | None = None,
+    address: str | None = None,
 ) -> None:
     """Exports the trained parameters of a run.
 
@@ -106,6 +109,7 @@ def export_run(
       mesh: to load it on; default: the default device.
       format: default: that of the settings.
       dtype: default: that of the settings.
+      address: see `export`.
 
     Raises:
       UserError: see `export`; or the run was made without a format and none is given.
@@ -128,6 +132,7 @@ def export_run(
         base_name=_base_name(settings.model),
         params=params,
         lora_scale=settings.lora_scale,
+        address=address,
     )
 
 
