@@ -42,8 +42,8 @@ from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from train import distributed
 from train.data import sharegpt
-from train.distill import dialogues, replies, reply_file
-from train.distill.human_turns import Conversation, read_conversations
+from train.distill import dialogues, files, replies
+from train.distill.conversations import Conversation, read_conversations
 
 flags.adopt_module_key_flags(distributed)
 _MODEL = flags.DEFINE_string(
@@ -111,15 +111,15 @@ def main(argv: list[str]) -> None:
     )
     settings = dialogues.Settings(generation, _LONGEST.value, _BATCH.value)
     index, count = _share()
-    path = check_output(reply_file.shard_path(str(_OUTPUT.value), index, count))
+    path = check_output(files.shard_path(str(_OUTPUT.value), index, count))
     conversations, record = _read_prompts()
-    done = reply_file.read_done(path, record)
+    done = files.read_done(path, record)
     setup_compilation_cache()
     lm = medusa_jax.load(_MODEL.value, _MEDUSA.value)
     dialogues.check_context(lm, settings)
     share = dialogues.select(lm, conversations, settings, _LIMIT.value)[index::count]
     pending = [conversation for conversation in share if conversation.name not in done]
-    with reply_file.append_rows(path, record) as add:
+    with files.append_rows(path, record) as add:
         summary = _answer(lm, pending, settings, add, len(share))
     print(f"{path}: {len(share)} conversations, of which {summary}")
 

@@ -15,9 +15,9 @@ import grain
 import numpy as np
 
 from medusa_jax.errors import UserError
-from train.data.conversations import Source, open_source
 from train.data.packing import Batch, pack
 from train.data.sharegpt import describe_skipped
+from train.data.sources import Source, open_source
 from train.data.tokens import Tokens, tokenize_source
 
 # What to do about a malformed row, and about a conversation that is longer than a sequence.

@@ -20,8 +20,8 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from train.data import chat
 from train.data.builder import progress_bar, publish
-from train.data.conversations import Conversation, Source
 from train.data.sharegpt import SKIP_HINT, base_ids
+from train.data.sources import Conversation, Source
 
 _FORMAT = 3
 _AT_ONCE = 256

@@ -9,7 +9,7 @@ from medusa_jax.chat import Message
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import batch_shape
 from medusa_jax.errors import UserError
-from train.distill.human_turns import Conversation
+from train.distill.conversations import Conversation
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import jax
 
 from medusa_jax import Generation, MedusaLM, generate
 from medusa_jax.chat import Message
+from train.distill.conversations import Conversation
 from train.distill.dialogues import Dialogue, Settings, following, open_dialogue
-from train.distill.human_turns import Conversation
 
 # Sampling leaves out tokens that are less likely than this: in practice none.
 _WHOLE_DISTRIBUTION = 1e-30

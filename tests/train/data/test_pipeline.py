@@ -9,7 +9,7 @@ import pytest
 from medusa_jax import UserError
 from tests.train.data.samples import character_tokenizer, row
 from train.data import pipeline, tokens
-from train.data.conversations import Conversation
+from train.data.sources import Conversation
 
 T = 64
 

@@ -13,8 +13,8 @@ from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.errors import UserError
 from medusa_jax.nn.llama import Llama, causal_mask
 from train.distill import replies
+from train.distill.conversations import Conversation, read_conversations
 from train.distill.dialogues import Settings, check_context, select
-from train.distill.human_turns import Conversation, read_conversations
 from train.distill.replies import answer
 
 
