@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
         temperature=_TEMPERATURE.value,
         seed=_SEED.value,
     )
-    settings = dialogues.Settings(generation, _LONGEST.value, _BATCH.value)
+    settings = dialogues.ReplySettings(generation, _LONGEST.value, _BATCH.value)
     index, count = _share()
     path = check_output(files.shard_path(str(_OUTPUT.value), index, count))
     conversations, record = _read_prompts()
@@ -172,7 +172,7 @@ def _read_prompts() -> tuple[list[Conversation], dict[str, Any]]:
 def _answer(
     lm: MedusaLM,
     pending: list[Conversation],
-    settings: dialogues.Settings,
+    settings: dialogues.ReplySettings,
     add: Any,
     total: int,
 ) -> str:

@@ -21,7 +21,7 @@ from medusa_jax.nn.quantize import quantize_backbone
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
 from train.flops import Work
-from train.optimizer import heads_schedule, make_optimizer
+from train.optimizer import heads_warmup, make_optimizer
 from train.settings import Settings
 from train.step import State, Step
 
@@ -62,7 +62,7 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
     step = Step(
         _objective(settings, lm, heads),
         _optimizer(settings),
-        heads_schedule(
+        heads_warmup(
             settings.heads_schedule,
             settings.heads_coef,
             round(settings.heads_ramp * settings.steps),

@@ -24,7 +24,7 @@ _TEXTS = ("text", "content", "document")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Document:
     """One document.
 
     Attributes:
@@ -44,7 +44,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Source:
-    """Conversations with random access.
+    """Documents with random access.
 
     Attributes:
       name: as the user gave it.
@@ -67,20 +67,20 @@ class Source:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, numbers: Sequence[int]) -> list[Conversation]:
-        """Some conversations at once, by number."""
+    def read(self, numbers: Sequence[int]) -> list[Document]:
+        """Some documents at once, by number."""
         examples = self.records.__getitems__(list(numbers))
-        return [self._conversation(i, x) for i, x in zip(numbers, examples, strict=True)]
+        return [self._document(i, x) for i, x in zip(numbers, examples, strict=True)]
 
-    def _conversation(self, number: int, example: dict[str, Any]) -> Conversation:
+    def _document(self, number: int, example: dict[str, Any]) -> Document:
         where = _str(example.get("where", f"{self.name}, example {number}"))
         name = _str(example.get("id", f"row {number}"))
         if len(self.features) == 1:
-            return Conversation(where, name, None, _str(example[self.features[0]]))
+            return Document(where, name, None, _str(example[self.features[0]]))
         turns, speaker, content = self.features
         pairs = zip(example[turns][speaker], example[turns][content], strict=True)
         messages = [{"role": sharegpt.chat_role(_str(s)), "content": _str(c)} for s, c in pairs]
-        return Conversation(where, name, messages, truncated=bool(example.get("truncated", False)))
+        return Document(where, name, messages, truncated=bool(example.get("truncated", False)))
 
 
 def _str(value: Any) -> str:

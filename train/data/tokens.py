@@ -21,7 +21,7 @@ from medusa_jax.io.cache import cache_dir
 from train.data import chat
 from train.data.builder import progress_bar, publish
 from train.data.sharegpt import SKIP_HINT, base_ids
-from train.data.sources import Conversation, Source
+from train.data.sources import Document, Source
 
 _FORMAT = 3
 _AT_ONCE = 256
@@ -145,7 +145,7 @@ def _read(folder: Path, source: Source) -> Tokens:
 
 def _examples(
     source: Source, tokenizer: Any, progress: bool, refused: list[str]
-) -> Iterator[tuple[Conversation, chat.Example]]:
+) -> Iterator[tuple[Document, chat.Example]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with progress_bar(progress, *columns, TimeRemainingColumn()) as bar:
         task = bar.add_task("Tokenizing", total=len(source))
@@ -167,7 +167,7 @@ def _examples(
             bar.advance(task, len(numbers))
 
 
-def _mark(tokenizer: Any, conversation: Conversation) -> chat.MarkedText:
+def _mark(tokenizer: Any, conversation: Document) -> chat.MarkedText:
     if conversation.messages is not None:
         return chat.mark(tokenizer, conversation.messages, conversation.truncated)
     # The marks that this tokenizer puts around text, if any.

@@ -13,7 +13,7 @@ from train.distill.conversations import Conversation
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReplySettings:
     """How to answer.
 
     Attributes:
@@ -52,7 +52,7 @@ class Dialogue:
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-def check_context(lm: MedusaLM, settings: Settings) -> None:
+def check_context(lm: MedusaLM, settings: ReplySettings) -> None:
     """Finds out whether this model can be asked at all.
 
     Raises:
@@ -68,7 +68,7 @@ def check_context(lm: MedusaLM, settings: Settings) -> None:
 
 
 def select(
-    lm: MedusaLM, conversations: Iterable[Conversation], settings: Settings, limit: int | None
+    lm: MedusaLM, conversations: Iterable[Conversation], settings: ReplySettings, limit: int | None
 ) -> list[Conversation]:
     """The first `limit` conversations (None: all) whose first prompt is short enough.
 
@@ -90,7 +90,7 @@ def select(
     return chosen
 
 
-def _longest_prompt(lm: MedusaLM, settings: Settings) -> int:
+def _longest_prompt(lm: MedusaLM, settings: ReplySettings) -> int:
     """Leaves room for a whole reply, so that all replies have the same bound."""
     room = lm.config.max_position - settings.generation.max_new_tokens
     return min(room, settings.max_prompt_tokens)
@@ -98,7 +98,7 @@ def _longest_prompt(lm: MedusaLM, settings: Settings) -> int:
 
 def _wait(
     lm: MedusaLM,
-    settings: Settings,
+    settings: ReplySettings,
     conversation: Conversation,
     turn: int,
     before: tuple[Message, ...],
@@ -113,7 +113,7 @@ def _wait(
     return Dialogue(conversation, turn, messages, ids, shape)
 
 
-def open_dialogue(lm: MedusaLM, settings: Settings, conversation: Conversation) -> Dialogue:
+def open_dialogue(lm: MedusaLM, settings: ReplySettings, conversation: Conversation) -> Dialogue:
     """A conversation at its first human turn.
 
     Raises:
@@ -125,7 +125,7 @@ def open_dialogue(lm: MedusaLM, settings: Settings, conversation: Conversation) 
 
 
 def following(
-    lm: MedusaLM, settings: Settings, dialogue: Dialogue, messages: tuple[Message, ...]
+    lm: MedusaLM, settings: ReplySettings, dialogue: Dialogue, messages: tuple[Message, ...]
 ) -> Dialogue | None:
     """The dialogue at its next human turn; None when it ends here."""
     turn = dialogue.turn + 1

@@ -14,7 +14,7 @@ import jax
 from medusa_jax import Generation, MedusaLM, generate
 from medusa_jax.chat import Message
 from train.distill.conversations import Conversation
-from train.distill.dialogues import Dialogue, Settings, following, open_dialogue
+from train.distill.dialogues import Dialogue, ReplySettings, following, open_dialogue
 
 # Sampling leaves out tokens that are less likely than this: in practice none.
 _WHOLE_DISTRIBUTION = 1e-30
@@ -36,7 +36,7 @@ class Round:
 
 
 def answer(
-    lm: MedusaLM, conversations: Iterable[Conversation], settings: Settings
+    lm: MedusaLM, conversations: Iterable[Conversation], settings: ReplySettings
 ) -> Iterator[Round]:
     """Replays conversations with the model's own replies.
 
@@ -70,7 +70,7 @@ def answer(
 
 
 def _next_batch(
-    lm: MedusaLM, settings: Settings, waiting: list[Dialogue], fresh: Iterator[Conversation]
+    lm: MedusaLM, settings: ReplySettings, waiting: list[Dialogue], fresh: Iterator[Conversation]
 ) -> list[Dialogue]:
     """Removes the next batch from `waiting`, which new conversations fill up until one is full.
 
@@ -94,16 +94,16 @@ def _next_batch(
     return batch
 
 
-def _full_size(settings: Settings, shape: tuple[int, int]) -> int:
+def _full_size(settings: ReplySettings, shape: tuple[int, int]) -> int:
     return max(1, min(settings.batch_size, settings.batch_size * _FULL_SIZE_CAPACITY // shape[1]))
 
 
-def _full_shape(settings: Settings, waiting: list[Dialogue]) -> tuple[int, int] | None:
+def _full_shape(settings: ReplySettings, waiting: list[Dialogue]) -> tuple[int, int] | None:
     counts = Counter(dialogue.shape for dialogue in waiting)
     return next((s for s, count in counts.items() if count >= _full_size(settings, s)), None)
 
 
-def _reply(lm: MedusaLM, settings: Settings, batch: list[Dialogue]) -> list[Generation]:
+def _reply(lm: MedusaLM, settings: ReplySettings, batch: list[Dialogue]) -> list[Generation]:
     rows = _full_size(settings, batch[0].shape)
     if jax.default_backend() == "cpu":
         while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
