@@ -5,7 +5,7 @@ The defaults are the MEDUSA-1 of the paper (section 2.2.1, appendix B). A recipe
 `train.settings` checks them all. Not to be run itself: it names no data.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 
@@ -36,7 +36,8 @@ def get_config() -> ConfigDict:
     c.draft_vocab = 0  # Most frequent tokens that the heads can propose (ours); 0: all.
 
     # How long and how much at a time.
-    c.steps = 1000
+    c.steps = FieldReference(1000, field_type=int)  # Either steps or epochs; the other is None.
+    c.epochs = placeholder(float)  # Passes over the training data, as they are packed.
     c.batch_size = 64  # Sequences per step, of all devices and accumulated parts together.
     c.seq_len = 2048  # Positions per sequence; conversations are packed, longer ones are cut.
     c.accumulate = 1  # Parts of a batch, one in memory at a time; divides batch_size.

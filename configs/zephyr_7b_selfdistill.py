@@ -33,8 +33,7 @@ def get_config() -> ConfigDict:
     c.heads_ramp = 1.0
     c.num_heads = 5
     c.num_layers = 1
-    # 2 epochs of one conversation to a row: 2 * 100_000 / 128. Packed rows hold more of them.
-    c.steps = 1562
+    c.steps, c.epochs = None, 2.0
     c.batch_size = 128
     c.seq_len = 2048
     c.accumulate = 4

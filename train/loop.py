@@ -61,7 +61,7 @@ class Loop:
         self._update = compiled_update(experiment, mesh)
         self._evaluate = compiled_evaluate(experiment, mesh)
         self._schedule = learning_rate_schedule(
-            settings.learning_rate, settings.warmup_steps, settings.steps
+            settings.learning_rate, settings.warmup_steps, settings.num_steps
         )
         self._flops = self._tokens * flops_per_token(
             experiment.step.objective.llama, experiment.heads, settings.seq_len, experiment.work
@@ -82,7 +82,7 @@ class Loop:
         self._writer.truncate(first + 1)
         window = _Window()
         with Interrupt() as interrupt, self._progress(first) as advance:
-            for step in range(first + 1, self._settings.steps + 1):
+            for step in range(first + 1, self._settings.num_steps + 1):
                 position = self._data.train.get_state()
                 batch = self._next_batch(window)
                 with self._profile(step):
@@ -102,7 +102,7 @@ class Loop:
                     window = _Window(worst=window.worst)  # compiling does not count
                 advance(step, row)
                 stop = interrupt.reached(step)
-                last = stop or step == self._settings.steps
+                last = stop or step == self._settings.num_steps
                 force = last or self._checkpoints.is_best(loss)
                 self._save(step, state, loss=loss, force=force)
                 if last:
@@ -110,7 +110,7 @@ class Loop:
         self._stop_trace()
         self._checkpoints.wait()
         self._writer.close()
-        return state["params"] if step == self._settings.steps else None
+        return state["params"] if step == self._settings.num_steps else None
 
     def _start(self) -> tuple[Any, int]:
         """The state to go on from, and the last step that it has seen."""
@@ -192,7 +192,7 @@ class Loop:
         return loss, {f"held_out/{name}": value for name, value in report.items()}
 
     def _is_due(self, every: int, step: int) -> bool:
-        return step % every == 0 or step == self._settings.steps
+        return step % every == 0 or step == self._settings.num_steps
 
     @contextlib.contextmanager
     def _profile(self, step: int) -> Iterator[None]:
@@ -214,7 +214,7 @@ class Loop:
     def _progress(self, first: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not is_first_process()) as progress:
-            task = progress.add_task("", total=self._settings.steps, completed=first)
+            task = progress.add_task("", total=self._settings.num_steps, completed=first)
 
             def advance(step: int, row: dict[str, Any]) -> None:
                 progress.update(task, completed=step)

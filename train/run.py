@@ -14,6 +14,7 @@ from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
 from train.checkpoints import Checkpoints
 from train.data import inputs
+from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
 from train.distributed import check_shared, is_first_process
 from train.export_files import export_run
@@ -76,7 +77,9 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     )
     check_same({"content of data": splits.fingerprint})
     token_map = _token_map(settings, lm, splits)
-    experiment = build(settings, lm, mesh, token_map)
+    per_epoch = steps_per_epoch(settings, splits.train)
+    sized = with_steps(settings, per_epoch)
+    experiment = build(sized, lm, mesh, token_map)
     if settings.export_format != "none":
         check_format(experiment.heads, settings.export_format)
     with Checkpoints(
@@ -93,10 +96,10 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
             data = inputs.cached(settings, splits, lm, folder.local)
         else:
             data = inputs.packed(settings, splits, mesh)
-        _say(_epochs(settings, data))
+        _say(describe_length(sized, per_epoch))
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         tree = load_tree(settings.tree, settings.num_heads)
-        params = Loop(settings, experiment, data, tree, mesh, checkpoints, folder).run()
+        params = Loop(sized, experiment, data, tree, mesh, checkpoints, folder).run()
     folder.upload()
     if params is None:
         _say(f"stopped and saved in {folder}: rerun the same command to resume")
@@ -129,16 +132,6 @@ def _check_context(settings: Settings, lm: MedusaLM) -> None:
             f"config.seq_len={settings.seq_len} is longer than the model's context: set "
             f"config.seq_len={lm.config.max_position} or less"
         )
-
-
-def _epochs(settings: Settings, data: inputs.Data) -> str:
-    """How often the data will be seen; padding, of which packing leaves little, counts too."""
-    seen = settings.steps * settings.batch_size * settings.seq_len
-    kind = "positions" if settings.hidden_states == "cached" else "tokens"
-    return (
-        f"{settings.steps:,} steps of {seen // settings.steps:,} {kind}: "
-        f"{seen / data.size:.2g} times the {data.size:,} there are to learn from"
-    )
 
 
 def _params_dtype(settings: Settings) -> str:

@@ -65,7 +65,7 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
         heads_warmup(
             settings.heads_schedule,
             settings.heads_coef,
-            round(settings.heads_ramp * settings.steps),
+            round(settings.heads_ramp * settings.num_steps),
         ),
         settings.accumulate,
         settings.seed,
@@ -169,7 +169,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig) -> Objecti
 
 def _optimizer(settings: Settings):
     return make_optimizer(
-        steps=settings.steps,
+        steps=settings.num_steps,
         learning_rate=settings.learning_rate,
         head_lr_multiplier=settings.head_lr_multiplier,
         warmup_steps=settings.warmup_steps,

@@ -28,12 +28,10 @@ class Data:
 
     Attributes:
       train: batches without end, whose position can be saved.
-      size: tokens, or positions of hidden states, that there are to train on.
       held_out: batches to evaluate on, each of the size of a training batch.
     """
 
     train: grain.DatasetIterator
-    size: int
     held_out: list[dict[str, Any]]
 
 
@@ -51,7 +49,7 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
         batches = held_out_batches(splits.held_out, **shape)
         held_out = [batch for batch, _ in zip(batches, range(_MAX_HELD_OUT_BATCHES), strict=False)]
     batches = train_batches(splits.train, seed=settings.seed, **shape)
-    return Data(batches, splits.train.num_tokens, held_out)
+    return Data(batches, held_out)
 
 
 def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> Data:
@@ -74,11 +72,7 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> D
             f"{settings.data} has no reply of two tokens or more: there is nothing to learn"
         )
     following = settings.num_heads if settings.soft_labels else 0
-    return Data(
-        _train_batches(settings, train, following),
-        len(train.used_P),
-        _whole(settings, held_out, following),
-    )
+    return Data(_train_batches(settings, train, following), _whole(settings, held_out, following))
 
 
 def _compute(

@@ -1,5 +1,6 @@
 """Documents packed into rows of one length, with segment ids and positions per document."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import grain
@@ -35,6 +36,23 @@ def pack(
         seed=shuffle_seed or 0,
     )
     return packed.map(_rename)
+
+
+def count_rows(lengths: Iterable[int], seq_len: int) -> int:
+    """How many rows `pack` makes of documents of these lengths, worked out without making them.
+
+    For example, with rows of 8 and bins for two of them: 5, 6 and 3 tokens make the first two rows
+    (5 + 3 and 6); a document of 4 fits neither, so both are handed out and it begins a third.
+    """
+    rows, free_R = 0, np.full(_BINS, seq_len)
+    for length in lengths:
+        fits_R = free_R >= length
+        row = int(fits_R.argmax())
+        if not fits_R[row]:
+            rows, row = rows + _BINS, 0
+            free_R[:] = seq_len
+        free_R[row] -= length
+    return rows + int((free_R < seq_len).sum())
 
 
 def _rename(row: dict[str, Any]) -> Batch:

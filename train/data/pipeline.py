@@ -42,9 +42,9 @@ class Documents:
         return len(self.number_C)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of all of them."""
-        return int(np.minimum(self.tokens.length_C[self.number_C], self.max_length).sum())
+    def length_C(self) -> np.ndarray:
+        """int64, tokens of each, cut."""
+        return np.minimum(self.tokens.length_C[self.number_C], self.max_length)
 
     def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
         """{"token": int32 [t], "is_label": bool [t]}, copied out of the file."""
