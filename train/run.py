@@ -13,6 +13,7 @@ from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import load_tree
 from train.checkpoints import Checkpoints
+from train.console import closing_lines
 from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
@@ -100,10 +101,14 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         tree = load_tree(settings.tree, settings.num_heads)
         params = Loop(sized, experiment, data, tree, mesh, checkpoints, folder).run()
+        closing = _closing(checkpoints, settings.tree)
     folder.upload()
     if params is None:
         _say(f"stopped and saved in {folder}: rerun the same command to resume")
-    elif settings.export_format != "none":
+        return
+    for line in closing:
+        _say(line)
+    if settings.export_format != "none":
         _export(settings, params, token_map, mesh, folder)
 
 
@@ -149,6 +154,14 @@ def _token_map(settings: Settings, lm: MedusaLM, splits: Splits) -> np.ndarray |
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+
+
+def _closing(checkpoints: Checkpoints, tree: str) -> list[str]:
+    last, best = checkpoints.latest, checkpoints.best
+    if last is None:
+        return []
+    metrics = {step: checkpoints.metrics(step) for step in (last, best) if step is not None}
+    return closing_lines(last, best, metrics, tree)
 
 
 def _export(
