@@ -73,18 +73,16 @@ def closing_lines(
         f"with the tree {tree} after step {last}; plain decoding gives 1.00"
     ]
     if metrics[last]["score"] < 0:
+        rise = metrics[last]["base_loss"] - metrics[last]["reference"]
         lines.append(
-            f"quality lost: the base head's held-out loss has risen by {_rise(metrics[last]):.3f} "
-            f"nats per token since the start, more than {TOLERANCE:g}"
+            f"quality lost: the base head's held-out loss has risen by {rise:.3f} nats per token "
+            f"since the start, more than {TOLERANCE:g}"
         )
     if best is not None and best != last:
+        keeps = metrics[best]["score"] >= 0
+        why = f"fastest within {TOLERANCE:g} nats" if keeps else "none is within, this one closest"
         lines.append(
             f"best checkpoint: step {best}, {metrics[best]['tokens_per_step']:.2f} tokens per step "
-            f"(the fastest with the base head's loss within {TOLERANCE:g} nats of the start); "
-            f"`python -m train.export --step {best}` exports it"
+            f"({why}); `python -m train.export --step {best}` exports it"
         )
     return lines
-
-
-def _rise(metrics: Mapping[str, float]) -> float:
-    return TOLERANCE - metrics["score"]
