@@ -18,7 +18,7 @@ _LOSS = {
 }
 _SHOWN = (
     ("LM loss", "lm_loss", ".3f"),
-    ("KL to the original", "kl", ".4f"),
+    ("KL to the original", "kl", "z.4f"),
     ("head losses", "head_loss", ".2f"),
     ("top-1", "head_top1", ".2f"),
     ("tokens/step", "accepted", ".2f"),
