@@ -3,7 +3,7 @@
   python -m train.main --config=configs/vicuna_7b_medusa1.py --workdir=runs/vicuna_7b_medusa1 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
-Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded.
 Hours: paper: about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here.
 Expected: paper: MT-bench quality 6.23 (base model 6.17) at 2.18 times the speed (table 2, figure
 3). The authors' first release (Vicuna v1.3, learning rate 1e-3, heads summed without weights, 537

@@ -12,7 +12,7 @@ from train.settings_checks import check_settings
 
 @dataclasses.dataclass(frozen=True)
 class MeshSettings:
-    """Devices per axis of the mesh; -1: all that the other axes leave."""
+    """Devices per axis of the mesh; -1: all that the other axes leave over."""
 
     data: int
     fsdp: int
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the run: those of `epochs` are known after `train.data.epochs.with_steps`."""
+        """Steps of the run; for a run of epochs, known once `train.data.epochs.with_steps` is done."""
         if self.steps is None:
             raise ValueError("the steps of an epoch depend on the data: call with_steps before")
         return self.steps
