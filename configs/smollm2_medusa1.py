@@ -18,8 +18,8 @@ Data: greedy replies, at most 128 tokens, to the first turns of 3569 conversatio
 16 583 of the sample's 17 545 rows, so the command above draws others); 403k training positions
 (3488 conversations), 81 conversations held out; 448 more for the tree.
 Hardware: 2 CPU cores, at times shared with other work: about 250 tokens/s for the replies, 27
-minutes for the hidden states, 19 minutes of training for "hard" (2400 steps, 3 epochs) and 10
-minutes for "soft" (1000 steps).
+minutes for the hidden states, and for training 19 minutes ("hard", 2400 steps, 3 epochs) and
+10 minutes ("soft", 1000 steps).
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .50 .30 .21 .17, top-5 .72
 .50 .39 .33 ("hard" alone the same within .01).
 Tokens per step on MT-bench, hard against soft labels and root-conditioned heads against others:

@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the run; for a run of epochs, known once `train.data.epochs.with_steps` is done."""
+        """Steps of the run; a run of epochs has them after `train.data.epochs.with_steps`."""
         if self.steps is None:
             raise ValueError("the steps of an epoch depend on the data: call with_steps before")
         return self.steps
