@@ -1,4 +1,4 @@
-"""From settings to everything that a training loop needs: networks, parameters, objective."""
+"""From settings to all that a training loop needs: networks, parameters, objective, optimizer."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class Experiment:
       heads: the Medusa heads.
       state: parameters that are trained, optimizer state and step, in their shards.
       frozen: the other parameters, in theirs.
-      work: what a step costs at least (recomputation is no merit), for `train.flops`.
+      work: what a step has to compute, for `train.flops` (recomputing layers does not count).
     """
 
     step: Step

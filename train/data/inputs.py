@@ -1,4 +1,4 @@
-"""What a run reads: packed sequences, or hidden states that the backbone has written before."""
+"""What a run reads: packed sequences, or hidden states that the backbone has computed before."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,9 @@ from train.data.pipeline import Documents, Splits, held_out_batches, train_batch
 from train.distributed import batch_part
 from train.settings import Settings
 
-_MAX_HELD_OUT_BATCHES = 64  # an evaluation must not take longer than the training between two
+_MAX_HELD_OUT_BATCHES = (
+    64  # an evaluation must not take longer than the training between two of them
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Data:
     """What a run learns from; every process has its part.
 
     Attributes:
-      train: batches without end, whose position can be saved.
-      held_out: batches to evaluate on, each of the size of a training batch.
+      train: an endless iterator over batches, whose position can be saved.
+      held_out: batches to evaluate on, each as large as a training batch.
     """
 
     train: grain.DatasetIterator
@@ -53,7 +55,7 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
 
 
 def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> Data:
-    """Hidden states that do not change between epochs, written into the working folder.
+    """Hidden states, which a frozen backbone computes once, into the working folder.
 
     A batch has batch_size * seq_len positions, drawn one by one from all conversations.
 
@@ -98,7 +100,7 @@ def _train_batches(
 
 
 def _whole(settings: Settings, states: HiddenStates | None, following: int) -> list[dict[str, Any]]:
-    """Positions in their order; the last batch is filled up with some that have no labels."""
+    """Positions in order; the last batch is filled up with positions that have no labels."""
     if states is None:
         return []
     size = settings.batch_size * settings.seq_len

@@ -26,12 +26,12 @@ _UNFINISHED = re.compile(rf"{_STRING}(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?|{_NUMBER_TA
 
 @dataclass(frozen=True)
 class JsonRow:
-    """One row, or what stands in its place.
+    """One row, or the reason why there is none.
 
     Attributes:
       line: where it begins, from 1.
-      value: what the row holds; None when it is no JSON.
-      problem: why it is no JSON; "" for a good row.
+      value: what the row holds; None if it is not JSON.
+      problem: why it is not JSON; "" for a good row.
       is_cut: the array ends inside this row, as in an interrupted download.
     """
 
@@ -42,10 +42,10 @@ class JsonRow:
 
 
 def read_json_rows(path: Path) -> Iterator[JsonRow]:
-    """Rows of a file whose first character tells an array from JSON lines.
+    """Rows of a file; its first character tells an array from JSON lines.
 
-    Memory is bounded by the longest row. An array that is broken in its middle ends there, with
-    a row that says so.
+    Memory is bounded by the longest row. An array that is broken in the middle ends there, with a
+    row that says so.
 
     Raises:
       UserError: the file cannot be read or unpacked.

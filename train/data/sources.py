@@ -52,7 +52,7 @@ class Source:
       skipped: bad rows that were left out.
       first_skipped: what was wrong with the first one.
       features: names of the features to read, ("text",) or (turns, speaker, content).
-      data_errors: "stop" or "skip", for problems that show later.
+      data_errors: "stop" or "skip", for problems that show up later.
       records: tensorflow-datasets' data source.
     """
 
@@ -93,9 +93,9 @@ def open_source(data: str, data_errors: str = "stop", progress: bool = True) -> 
     Args:
       data: a ShareGPT-format file; "sharegpt": the sample that is downloaded with pip; or a
         tensorflow-datasets name ("lm1b", "my_chats:1.0.0") that has a train split with a text or
-        conversation feature, in an environment where tensorflow-datasets finds or can make it.
-      data_errors: "stop" at bad rows of a file, or "skip" and count them. The sample is known to
-        have some, so they are always skipped there.
+        conversation feature, where tensorflow-datasets finds or can make it.
+      data_errors: "stop" at malformed rows of a file, or "skip" and count them. The sample is
+        known to have some, so there they are always skipped.
       progress: show progress on stderr.
 
     Raises:
@@ -131,7 +131,7 @@ def _open_tfds(name: str, data_errors: str) -> Source:
             records: Any = tfds.data_source(name, split="train")
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
-            f"{name!r} is no file, nor a name that tensorflow-datasets knows: name a file of "
+            f"{name!r} is neither a file nor a name that tensorflow-datasets knows: name a file of "
             f"conversations, {SHAREGPT!r} or a dataset"
         ) from error
     except Exception as error:  # every dataset has its own ways to fail

@@ -36,7 +36,7 @@ class Dialogue:
       turn: number of the human turn to answer, from 0.
       messages: up to that turn, with the model's own replies.
       ids: tokens of the prompt.
-      shape: of the batches that its reply is decoded in, see `batch_shape`.
+      shape: of the batches in which its reply can be decoded, see `batch_shape`.
     """
 
     conversation: Conversation
@@ -47,13 +47,13 @@ class Dialogue:
 
     @property
     def number(self) -> int:
-        """Chooses the reply's random key, by name and turn alone."""
+        """Selects the reply's random key; depends on name and turn alone."""
         name = f"{self.turn}:{self.conversation.name}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def check_context(lm: MedusaLM, settings: ReplySettings) -> None:
-    """Finds out whether this model can be asked at all.
+    """Checks that this model can be asked at all.
 
     Raises:
       UserError: no chat template, or no room for a prompt.
@@ -103,7 +103,7 @@ def _wait(
     turn: int,
     before: tuple[Message, ...],
 ) -> Dialogue:
-    """The dialogue at a human turn; UserError when its prompt is refused or too long."""
+    """The dialogue at a human turn; UserError if its prompt is refused or too long."""
     messages = (*before, {"role": "user", "content": conversation.questions[turn]})
     ids = encode_prompt(lm, messages)
     longest = _longest_prompt(lm, settings)
