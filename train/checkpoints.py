@@ -124,6 +124,9 @@ class Checkpoints:
 
         Returns:
           Whether it saves.
+
+        Raises:
+          UserError: the bucket cannot be written any more.
         """
         if not self.is_due(step, force=force):
             return False
@@ -133,7 +136,8 @@ class Checkpoints:
         metrics = dict(notes or {}) | ({} if score is None else {_SCORE: float(score)})
         self._highest = max(self._highest, _score_of(metrics))
         args = ocp.args.Composite(**items)
-        return self._manager.save(step, args=args, metrics=metrics, force=True)
+        with reaching(self._workdir):  # raises what went wrong with the save before, too
+            return self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(
         self, state: Any, data: grain.DatasetIterator | None = None, *, step: int | None = None
@@ -162,7 +166,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the step that is being saved is complete on disk."""
-        self._manager.wait_until_finished()
+        with reaching(self._workdir):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""

@@ -95,7 +95,7 @@ def from_each(value: np.ndarray) -> np.ndarray:
 def check_shared(workdir: AnyPath) -> None:
     """Refuses a folder that cannot be written or that some process does not see.
 
-    The first process writes a file for the others to look for; nothing stays behind. A local
+    The first process writes a file for the others to look for, and removes it again. A local
     folder of a single process is not touched. Every process calls it, and all refuse.
 
     Args:
@@ -109,12 +109,15 @@ def check_shared(workdir: AnyPath) -> None:
     # Another name for every start: what a file system remembers of older ones does not matter.
     token = int(from_each(np.asarray(secrets.randbits(31), np.int32))[0])
     file = workdir / f".shared-{token:08x}"
+    is_new = isinstance(workdir, Path) and not workdir.exists()
     problem = _write_token(file) if is_first_process() else ""
     if from_each(np.asarray(bool(problem)))[0]:
         raise UserError(problem or f"process 0 cannot write to {workdir}: see there")
     is_seen = from_each(np.asarray(file.exists()))
     if is_first_process():
         file.unlink()
+        if is_new:
+            workdir.rmdir()
     if not is_seen.all():
         raise UserError(
             f"process {int(is_seen.argmin())} does not see what process 0 writes to {workdir}: "

@@ -1,7 +1,9 @@
 """From trained parameters to a folder that other software, and `infer.generate`, can load."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,7 @@ def export(
       folder: must not exist, or be empty.
       format: see `train.export`.
       dtype: "float32", "bfloat16" or "float16", of every weight.
-      base: the model that was trained; its weights and tokenizer matter only where they are
-        written.
+      base: the model that was trained; weights and tokenizer matter only where they are written.
       base_name: its name or path.
       params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
       lora_scale: alpha / r.
@@ -57,33 +58,22 @@ def export(
         the range of dtype, or writing failed.
     """
     folder = Path(folder).absolute()
-    heads = dict(params["heads"])
-    if "token_map" in params:
-        heads["token_map"] = params["token_map"]
+    heads = params["heads"] | {k: params[k] for k in ("token_map",) if k in params}
     config = _heads_config(heads, base.config.vocab_size)
     check_format(config, format)
     check_empty(folder)
-    backbone = params.get("backbone", base.params)
-    if params.get("lora"):
-        backbone = merge_lora(backbone, params["lora"], lora_scale)
+    backbone = _backbone(params, base, lora_scale)
     is_ours = backbone is not base.params or base_name == RANDOM_TINY
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    heads = tree_map_with_path(
-        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
-    )
-    try:
-        _make(scratch)
+    heads = _on_host(heads, dtype)
+    with _appearing(folder) as scratch:
         if format == "B":
             save_model(scratch, base, backbone, dtype=dtype, name=base_name, heads=(config, heads))
-        else:
-            if is_ours:
-                _make(scratch / BACKBONE)
-                save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
-                base_name = f"{address or folder}/{BACKBONE}"
-            _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
-        _publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            return
+        if is_ours:
+            _make(scratch / BACKBONE)
+            save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
+            base_name = f"{address or folder}/{BACKBONE}"
+        _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
 
 
 def export_run(
@@ -209,6 +199,30 @@ def _save_heads(
             vocab_size=base.config.vocab_size,
             lm_head=lm_head,
         )
+
+
+def _backbone(params: dict[str, Any], base: LoadedModel, lora_scale: float) -> dict[str, Any]:
+    """`base.params` itself where training left it as it was."""
+    backbone = params.get("backbone", base.params)
+    return merge_lora(backbone, params["lora"], lora_scale) if params.get("lora") else backbone
+
+
+def _on_host(heads: dict[str, Any], dtype: str) -> dict[str, Any]:
+    return tree_map_with_path(
+        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
+    )
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` at the end, unless the block fails."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _make(scratch)
+        yield scratch
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:

@@ -121,5 +121,5 @@ def _valid(value: Any) -> Any:
 def _is_before(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] < step
-    except (ValueError, KeyError, TypeError):  # what a kill left behind
+    except (ValueError, KeyError, TypeError):  # a line that a kill cut short
         return False

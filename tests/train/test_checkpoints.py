@@ -221,7 +221,7 @@ def test_what_may_change(tmp_path):
 
 
 def test_folder_of_a_run_without_a_checkpoint(tmp_path):
-    """It ended before there was anything to go on from: other settings are welcome."""
+    """It ended before there was anything to resume from: other settings are welcome."""
     make(tmp_path).close()
     with make(tmp_path, fingerprint={"x": 1}) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(())})

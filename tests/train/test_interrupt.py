@@ -9,6 +9,14 @@ import pytest
 from train.interrupt import Interrupt
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """Python's own handler, even where pytest runs in the background and SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_sigterm_is_noted():
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt() as interrupt:
