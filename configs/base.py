@@ -12,6 +12,13 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ConfigDict:
     """Returns the defaults."""
     c = ConfigDict()
+    _what_is_learned(c)
+    _how(c)
+    _what_is_written(c)
+    return c
+
+
+def _what_is_learned(c: ConfigDict) -> None:
     # Model and data.
     c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
     c.medusa = placeholder(str)  # Heads to start from (folder, file, hub id); default: fresh ones.
@@ -39,6 +46,8 @@ def get_config() -> ConfigDict:
     )
     c.draft_vocab = 0  # Heads propose only this many most frequent tokens (ours); 0: all tokens.
 
+
+def _how(c: ConfigDict) -> None:
     # How long and how much at a time.
     c.steps = FieldReference(1000, field_type=int)  # Set either steps or epochs; the other is None.
     c.epochs = placeholder(float)  # Passes over the packed training data.
@@ -64,6 +73,8 @@ def get_config() -> ConfigDict:
     c.remat = False  # Recompute layers in the backward pass instead of keeping their activations.
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # Devices per axis; -1: the rest.
 
+
+def _what_is_written(c: ConfigDict) -> None:
     # Logs, checkpoints and the result.
     c.log_every = 20  # Steps; so are the next two.
     c.eval_every = 200
@@ -73,4 +84,3 @@ def get_config() -> ConfigDict:
     c.tree = "mc_sim_7b_63"  # Tree for which expected tokens per step are reported.
     c.export_format = "A"  # Written at the end: "A", "B", "C", "vllm" or "none".
     c.export_dtype = "float16"  # Type of the exported weights.
-    return c
