@@ -23,8 +23,8 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
     c.medusa = placeholder(str)  # Heads to start from (folder, file, hub id); default: fresh ones.
     c.data = placeholder(str)  # ShareGPT-format file, or the name of a tensorflow-datasets dataset.
-    # "cut" shortens conversations longer than seq_len, "stop" ends the run at one; "skip" also
-    # leaves out malformed rows, at which the other two stop.
+    # "cut" shortens conversations longer than seq_len and "stop" ends the run at one; both end it
+    # at a malformed row. "skip" cuts, and leaves malformed rows out.
     c.data_errors = "cut"
     c.held_out = 0.02  # Share of the conversations kept for evaluation.
 
@@ -41,9 +41,7 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.num_heads = 5  # M; the published trees use 4.
     c.num_layers = 1  # Residual blocks per head.
     c.own_projection = True  # Each head has a vocabulary projection; else all share the LM head.
-    c.root_conditioned = (
-        False  # Heads also see the token that the base head has just chosen (ours).
-    )
+    c.root_conditioned = False  # Heads also see the token that the base head just chose (ours).
     c.draft_vocab = 0  # Heads propose only this many most frequent tokens (ours); 0: all tokens.
 
 
