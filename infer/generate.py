@@ -32,7 +32,7 @@ from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 
 _DEFAULTS = GenerationConfig()
 _SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32

@@ -1,8 +1,10 @@
 """Prompts to token ids and token ids to text."""
 
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from tokenizers.decoders import DecodeStream
 
 from medusa_jax.errors import UserError
@@ -25,7 +27,7 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     Raises:
       UserError: no template for a conversation, or nothing left to start from.
     """
-    if not isinstance(prompt, str) and all(isinstance(p, int) for p in prompt):
+    if not isinstance(prompt, str) and all(_is_integer(p) for p in prompt):
         ids = [int(p) for p in prompt]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
         ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
@@ -34,6 +36,13 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     if not ids:
         raise UserError("the prompt is empty: give at least one token of text")
     return ids
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it can be a token id: an int, or a number out of a numpy or JAX array."""
+    return isinstance(value, numbers.Integral) or (
+        getattr(value, "ndim", None) == 0 and np.issubdtype(value.dtype, np.integer)
+    )
 
 
 def _encode_chat(tokenizer: Any, prompt: Any) -> list[int]:

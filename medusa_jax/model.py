@@ -1,6 +1,7 @@
-"""A loaded model with its heads and tree: everything that generation needs, in one value."""
+"""A loaded model with its heads: everything that generation needs, in one value."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from medusa_jax.errors import UserError
 from medusa_jax.io import default_model
 from medusa_jax.io.heads import load as head_files
 from medusa_jax.io.model import LoadedModel, load_model
-from medusa_jax.tree.build import Tree, build_tree, load_tree
+from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.presets import load_fitting_tree, load_tree
 
 SHIPPED_HEADS = Path(__file__).parent / "data" / "heads" / "smollm2-135m-instruct"
 # Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
@@ -23,7 +25,7 @@ _DEFAULT_TREE_ELSEWHERE = "mc_sim_7b_63"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MedusaLM:
-    """A backbone with Medusa heads, ready to decode.
+    """A backbone with Medusa heads: data, and nothing that depends on how it is decoded.
 
     Attributes:
       config: architecture of the backbone.
@@ -33,8 +35,7 @@ class MedusaLM:
       tokenizer: transformers tokenizer.
       eos_ids: token ids that end a reply.
       dtype: compute and parameter dtype, "float32" or "bfloat16".
-      tree: what each step proposes.
-      executables: compiled functions, kept so that a second call does not compile again.
+      tree: what each step proposes unless a call says otherwise.
     """
 
     config: LlamaConfig
@@ -45,25 +46,62 @@ class MedusaLM:
     eos_ids: tuple[int, ...]
     dtype: str
     tree: Tree
-    executables: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def platform(self) -> str:
+        """Kind of device that holds the parameters: "cpu", "gpu" or "tpu"."""
+        return platform_of(self.params)
 
     def with_tree(self, tree: str | Tree) -> "MedusaLM":
-        """The same model with another tree (see `medusa_jax.tree.build.load_tree`).
+        """The same model with another default tree (see `medusa_jax.tree.presets.load_tree`).
 
         Raises:
-          UserError: the tree needs more heads than there are.
+          UserError: the tree needs more of the heads than they have.
+        """
+        return dataclasses.replace(self, tree=self.resolve_tree(tree))
+
+    def resolve_tree(self, tree: str | Tree | None) -> Tree:
+        """A tree that the heads can fill; None: the model's own.
+
+        Raises:
+          UserError: the tree needs more of the heads than they have.
         """
         available = self.heads_config.num_heads if self.heads_config else 0
         if isinstance(tree, str):
             tree = load_tree(tree, available)
-        if tree.max_depth > available:
-            raise UserError(f"the tree needs {tree.max_depth} heads, the model has {available}")
-        return dataclasses.replace(self, tree=jax.device_put(tree))
+        elif tree is None:
+            tree = self.tree
+        check_tree(tree, self.heads_config)
+        return tree
 
 
-def default_dtype() -> str:
+def platform_of(params: Any) -> str:
+    """Kind of device that holds an array of `params`; for host arrays, the default device's."""
+    leaf = jax.tree.leaves(params)[0]
+    devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else jax.devices()
+    return next(iter(devices)).platform
+
+
+def check_tree(tree: Tree, heads: MedusaConfig | None) -> None:
+    """Refuses a tree that these heads cannot fill.
+
+    Raises:
+      UserError: it has more levels than there are heads, or more ranks than they have tokens.
+    """
+    available = heads.num_heads if heads else 0
+    if tree.max_depth > available:
+        raise UserError(f"the tree needs {tree.max_depth} heads, the model has {available}")
+    if heads and tree.max_depth and tree.top_k > heads.vocab_size:
+        raise UserError(
+            f"the tree has a node of rank {tree.top_k - 1}, the heads propose only "
+            f"{heads.vocab_size} tokens: choose a tree with ranks below {heads.vocab_size}"
+        )
+
+
+def default_dtype(mesh: jax.sharding.Mesh | None = None) -> str:
     """float32 on a CPU, which computes nothing faster in bfloat16; bfloat16 elsewhere."""
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    return "float32" if device.platform == "cpu" else "bfloat16"
 
 
 def load(
@@ -76,12 +114,14 @@ def load(
 ) -> MedusaLM:
     """Loads a model and its Medusa heads.
 
+    A model without heads decodes plainly; a warning says so unless `medusa` is "none".
+
     Args:
       model: Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
         heads found beside the model, or the shipped ones for the default model.
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
-      tree: preset, file or "chain:K" (see `medusa_jax.tree.build.load_tree`); default: what was
+      tree: preset, file or "chain:K" (see `medusa_jax.tree.presets.load_tree`); default: what was
         measured to be fastest on this kind of device; on a CPU in float32 that is "chain:0".
       mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
         all on the default device.
@@ -89,15 +129,20 @@ def load(
     Raises:
       UserError: anything missing, unreadable or that does not fit together.
     """
-    dtype = dtype or default_dtype()
+    dtype = dtype or default_dtype(mesh)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
     source = str(default_model.default_model_path()) if model is None else model
     base = load_model(source, jnp.dtype(dtype), mesh)
-    lm = with_heads(base, _heads_path(medusa, None if model is None else base.path), dtype, mesh)
-    if tree is None and lm.heads_config is None:
-        return lm
-    return lm.with_tree(tree or _default_tree(dtype, lm.heads_config))
+    heads = _heads_path(medusa, None if model is None else base.path)
+    if heads is None and medusa is None:
+        warnings.warn(
+            f"no Medusa heads beside {base.path}: decoding plainly, one token per step "
+            "(name heads with medusa=, or pass medusa='none' to leave this out)",
+            stacklevel=2,
+        )
+    lm = with_heads(base, heads, dtype, mesh)
+    return lm.with_tree(_default_tree(lm) if tree is None else tree)
 
 
 def with_heads(
@@ -136,7 +181,7 @@ def with_heads(
         tokenizer=base.tokenizer,
         eos_ids=base.eos_ids,
         dtype=dtype,
-        tree=jax.device_put(build_tree([])),
+        tree=build_tree([]),
     )
 
 
@@ -148,17 +193,13 @@ def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
         return head_files.resolve_heads(medusa)
     if model_path is None:
         return SHIPPED_HEADS
-    found = head_files.find_heads(model_path if model_path.is_dir() else model_path.parent)
-    if found is None:
-        raise UserError(
-            f"no Medusa heads beside {model_path}: name them with --medusa, or pass --medusa none "
-            "to decode without"
-        )
-    return found
+    return head_files.find_heads(model_path if model_path.is_dir() else model_path.parent)
 
 
-def _default_tree(dtype: str, heads: MedusaConfig | None) -> str:
-    tree = _DEFAULT_TREES.get((jax.default_backend(), dtype), _DEFAULT_TREE_ELSEWHERE)
-    needed = load_tree(tree).max_depth
-    available = heads.num_heads if heads else 0
-    return tree if needed <= available else f"chain:{available}"
+def _default_tree(lm: MedusaLM) -> str | Tree:
+    """The measured default, or as much of it as the heads can fill."""
+    tree = _DEFAULT_TREES.get((lm.platform, lm.dtype), _DEFAULT_TREE_ELSEWHERE)
+    heads = lm.heads_config
+    if heads is None:
+        return build_tree([])
+    return load_fitting_tree(tree, heads.num_heads, heads.vocab_size)

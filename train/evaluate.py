@@ -35,7 +35,8 @@ from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.objectives.losses import TOP
-from medusa_jax.tree.build import Tree, build_tree, load_tree
+from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.presets import load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
 from train.data.chat import Example, tokenize

@@ -34,7 +34,8 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.hub import BACKBONE
-from medusa_jax.tree.build import build_tree, load_tree
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree
 from train.data.builder import progress_bar
 from train.data.chat import Example, tokenize
 from train.data.json_rows import read_json_rows

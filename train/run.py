@@ -11,7 +11,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 from train.checkpoints import Checkpoints
 from train.data import inputs
 from train.data.pipeline import Splits, load_data

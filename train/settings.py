@@ -10,7 +10,7 @@ from medusa_jax.cli_config import unknown
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 
 
 @dataclasses.dataclass(frozen=True)

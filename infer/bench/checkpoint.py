@@ -18,7 +18,7 @@ from medusa_jax import MedusaLM, UserError
 from medusa_jax.chat import Prompt
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io import default_model, hub
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 
 DEFAULT_TREES = "chain:1,mc_sim_7b_63:2,:4,:6,:8,:16,:64"
 

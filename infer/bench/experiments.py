@@ -71,7 +71,8 @@ def compare_layers(lm: MedusaLM, nodes: int, rounds: int) -> dict[str, Any]:
     c, dtype = lm.config, jnp.dtype(lm.dtype)
     token_BR = jnp.zeros((1, nodes), jnp.int32)
     slots = SLOTS[0]
-    cache = kv_cache.empty_cache(c, 1, slots, dtype)
+    kept = kv_cache.storage_dtype(lm.dtype, lm.platform)
+    cache = kv_cache.empty_cache(c, 1, slots, jnp.dtype(kept))
     cache = dataclasses.replace(cache, length_B=jnp.full((1,), slots, jnp.int32))
     layers = [lm.params[f"layers_{i}"] for i in range(c.num_layers)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *zip(layers, cache.layers, strict=True))

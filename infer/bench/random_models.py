@@ -1,17 +1,19 @@
 """Models with random weights, and trees to decode them with."""
 
-import heapq
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.model import MedusaLM
 from medusa_jax.model_shapes import SHAPES, random_like
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.tree.build import Tree, build_tree, load_tree
+from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.presets import load_tree
+from medusa_jax.tree.search import search_tree
 
 NUM_HEADS = 5
 _PRESET = "mc_sim_7b_63"
@@ -42,7 +44,7 @@ def random_lm(shape: str, dtype: str, own_projection: bool) -> MedusaLM:
         tokenizer=None,
         eos_ids=(),
         dtype=dtype,
-        tree=jax.device_put(build_tree([])),
+        tree=build_tree([]),
     )
 
 
@@ -50,8 +52,8 @@ def shape_trees(specs: Sequence[str] | None) -> dict[str, Tree]:
     """Trees by name.
 
     Args:
-      specs: see `medusa_jax.tree.build.load_tree`; None: sizes 8 to 64 of a published tree and, as
-        published trees end there, a grown one of 128.
+      specs: see `load_tree`; None: sizes 8 to 64 of a published tree and, as published trees end
+        there, a grown one of 128.
 
     Raises:
       UserError: an unknown tree, or one that needs more than five heads.
@@ -63,17 +65,10 @@ def shape_trees(specs: Sequence[str] | None) -> dict[str, Tree]:
 
 
 def grow_tree(nodes: int) -> Tree:
-    """The most likely nodes when head k's r-th guess (k, r from 0) is right with 0.6 * 0.8^k / 2^r.
+    """The best tree when head k's r-th guess (both from 0) is right with 0.6 * 0.8^k / 2^r.
 
-    Greedy growth as in the paper, section 2.3.3, with made-up accuracies for `NUM_HEADS` heads.
+    Made-up accuracies, of about the kind that trained heads have.
     """
-    paths: list[tuple[int, ...]] = []
-    best: list[tuple[float, tuple[int, ...]]] = [(-0.6, (0,))]
-    for _ in range(nodes - 1):
-        minus_p, path = heapq.heappop(best)
-        paths.append(path)
-        # The next guess of the same head, and the first one of the next head.
-        heapq.heappush(best, (minus_p / 2, (*path[:-1], path[-1] + 1)))
-        if len(path) < NUM_HEADS:
-            heapq.heappush(best, (minus_p * 0.6 * 0.8 ** len(path), (*path, 0)))
-    return build_tree(paths)
+    rank_1K = np.arange(nodes)[None]
+    accuracy_MK = 0.6 * 0.8 ** np.arange(NUM_HEADS)[:, None] / 2.0**rank_1K
+    return build_tree(search_tree(accuracy_MK, nodes - 1))

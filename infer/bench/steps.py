@@ -13,8 +13,8 @@ from infer.bench.experiments import run_experiments
 from infer.bench.random_models import random_lm, shape_trees
 from infer.bench.timing import copy_bandwidth
 from medusa_jax import MedusaLM
-from medusa_jax.decoding import cache as kv_cache
-from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding.cache import storage_dtype
+from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.tree.build import Tree
 
 STEPS = 64
@@ -89,10 +89,10 @@ def _measure(
 
 def _seconds_per_step(lm: MedusaLM, steps: int) -> float:
     prompt = np.arange(PROMPT) % lm.config.vocab_size
-    budget = CAPACITY - PROMPT - lm.tree.max_depth - 1  # sizes the cache to CAPACITY exactly
-    request = engine.make_request([budget], lm.eos_ids)
-    batch = engine.start(lm, engine.make_decoder(lm), request, [prompt.tolist()], budget)
-    batch = engine.advance(lm, batch, max_steps=steps)
+    runtime = make_runtime(lm)
+    request = make_request([CAPACITY - PROMPT], lm.eos_ids)
+    batch = runtime.start(request, [prompt.tolist()])
+    batch = runtime.advance(batch, max_steps=steps)
     return batch.clock.decode / int(batch.state.num_steps_B[0])
 
 
@@ -119,17 +119,19 @@ def _row(
 
 def _parameter_bytes(lm: MedusaLM) -> int:
     """Bytes of weights that a step reads: of an embedding only rows, of a shared LM head twice."""
-    params = engine.active_params(lm)
-    count = sum(x.nbytes for x in jax.tree.leaves(params))
-    embed = params["backbone"]["embed"]["weight"].nbytes
+    count = sum(x.nbytes for x in jax.tree.leaves(lm.params))
+    embed = lm.params["embed"]["weight"].nbytes
     if not lm.config.tie_embeddings:
         count -= embed
-    shares = "heads" in params and "projection" not in params["heads"]
-    return count + (embed if shares else 0)  # the LM head has the embedding's shape
+    if not lm.tree.max_depth or lm.heads_params is None:
+        return count
+    used = jax.tree.map(lambda x: x[: lm.tree.max_depth], lm.heads_params)
+    shared = 0 if "projection" in used else embed  # the LM head has the embedding's shape
+    return count + sum(x.nbytes for x in jax.tree.leaves(used)) + shared
 
 
 def _cache_bytes(lm: MedusaLM) -> int:
     """Bytes of the whole cache: attention reads all slots, also those that it masks."""
     c = lm.config
     values = 2 * c.num_layers * c.num_kv_heads * c.head_dim * CAPACITY
-    return values * kv_cache.storage_dtype(jnp.dtype(lm.dtype)).itemsize
+    return values * jnp.dtype(storage_dtype(lm.dtype, lm.platform)).itemsize

@@ -20,12 +20,11 @@ class KVCache:
     that a `lax.while_loop` updates without a copy.
 
     Attributes:
-      layers: per layer keys [B, K, H, S] and values [B, K, S, H] in their `storage_dtype`; slot s
-        holds position s.
+      layers: per layer keys [B, K, H, S] and values [B, K, S, H]; slot s holds position s.
       length_B: int32, valid slots of each row; slots beyond hold garbage.
     """
 
-    layers: tuple[tuple[jax.Array, jax.Array], ...]
+    layers: LayersKV
     length_B: jax.Array
 
     @property
@@ -34,19 +33,18 @@ class KVCache:
         return self.layers[0][1].shape[2]
 
 
-def storage_dtype(dtype: Any) -> Any:
+def storage_dtype(dtype: str, platform: str) -> str:
     """What keys and values computed in `dtype` are kept in: on a CPU never bfloat16.
 
     XLA's CPU backend writes one token into a bfloat16 buffer by widening, rounding and copying the
     whole buffer, and reads it no faster than float32.
     """
-    widened = dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-    return jnp.dtype(jnp.float32 if widened else dtype)
+    return "float32" if (dtype, platform) == ("bfloat16", "cpu") else dtype
 
 
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:
-    """A cache of `capacity` slots for `batch` rows, none of them valid, for this compute dtype."""
-    heads, dim, dtype = config.num_kv_heads, config.head_dim, storage_dtype(dtype)
+    """A cache of `capacity` slots for `batch` rows, none of them valid, kept in `dtype`."""
+    heads, dim = config.num_kv_heads, config.head_dim
     layers = tuple(
         (
             jnp.zeros((batch, heads, dim, capacity), dtype),
@@ -57,6 +55,58 @@ def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> K
     return KVCache(layers, jnp.zeros((batch,), jnp.int32))
 
 
+def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
+    """Appends T new tokens to every row, of which the first num_B count.
+
+    The rest is written after the row's new length, where nothing reads it and the next append
+    overwrites it. The caller keeps length + T <= capacity.
+    """
+    layers = tuple(
+        (_write(k, _keys(k_new), cache.length_B, 3), _write(v, _values(v_new), cache.length_B, 2))
+        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
+    )
+    return KVCache(layers, cache.length_B + num_B)
+
+
+def insert(cache: KVCache, new: LayersKV, length_B: jax.Array, slot_B: jax.Array) -> KVCache:
+    """Starts rows of a batch anew with prompts.
+
+    Args:
+      cache: of the batch.
+      new: keys and values of B' prompts, each [B', T, K, H] with T <= capacity.
+      length_B: int32 [B'], tokens of each that count.
+      slot_B: int32 [B'], different rows of the batch.
+    """
+    T = new[0][0].shape[1]
+
+    def put(buffer: jax.Array, rows: jax.Array, axis: int) -> jax.Array:
+        slots = (slot_B, *(slice(T) if i == axis else slice(None) for i in (1, 2, 3)))
+        return buffer.at[slots].set(rows.astype(buffer.dtype))
+
+    layers = tuple(
+        (put(k, _keys(k_new), 3), put(v, _values(v_new), 2))
+        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
+    )
+    return KVCache(layers, cache.length_B.at[slot_B].set(length_B))
+
+
+def select(new: LayersKV, nodes_BA: jax.Array) -> LayersKV:
+    """Picks tokens nodes_BA (int32 [B, A]) of every row out of T new ones."""
+    index = nodes_BA[:, :, None, None]
+    return tuple(
+        (jnp.take_along_axis(k, index, axis=1), jnp.take_along_axis(v, index, axis=1))
+        for k, v in new
+    )
+
+
+def _keys(k_BTKH: jax.Array) -> jax.Array:
+    return k_BTKH.transpose(0, 2, 3, 1)
+
+
+def _values(v_BTKH: jax.Array) -> jax.Array:
+    return v_BTKH.swapaxes(1, 2)
+
+
 def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -> jax.Array:
     """Writes a block of consecutive slots (on `axis`) of every row from the row's own start."""
 
@@ -64,28 +114,3 @@ def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -
         return jax.lax.dynamic_update_slice_in_dim(row, update, start, axis - 1)
 
     return jax.vmap(write_row)(buffer, block.astype(buffer.dtype), start_B)
-
-
-def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
-    """Appends T new tokens to every row, of which the first num_B count.
-
-    The rest is written behind the row's new length, where nothing reads it and the next append
-    overwrites it. The caller keeps length + T <= capacity.
-    """
-    layers = tuple(
-        (
-            _write(k, k_new.transpose(0, 2, 3, 1), cache.length_B, 3),
-            _write(v, v_new.swapaxes(1, 2), cache.length_B, 2),
-        )
-        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
-    )
-    return KVCache(layers, cache.length_B + num_B)
-
-
-def select(new: LayersKV, nodes_BD: jax.Array) -> LayersKV:
-    """Picks tokens nodes_BD (int32 [B, D]) of every row out of T new ones."""
-    index = nodes_BD[:, :, None, None]
-    return tuple(
-        (jnp.take_along_axis(k, index, axis=1), jnp.take_along_axis(v, index, axis=1))
-        for k, v in new
-    )

@@ -5,12 +5,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
-from medusa_jax.decoding import runtime as engine
-from medusa_jax.decoding.runtime import Batch
+from medusa_jax.decoding.rules.greedy import Greedy
+from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
+from medusa_jax.decoding.runtime import Batch, Runtime, make_request, make_runtime
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
+from medusa_jax.tree.build import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,8 @@ class GenerationConfig:
       delta: factor of its entropy-dependent threshold; the paper recommends sqrt(epsilon).
       sampled_root: draw the first token of each step instead of taking the most likely one, as
         the paper does; default: only when decoding without heads.
-      seed: of the random keys.
+      seed: of the random keys, 0 .. 2**64 - 1.
+      tree: what each step proposes (see `medusa_jax.tree.presets.load_tree`); default: the model's.
     """
 
     max_new_tokens: int = 128
@@ -36,6 +41,7 @@ class GenerationConfig:
     delta: float = 0.3
     sampled_root: bool | None = None
     seed: int = 0
+    tree: str | Tree | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -51,6 +57,8 @@ class GenerationConfig:
                 f"epsilon is {self.epsilon}, delta is {self.delta}: epsilon must lie between 0 "
                 "and 1, delta above 0"
             )
+        if not 0 <= self.seed < 2**64:
+            raise UserError(f"seed is {self.seed}: it must be from 0 to 2**64 - 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +139,8 @@ def generate_batches(
     **options: Any,
 ) -> Iterator[Generation]:
     """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts."""
+    if isinstance(prompts, str):
+        raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
     numbers = range(len(prompts)) if numbers is None else numbers
@@ -138,11 +148,11 @@ def generate_batches(
         raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
     config = GenerationConfig(**options)
     encoded = [encode_prompt(lm, prompt, chat) for prompt in prompts]
+    runtime = _runtime(lm, config)
     rows = min(batch_size, len(encoded))
     for start in range(0, len(encoded), batch_size):
         part = slice(start, start + batch_size)
-        batch = _start(lm, config, encoded[part], rows, numbers[part])
-        batch = engine.finish(lm, batch)
+        batch = runtime.finish(_start(lm, runtime, config, encoded[part], rows, numbers[part]))
         yield from _results(lm, prompts[part], batch)
 
 
@@ -151,7 +161,7 @@ def stream(
     prompt: Prompt,
     *,
     chat: bool | None = None,
-    first_row: int = 0,
+    number: int = 0,
     **options: Any,
 ) -> Iterator[StreamEvent]:
     """Answers one prompt step by step, with the very step that `generate` compiles.
@@ -160,18 +170,19 @@ def stream(
       lm: the model.
       prompt: what to answer.
       chat: apply the chat template; None: when the tokenizer has one.
-      first_row: the prompt's number among several, which chooses its random key: `generate` with
-        the same seed gives its prompt of that number the same answer.
+      number: chooses the random key, 0..2^32-1: `generate` with the same seed gives its prompt of
+        that number the same answer.
       **options: see `GenerationConfig`.
 
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
     config = GenerationConfig(**options)
-    batch = _start(lm, config, [encode_prompt(lm, prompt, chat)], 1, [first_row])
+    runtime = _runtime(lm, config)
+    batch = _start(lm, runtime, config, [encode_prompt(lm, prompt, chat)], 1, [number])
     pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
     while not done:
-        batch = engine.advance(lm, batch, max_steps=1)
+        batch = runtime.advance(batch, max_steps=1)
         state = batch.state
         num, done, output = jax.device_get((state.num_new_B, state.done_B, state.output_BO))
         num, done = int(num[0]), bool(done[0])
@@ -202,30 +213,42 @@ def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> lis
     return ids
 
 
+def _runtime(lm: MedusaLM, config: GenerationConfig) -> Runtime:
+    tree = lm.resolve_tree(config.tree)
+    return make_runtime(lm, tree, _rule(config, tree))
+
+
+def _rule(config: GenerationConfig, tree: Tree) -> Rule:
+    if config.acceptance == "greedy" or (config.acceptance is None and config.temperature == 0):
+        return Greedy()
+    sampled = tree.max_depth == 0 if config.sampled_root is None else config.sampled_root
+    return Typical(sampled_root=sampled)
+
+
 def _start(
     lm: MedusaLM,
+    runtime: Runtime,
     config: GenerationConfig,
     encoded: list[list[int]],
     rows: int,
     numbers: Sequence[int],
 ) -> Batch:
-    acceptance = config.acceptance or ("typical" if config.temperature > 0 else "greedy")
-    sampled_root = config.sampled_root
-    if sampled_root is None:
-        sampled_root = lm.tree.max_depth == 0
-    decoder = engine.make_decoder(lm, acceptance, sampled_root and acceptance == "typical")
+    """Runs the prompts of a batch, filled up to `rows` rows."""
     budgets = [min(config.max_new_tokens, lm.config.max_position - len(ids)) for ids in encoded]
     padding = [0] * (rows - len(budgets))
-    request = engine.make_request(
+    rule_numbers: Any = ()
+    if isinstance(runtime.decoder.rule, Typical):
+        values = (config.temperature, config.epsilon, config.delta)
+        per_row: Any = [np.full((rows,), value, np.float32) for value in values]
+        rule_numbers = TypicalNumbers(*per_row)
+    request = make_request(
         budgets + padding,
         lm.eos_ids,
-        temperature=config.temperature,
-        epsilon=config.epsilon,
-        delta=config.delta,
         seed=config.seed,
         numbers=[*numbers, *padding],
+        rule_numbers=rule_numbers,
     )
-    return engine.start(lm, decoder, request, encoded, max(budgets))
+    return runtime.start(request, encoded)
 
 
 def _results(lm: MedusaLM, prompts: Sequence[Prompt], batch: Batch) -> Iterator[Generation]:

@@ -1,17 +1,25 @@
-"""Runs a batch of encoded prompts: bucketed shapes, kept executables, compilation timed apart."""
+"""What decodes one model with one drafter and one rule: bucketed shapes, programs, parameters."""
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from medusa_jax.decoding import step as decode
-from medusa_jax.decoding.step import Decoder, DecodeState, Request
-from medusa_jax.model import MedusaLM
-from medusa_jax.nn.llama import lm_head_weight
+from medusa_jax.decoding import step
+from medusa_jax.decoding.cache import storage_dtype
+from medusa_jax.decoding.drafters import Drafter, MedusaDrafter, NoDrafter, medusa_params
+from medusa_jax.decoding.programs import abstract, compiled
+from medusa_jax.decoding.rules.greedy import Greedy
+from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.decoding.state import DecodeState, Prefilled, Request, fold_in
+from medusa_jax.decoding.step import Decoder
+from medusa_jax.model import MedusaLM, check_tree
+from medusa_jax.sharding import replicated
+from medusa_jax.tree.build import Tree
 
 ALL_STEPS = np.iinfo(np.int32).max
 _MIN_PROMPT_BUCKET = 32
@@ -33,146 +41,191 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A batch in flight.
+    """A batch in flight: the carry of its decode loop, and what it cost so far."""
+
+    state: DecodeState
+    clock: Clock
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runtime:
+    """A model made ready to decode.
 
     Attributes:
-      decoder: the compiled step's static description.
-      request: budgets, thresholds and keys.
-      state: carry of the decode loop.
-      clock: what it cost so far.
+      decoder: static description of the step.
+      params: what the step reads, on the devices: {"backbone", "drafter"}.
+      max_position: longest sequence of the model.
+      mesh: that the parameters are spread over; None: they are on one device.
+      shapes: of `params`, see `programs.abstract`.
     """
 
     decoder: Decoder
-    request: Request
-    state: DecodeState
-    clock: Clock
+    params: dict[str, Any]
+    mesh: Mesh | None
+    shapes: Any
+
+    def put(self, tree: Any) -> Any:
+        """Host arrays where the parameters are, whole on every device."""
+        if self.mesh is None:
+            (device,) = jax.tree.leaves(self.params["backbone"])[0].devices()
+            return jax.device_put(tree, device)
+        return jax.device_put(tree, replicated(self.mesh))
+
+    def run(self, clock: Clock, function: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
+        """function(decoder, params, *arrays, **static), compiled."""
+        program, seconds = compiled(
+            function,
+            (self.decoder, tuple(static.items())),
+            self.mesh,
+            (self.shapes, *(abstract(x) for x in arrays)),
+        )
+        clock.compile += seconds
+        return program(self.params, *arrays)
+
+    def prefill(self, clock: Clock, request: Request, prompt_BT: Any, length_B: Any) -> Prefilled:
+        """`step.prefill_rows`, in a program that all drafters share."""
+        alone = dataclasses.replace(
+            self,
+            decoder=dataclasses.replace(self.decoder, drafter=NoDrafter()),
+            params={"backbone": self.params["backbone"]},
+            shapes={"backbone": self.shapes["backbone"]},
+        )
+        return alone.run(clock, step.prefill_rows, request, prompt_BT, length_B)
+
+    def start(self, request: Request, encoded: Sequence[Sequence[int]]) -> Batch:
+        """Runs the prompts of a batch.
+
+        Args:
+          request: one row per prompt and perhaps more, which pad the batch with a budget of 0; on
+            the host (see `make_request`).
+          encoded: token ids of the prompts.
+        """
+        budgets = np.asarray(request.budget_B).tolist()
+        lengths = [len(ids) for ids in encoded] + [1] * (len(budgets) - len(encoded))
+        longest = max(n + budget for n, budget in zip(lengths, budgets, strict=True))
+        width, capacity = batch_shape(max(lengths), longest)
+        prompt = np.zeros((len(budgets), width), np.int32)
+        for row, ids in zip(prompt, encoded, strict=False):
+            row[: len(ids)] = ids
+        clock = Clock()
+        arrays = self.put((request, prompt, np.asarray(lengths, np.int32)))
+        begin = time.perf_counter()
+        rows = self.prefill(clock, *arrays)
+        slots = capacity + self.decoder.drafter.max_depth
+        state = self.run(clock, step.begin, rows, capacity=slots)
+        jax.block_until_ready(state)
+        clock.prefill += time.perf_counter() - begin - clock.compile
+        return Batch(state, clock)
+
+    def advance(self, batch: Batch, max_steps: int = ALL_STEPS) -> Batch:
+        """Takes up to `max_steps` steps; consumes the batch's state."""
+        clock, compiled_before = batch.clock, batch.clock.compile
+        bound = self.put(np.int32(max_steps))
+        begin = time.perf_counter()
+        state = jax.block_until_ready(self.run(clock, step.decode, batch.state, bound))
+        clock.decode += time.perf_counter() - begin - (clock.compile - compiled_before)
+        return dataclasses.replace(batch, state=state)
+
+    def finish(self, batch: Batch) -> Batch:
+        """Steps until every row is done, in calls short enough for Ctrl-C to get through."""
+        steps = _FIRST_STEPS
+        while not jax.device_get(batch.state.done_B).all():
+            before = batch.clock.decode
+            batch = self.advance(batch, steps)
+            steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
+        return batch
+
+
+def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = None) -> Runtime:
+    """Makes a model ready to decode.
+
+    Args:
+      lm: the model.
+      tree: what its heads fill at each step; default: lm.tree.
+      rule: default: greedy acceptance.
+
+    Raises:
+      UserError: the tree needs more of the heads than they have.
+    """
+    tree = lm.tree if tree is None else tree
+    check_tree(tree, lm.heads_config)
+    mesh = _mesh(lm)
+    params: dict[str, Any] = {"backbone": jax.device_put(lm.params)}
+    drafter: Drafter = NoDrafter()
+    if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
+        drafter = MedusaDrafter(lm.heads_config, tree.max_depth, tree.top_k, lm.dtype)
+        heads = jax.device_put(lm.heads_params)
+        params["drafter"] = medusa_params(lm.heads_config, heads, params["backbone"], tree)
+    decoder = Decoder(
+        lm.config, rule or Greedy(), drafter, lm.dtype, storage_dtype(lm.dtype, lm.platform)
+    )
+    runtime = Runtime(decoder, params, mesh, None)
+    if "drafter" in params:
+        params["drafter"]["tree"] = runtime.put(tree)
+    return dataclasses.replace(runtime, shapes=abstract(params))
+
+
+def _mesh(lm: MedusaLM) -> Mesh | None:
+    sharding = getattr(jax.tree.leaves(lm.params)[0], "sharding", None)
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else None
 
 
 def make_request(
     budgets: Sequence[int],
     eos_ids: Sequence[int] = (),
     *,
-    temperature: float = 0.0,
-    epsilon: float = 0.09,
-    delta: float = 0.3,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
+    rule_numbers: Any = (),
 ) -> Request:
-    """Puts a request on the device; row i draws from the key of prompt number numbers[i] (or i)."""
+    """What some rows ask for, on the host.
+
+    Args:
+      budgets: new tokens that each row may emit.
+      eos_ids: token ids that end a row.
+      seed: 0 .. 2**64 - 1.
+      numbers: row i draws from the key of prompt number numbers[i]; default: i.
+      rule_numbers: the rule's own, arrays with an entry per row.
+    """
     slots = max(_EOS_SLOTS, len(eos_ids))
-    eos = [*eos_ids, *[-1] * (slots - len(eos_ids))]
-    numbers = range(len(budgets)) if numbers is None else numbers
-    number_B = jax.device_put(np.asarray(numbers, np.uint32))
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number_B)
-    return Request(
-        budget_B=jax.device_put(np.asarray(budgets, np.int32)),
-        eos_E=jax.device_put(np.asarray(eos, np.int32)),
-        temperature=jax.device_put(np.float32(temperature)),
-        epsilon=jax.device_put(np.float32(epsilon)),
-        delta=jax.device_put(np.float32(delta)),
-        keys_B=keys_B,
-    )
+    eos_E = np.asarray([*eos_ids, *[-1] * (slots - len(eos_ids))], np.int32)
+    number_B = np.asarray(range(len(budgets)) if numbers is None else numbers, np.uint32)
+    arrays: Any = {
+        "budget_B": np.asarray(budgets, np.int32),
+        "eos_BE": np.tile(eos_E, (len(budgets), 1)),
+        "key_B2": _key_data(seed, number_B),
+    }
+    return Request(**arrays, numbers=rule_numbers)
 
 
-def start(
-    lm: MedusaLM, decoder: Decoder, request: Request, encoded: Sequence[Sequence[int]], budget: int
-) -> Batch:
-    """Runs the prompts.
+def _key_data(seed: int, number_B: np.ndarray) -> np.ndarray:
+    """uint32 [B, 2]: the seed's key folded with every number.
+
+    Seeds below 2**32 give the key of `jax.random.key(seed)`, which takes larger ones modulo 2**32
+    and none from 2**63 on.
+    """
+    halves = np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    return np.asarray(_folded(np.tile(halves, (len(number_B), 1)), number_B))
+
+
+@jax.jit
+def _folded(key_B2: jax.Array, number_B: jax.Array) -> jax.Array:
+    return jax.random.key_data(fold_in(key_B2, number_B))
+
+
+def batch_shape(longest_prompt: int, longest: int) -> tuple[int, int]:
+    """Width of the prompts and slots for tokens that a batch is compiled for.
 
     Args:
-      lm: the model.
-      decoder: static description of the step.
-      request: one row per prompt and perhaps more, which pad the batch with a budget of 0.
-      encoded: token ids of the prompts.
-      budget: largest budget in the request, which sizes the cache.
+      longest_prompt: tokens of the longest prompt.
+      longest: tokens of the longest row, prompt and budget together.
     """
-    width, capacity = batch_shape(lm, max(len(ids) for ids in encoded), budget)
-    prompt = np.zeros((request.budget_B.shape[0], width), np.int32)
-    length = np.ones((prompt.shape[0],), np.int32)
-    for i, ids in enumerate(encoded):
-        prompt[i, : len(ids)] = ids
-        length[i] = len(ids)
-    clock = Clock()
-    arrays = (lm.tree, request, jax.device_put(prompt), jax.device_put(length))
-    prefill = _compiled(lm, clock, decode.prefill, decoder, arrays, capacity=capacity)
-    begin = time.perf_counter()
-    state = jax.block_until_ready(prefill(active_params(lm), *arrays))
-    clock.prefill += time.perf_counter() - begin
-    return Batch(decoder, request, state, clock)
-
-
-def batch_shape(lm: MedusaLM, longest: int, budget: int) -> tuple[int, int]:
-    """Width of the prompts and slots of the cache that a batch is compiled for.
-
-    Args:
-      lm: the model.
-      longest: tokens of the longest prompt.
-      budget: largest budget of new tokens.
-    """
-    width = _bucket(longest, _MIN_PROMPT_BUCKET)
-    return width, _bucket(max(width, longest + budget + lm.tree.max_depth + 1), _MIN_CAPACITY)
-
-
-def advance(lm: MedusaLM, batch: Batch, max_steps: int = ALL_STEPS) -> Batch:
-    """Takes up to `max_steps` steps; consumes the batch's state."""
-    arrays = (lm.tree, batch.request, batch.state, jax.device_put(np.int32(max_steps)))
-    run = _compiled(lm, batch.clock, decode.decode, batch.decoder, arrays)
-    begin = time.perf_counter()
-    state = jax.block_until_ready(run(active_params(lm), *arrays))
-    batch.clock.decode += time.perf_counter() - begin
-    return dataclasses.replace(batch, state=state)
-
-
-def finish(lm: MedusaLM, batch: Batch) -> Batch:
-    """Steps until every row is done, in calls short enough for Ctrl-C to get through."""
-    steps = _FIRST_STEPS
-    while not jax.device_get(batch.state.done_B).all():
-        before = batch.clock.decode
-        batch = advance(lm, batch, steps)
-        steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
-    return batch
-
-
-def make_decoder(lm: MedusaLM, acceptance: str = "greedy", sampled_root: bool = False) -> Decoder:
-    """The step of lm's tree: heads deeper than the tree are left out."""
-    heads, depth = lm.heads_config, lm.tree.max_depth
-    if heads is not None:
-        heads = dataclasses.replace(heads, num_heads=depth) if depth else None
-    return Decoder(lm.config, heads, lm.dtype, acceptance, sampled_root)
-
-
-def active_params(lm: MedusaLM) -> dict[str, Any]:
-    """Parameters that lm's tree reads, in the layout of `decode.prefill`."""
-    depth, heads = lm.tree.max_depth, lm.heads_config
-    if depth == 0 or heads is None or lm.heads_params is None:
-        return {"backbone": lm.params}
-    key = ("params", depth)
-    if key not in lm.executables:
-        per_head = {k: v for k, v in lm.heads_params.items() if k != "token_map"}
-        if depth < heads.num_heads:
-            per_head = jax.tree.map(lambda x: x[:depth], per_head)
-        active: dict[str, Any] = {"backbone": lm.params, "heads": lm.heads_params | per_head}
-        if heads.draft_vocab and not heads.own_projection:
-            active["draft_lm_head"] = lm_head_weight(lm.params)[lm.heads_params["token_map"]]
-        lm.executables[key] = active
-    return lm.executables[key]
+    width = _bucket(longest_prompt, _MIN_PROMPT_BUCKET)
+    return width, _bucket(max(width, longest), _MIN_CAPACITY)
 
 
 def _bucket(size: int, smallest: int) -> int:
     """Next size of 2^n or 3 * 2^(n-1): few shapes, few compilations, a quarter of padding."""
     power = 1 << (size - 1).bit_length()
     return max(smallest, power * 3 // 4 if size <= power * 3 // 4 else power)
-
-
-def _compiled(
-    lm: MedusaLM, clock: Clock, function: Any, decoder: Decoder, arrays: Any, **static: Any
-) -> Any:
-    """The function's executable for these shapes, compiled at its first use."""
-    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(arrays))
-    key = (function.__name__, decoder, shapes, jax.tree.structure(arrays), *static.items())
-    if key not in lm.executables:
-        begin = time.perf_counter()
-        lowered = function.lower(decoder, active_params(lm), *arrays, **static)
-        lm.executables[key] = lowered.compile()
-        clock.compile += time.perf_counter() - begin
-    return lm.executables[key]

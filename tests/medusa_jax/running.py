@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
 from medusa_jax.io.hf.weights import load_safetensors
 from medusa_jax.model import MedusaLM
@@ -34,7 +34,7 @@ def load_lm(folder: Path) -> MedusaLM:
         tokenizer=None,
         eos_ids=eos_ids(raw),
         dtype="float32",
-        tree=jax.device_put(build_tree([])),
+        tree=build_tree([]),
     )
 
 
@@ -71,7 +71,7 @@ def copied_heads(lm: MedusaLM) -> MedusaLM:
     """With heads that all equal the LM head, as before training."""
     config = MedusaConfig(NUM_HEADS, lm.config.hidden_size, lm.config.vocab_size)
     params = init_heads(config, lm_head_weight(lm.params), jnp.float32)
-    return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
+    return dataclasses.replace(lm, heads_config=config, heads_params=params)
 
 
 def fitted_heads(
@@ -99,27 +99,26 @@ def fitted_heads(
         token = np.searchsorted(token_map, np.concatenate([text[k + 1 :] for text in texts]))
         weights.append(np.linalg.lstsq(x, np.eye(Vd, dtype=np.float32)[token])[0].T)
     params["projection"]["weight"] = jnp.asarray(np.stack(weights), jnp.float32)
-    return dataclasses.replace(lm, heads_config=config, heads_params=params, executables={})
+    return dataclasses.replace(lm, heads_config=config, heads_params=params)
 
 
 def random_heads(lm: MedusaLM) -> MedusaLM:
-    """With heads of the same shape at random; what is compiled for lm so far serves them too."""
+    """With heads of the same shape at random; programs compiled for lm serve them too."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
     params = jax.tree.map(
         lambda x: x if x.dtype == jnp.int32 else jax.random.normal(next(keys), x.shape),
         lm.heads_params,
     )
-    compiled = {key: value for key, value in lm.executables.items() if key[0] != "params"}
-    return dataclasses.replace(lm, heads_params=params, executables=compiled)
+    return dataclasses.replace(lm, heads_params=params)
 
 
 def greedy(
     lm: MedusaLM, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
     """New tokens of every prompt, decoded as one batch, and the steps of all rows together."""
-    request = engine.make_request([max_new_tokens] * len(prompts), lm.eos_ids)
-    batch = engine.start(lm, engine.make_decoder(lm), request, prompts, max_new_tokens)
-    state = engine.advance(lm, batch).state
+    runtime = make_runtime(lm)
+    request = make_request([max_new_tokens] * len(prompts), lm.eos_ids)
+    state = runtime.advance(runtime.start(request, prompts)).state
     output_BO, num_B = np.asarray(state.output_BO), np.asarray(state.num_new_B)
     rows = [row[:num].tolist() for row, num in zip(output_BO, num_B, strict=True)]
     return rows, int(np.asarray(state.num_steps_B).sum())

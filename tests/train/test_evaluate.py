@@ -11,7 +11,7 @@ import pytest
 import medusa_jax
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.running import fitted_heads
 from train.data.chat import tokenize
 

@@ -17,7 +17,7 @@ from medusa_jax.io.placement import place_params
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn import attention
 from medusa_jax.sharding import make_mesh
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
 from tests.train.small_runs import quick_compilation
 from train.distributed import global_batch

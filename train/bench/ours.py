@@ -11,7 +11,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.objectives.losses import shift_labels
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import make_mesh
-from medusa_jax.tree.build import load_tree
+from medusa_jax.tree.presets import load_tree
 from train.bench.job import Job
 from train.distributed import global_batch
 from train.flops import flops_per_token, peak_flops

@@ -109,7 +109,7 @@ def _wait(
     longest = _longest_prompt(lm, settings)
     if len(ids) > longest:
         raise UserError(f"the prompt has {len(ids)} tokens, more than {longest}")
-    shape = batch_shape(lm, len(ids), settings.generation.max_new_tokens)
+    shape = batch_shape(len(ids), len(ids) + settings.generation.max_new_tokens)
     return Dialogue(conversation, turn, messages, ids, shape)
 
 

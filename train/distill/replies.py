@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import jax
-
 from medusa_jax import Generation, MedusaLM, generate
 from medusa_jax.chat import Message
 from train.distill.dialogues import Dialogue, Settings, following, open_dialogue
@@ -84,7 +82,7 @@ def _next_batch(
             break
         waiting.append(open_dialogue(lm, settings, conversation))
     waiting.sort(key=lambda dialogue: dialogue.shape)
-    if shape is not None or jax.default_backend() != "cpu":
+    if shape is not None or lm.platform != "cpu":
         part = [d for d in waiting if d.shape == (shape or waiting[0].shape)]
     else:
         part = [d for d in waiting if d.shape[1] == waiting[0].shape[1]]
@@ -105,7 +103,7 @@ def _full_shape(settings: Settings, waiting: list[Dialogue]) -> tuple[int, int] 
 
 def _reply(lm: MedusaLM, settings: Settings, batch: list[Dialogue]) -> list[Generation]:
     rows = _full_size(settings, batch[0].shape)
-    if jax.default_backend() == "cpu":
+    if lm.platform == "cpu":
         while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
             rows //= 2
     # A repeated row costs no further step.

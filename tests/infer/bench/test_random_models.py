@@ -42,13 +42,5 @@ def test_own_trees_may_need_five_heads():
 
 def test_grown_tree_takes_the_most_likely_nodes():
     # 0.6, then its child 0.6 * 0.48, then the second guess 0.3, whose order is 0.3 > 0.288.
-    assert [tuple(p) for p in _ranks(shapes.grow_tree(3))] == [(0,), (1,)]
-    assert [tuple(p) for p in _ranks(shapes.grow_tree(4))] == [(0,), (1,), (0, 0)]
-
-
-def _ranks(tree):
-    for n in range(1, tree.R):
-        path = [n]
-        while tree.parent_R[path[0]] != 0:
-            path.insert(0, tree.parent_R[path[0]])
-        yield [int(tree.rank_R[m]) for m in path]
+    assert shapes.grow_tree(3).paths() == [[0], [1]]
+    assert shapes.grow_tree(4).paths() == [[0], [1], [0, 0]]

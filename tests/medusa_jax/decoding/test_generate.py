@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax import GenerationConfig, UserError
+from medusa_jax import GenerationConfig, UserError, model
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding import programs
+from medusa_jax.decoding.runtime import Runtime
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
+from medusa_jax.tree.presets import load_fitting_tree, load_tree
 
 PROMPTS = ["Once upon a time", "The dog", "Lily and Ben went to the park. They saw"]
 
@@ -58,26 +60,31 @@ def test_batches_keep_order_and_texts(lm, batch_size):
 
 
 def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
-    calls, advance = [], engine.advance
+    calls, advance = [], Runtime.advance
 
-    def interrupted(lm, batch, max_steps):
+    def interrupted(runtime, batch, max_steps):
         calls.append(max_steps)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)
-        return advance(lm, batch, max_steps)
+        return advance(runtime, batch, max_steps)
 
-    fresh = dataclasses.replace(lm, executables={})
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "advance", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    # pytest may have been started with SIGINT ignored, as by `nohup ... &`.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Runtime, "advance", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=40)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(calls) == 2
-    whole = medusa_jax.generate(fresh, PROMPTS, batch_size=3, max_new_tokens=40)
+    compiled = programs._compile.cache_info().misses
+    whole = medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=40)
     assert max(result.num_steps for result in whole) > calls[0]  # so it took several calls too
+    assert programs._compile.cache_info().misses == compiled
     assert [result.token_ids for result in whole] == [
         medusa_jax.generate(lm, [prompt], max_new_tokens=40)[0].token_ids for prompt in PROMPTS
     ]
-    assert len([key for key in fresh.executables if key[0] == "decode"]) == 1
 
 
 def test_stream_adds_up_to_generate(lm):
@@ -94,7 +101,7 @@ def test_streamed_samples_equal_those_of_generate(lm):
     options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
     for row, prompt in enumerate(PROMPTS):
-        *_, last = medusa_jax.stream(lm, prompt, first_row=row, **options)
+        *_, last = medusa_jax.stream(lm, prompt, number=row, **options)
         assert last.result.token_ids == results[row].token_ids
 
 
@@ -155,14 +162,79 @@ def test_prompts_that_cannot_be_answered(lm, prompt, message):
 
 
 def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
-    with pytest.raises(UserError, match="no Medusa heads beside"):
-        medusa_jax.load(str(stories260k))
     with pytest.raises(UserError, match="float32 or bfloat16"):
         medusa_jax.load(str(stories260k), "none", dtype="int8")
     with pytest.raises(UserError, match="heads"):
         medusa_jax.load(str(stories260k), "none", tree="chain:2")
     with pytest.raises(UserError, match="heads"):
         medusa_jax.load(str(stories260k), str(heads), tree="chain:5")
+
+
+def test_a_model_without_heads_decodes_plainly_and_says_so(stories260k):
+    with pytest.warns(UserWarning, match="no Medusa heads beside .*decoding plainly"):
+        lm = medusa_jax.load(str(stories260k))
+    assert lm.heads_config is None
+    (result,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=8)
+    assert result.num_steps == 8
+
+
+@pytest.mark.parametrize("num_heads", [3, 2])
+def test_fewer_heads_than_the_default_tree_fill_what_they_can(stories260k, tmp_path, num_heads):
+    base = medusa_jax.load(str(stories260k), "none")
+    config = MedusaConfig(num_heads=num_heads, hidden_size=64, vocab_size=512)
+    params = init_heads(config, base.params["embed"]["weight"], jnp.float32)
+    save_heads(tmp_path, config, params, format="C", base_model="stories260K", vocab_size=512)
+    lm = medusa_jax.load(str(stories260k), str(tmp_path))
+    assert lm.tree.R == 1  # plain decoding is the default on a CPU
+    wide = default_tree_elsewhere(lm)
+    assert wide.max_depth == num_heads
+    whole = load_tree("mc_sim_7b_63").paths()
+    assert wide.paths() == [path for path in whole if len(path) <= num_heads]
+
+
+def default_tree_elsewhere(lm):
+    """What an accelerator would take."""
+    heads = lm.heads_config
+    return load_fitting_tree(model._DEFAULT_TREE_ELSEWHERE, heads.num_heads, heads.vocab_size)
+
+
+def test_the_tree_is_an_option_of_each_call(lm):
+    (default,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=16)
+    (plain,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=16, tree="chain:0")
+    (own,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=16, tree=load_tree("chain:2"))
+    assert default.token_ids == plain.token_ids == own.token_ids
+    assert plain.num_steps == 16
+    assert lm.tree.R == 64
+    with pytest.raises(UserError, match="heads"):
+        medusa_jax.generate(lm, PROMPTS[:1], tree="chain:9")
+
+
+def test_one_text_is_not_taken_for_a_list_of_letters(lm):
+    with pytest.raises(UserError, match="a single text: put it into a list"):
+        medusa_jax.generate(lm, "Why")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray, tuple])
+def test_token_ids_may_be_arrays(lm, kind):
+    ids = [5, 17, 300]
+    (expected,) = medusa_jax.generate(lm, [ids], max_new_tokens=6)
+    (result,) = medusa_jax.generate(lm, [kind(ids)], max_new_tokens=6)
+    assert result.token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_beyond_64_bits_are_refused(seed):
+    with pytest.raises(UserError, match=r"from 0 to 2\*\*64 - 1"):
+        GenerationConfig(seed=seed)
+
+
+def test_large_seeds_do_not_alias_small_ones(lm):
+    options = {"temperature": 1.5, "sampled_root": True, "max_new_tokens": 16, "epsilon": 1e-6}
+    texts = [
+        medusa_jax.generate(lm, PROMPTS[:1], seed=seed, **options)[0].text
+        for seed in (3, 3 + 2**32, 3 + 2**63)
+    ]
+    assert len(set(texts)) == 3
 
 
 def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import medusa_jax
 from medusa_jax.io.cache import cache_dir
-from medusa_jax.tree.build import preset_names
+from medusa_jax.tree.presets import preset_names
 from tests.medusa_jax.running import copied_heads, fitted_heads, greedy, load_lm, random_heads
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

@@ -8,7 +8,7 @@ import pytest
 
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.io.heads.load import load_heads
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import MedusaHeads, init_heads
@@ -43,14 +43,15 @@ def proposals(lm, hidden, root):
 
 
 def test_the_tree_holds_what_the_equation_proposes(lm):
-    request = engine.make_request([6])
-    batch = engine.start(lm, engine.make_decoder(lm), request, [[3, 1, 4]], 6)
+    runtime = make_runtime(lm)
+    batch = runtime.start(make_request([6]), [[3, 1, 4]])
     tokens = [3, 1, 4]
     for _ in range(3):
         hidden = last_hidden(lm, tokens)
         root = next_token(lm, hidden)
-        assert np.asarray(batch.state.token_BR)[0].tolist() == [root, *proposals(lm, hidden, root)]
-        batch = engine.advance(lm, batch, 1)
+        drafted = np.asarray(batch.state.draft.token_BR)[0].tolist()
+        assert drafted == [root, *proposals(lm, hidden, root)]
+        batch = runtime.advance(batch, 1)
         tokens = [3, 1, 4, *np.asarray(batch.state.output_BO)[0, : int(batch.state.num_new_B[0])]]
 
 

@@ -17,7 +17,8 @@ from medusa_jax.objectives.losses import (
     head_sums,
     shift_labels,
 )
-from medusa_jax.tree.build import build_tree, load_tree
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import quick_jit
 
 TREE_PATHS = [[0], [1], [2], [0, 0], [0, 1], [1, 0], [2, 2], [0, 0, 0], [0, 1, 0], [1, 0, 2]]

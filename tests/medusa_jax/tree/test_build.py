@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.tree.build import build_tree, load_tree, preset_names
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree, preset_names
 
 # name: nodes per depth, leaves, sum of mask, sum of tree_indices, sum of depth, first row
 GOLDEN = {
@@ -43,7 +44,7 @@ def tree_indices(tree):
 
 
 def rows(tree):
-    return [tuple(n for n in row if n >= 0) for row in tree.paths_PD.tolist()]
+    return [tuple(path) for path in tree.leaf_paths()]
 
 
 def test_presets_are_the_nine_published_trees_and_that_of_the_shipped_heads():
@@ -58,7 +59,7 @@ def test_presets_match_the_golden_table(name):
     assert tree.R == 64
     assert tuple(np.bincount(tree.depth_R)[1:]) == per_depth
     assert tree.max_depth == len(per_depth)
-    assert leaves == tree.P
+    assert leaves == len(tree.leaf_paths())
     assert tree.mask_RR.sum() == mask
     assert tree_indices(tree).sum() == indices
     assert tree.depth_R.sum() == depth
@@ -75,16 +76,17 @@ def test_worked_example():
     assert tree.top_k == 3
 
 
-def test_paths_are_padded_with_minus_one():
+def test_leaf_paths_are_as_long_as_they_are_deep():
     tree = build_tree([[0], [1], [1, 0], [1, 0, 4]])
-    assert tree.paths_PD.tolist() == [[0, 2, 3, 4], [0, 1, -1, -1]]
+    assert tree.leaf_paths() == [[0, 2, 3, 4], [0, 1]]
 
 
 def test_empty_list_is_the_root_alone():
     tree = build_tree([])
-    assert (tree.R, tree.P, tree.max_depth, tree.top_k) == (1, 1, 0, 1)
+    assert (tree.R, tree.max_depth, tree.top_k) == (1, 0, 1)
     assert tree.mask_RR.tolist() == [[True]]
-    assert tree.paths_PD.tolist() == [[0]]
+    assert tree.leaf_paths() == [[0]]
+    assert tree.paths() == []
 
 
 @hypothesis.given(random_paths())
@@ -92,6 +94,7 @@ def test_empty_list_is_the_root_alone():
 def test_buffers_describe_the_paths(paths):
     tree = build_tree(paths)
     nodes = [(), *sorted((tuple(p) for p in paths), key=lambda p: (len(p), p))]
+    assert [tuple(path) for path in tree.paths()] == nodes[1:]
     for r, path in enumerate(nodes):
         assert tree.depth_R[r] == len(path)
         assert tree.rank_R[r] == (path[-1] if path else 0)
@@ -118,10 +121,10 @@ def test_rows_are_the_leaves_walked_backwards(paths):
     assert {n for row in expected for n in row} == set(range(tree.R))
 
 
-def test_tree_is_a_pytree_of_five_arrays():
+def test_tree_is_a_pytree_of_four_arrays():
     tree = load_tree("chain:3")
     leaves, treedef = jax.tree.flatten(tree)
-    assert [leaf.dtype for leaf in leaves] == [bool, np.int32, np.int32, np.int32, np.int32]
+    assert [leaf.dtype for leaf in leaves] == [bool, np.int32, np.int32, np.int32]
     assert jax.tree.unflatten(treedef, leaves).max_depth == 3
 
 
@@ -151,7 +154,8 @@ def test_numpy_ranks_are_accepted():
 @pytest.mark.parametrize("depth", [0, 1, 7])
 def test_chain(depth):
     tree = load_tree(f"chain:{depth}", num_heads=depth)
-    assert (tree.R, tree.P, tree.max_depth, tree.top_k) == (depth + 1, 1, depth, 1)
+    assert (tree.R, tree.max_depth, tree.top_k) == (depth + 1, depth, 1)
+    assert tree.leaf_paths() == [list(range(depth + 1))]
     assert (tree.mask_RR == np.tri(depth + 1, dtype=bool)).all()
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding import runtime as engine
+from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.objectives.losses import followed_nodes
-from medusa_jax.tree.build import build_tree, load_tree
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from train.data.chat import Example
 from train.evaluation.scores import MISS, count_steps, score
@@ -175,8 +176,9 @@ def test_the_walk_takes_as_many_steps_as_decoding():
     lm = tiny_lm("mc_sim_7b_63", eos_ids=(9, 10))
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, V, size).tolist() for size in (3, 8, 15, 21, 30)]
-    request = engine.make_request([40, 9, 25, 1, 33], lm.eos_ids)
-    batch = engine.advance(lm, engine.start(lm, engine.make_decoder(lm), request, prompts, 40))
+    runtime = make_runtime(lm)
+    request = make_request([40, 9, 25, 1, 33], lm.eos_ids)
+    batch = runtime.advance(runtime.start(request, prompts))
     state = jax.device_get(batch.state)
     for i, prompt in enumerate(prompts):
         reply = state.output_BO[i, : state.num_new_B[i]]

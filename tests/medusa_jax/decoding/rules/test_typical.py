@@ -1,4 +1,4 @@
-"""Acceptance against plain walks over the lists of paths, in Python floats."""
+"""Typical acceptance against plain walks over the lists of paths, in Python floats."""
 
 import math
 
@@ -10,104 +10,46 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from medusa_jax.decoding.verify import accept_greedy, accept_typical, sample_typical
-from medusa_jax.tree.build import build_tree, load_tree
+from medusa_jax.decoding.rules.typical import Typical, sample_typical
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree
+from tests.medusa_jax.decoding.rules.judging import (
+    B,
+    V,
+    assert_accepted,
+    draft_of,
+    greedy,
+    numbered,
+    numbers_of,
+    random_case,
+    random_paths,
+    request_of,
+    typical,
+)
 
-V = 5
-B = 64  # many rows per compiled tree
 EPSILON, DELTA = 0.09, 0.3
 
-greedy = jax.jit(accept_greedy)
-typical = jax.jit(accept_typical)
-sample = jax.jit(sample_typical)
+
+def sample(keys_B, logits_BV, temperature, epsilon, delta):
+    numbers = numbers_of(len(logits_BV), temperature, epsilon, delta)
+    return _sample(keys_B, logits_BV, numbers)
 
 
-@st.composite
-def random_paths(draw, max_nodes=14):
-    nodes = [()]
-    for _ in range(draw(st.integers(0, max_nodes))):
-        child = (*draw(st.sampled_from(nodes)), draw(st.integers(0, 3)))
-        if child not in nodes:
-            nodes.append(child)
-    return nodes[1:]
+_sample = jax.jit(sample_typical)
 
 
-def numbered(paths):
-    """Node numbers of all prefixes, and the maximal paths in the order of the rows."""
-    nodes = [(), *sorted(paths, key=lambda p: (len(p), p))]
-    leaves = [p for p in reversed(nodes) if not any(q[:-1] == p for q in nodes if q)]
-    return {path: n for n, path in enumerate(nodes)}, leaves
-
-
-def random_case(paths, seed):
-    rng = np.random.default_rng(seed)
-    tree = build_tree(paths)
-    tokens_BR = rng.integers(0, V, (B, tree.R), dtype=np.int32)
-    logits_BRV = rng.normal(size=(B, tree.R, V)).astype(np.float32) * 2
-    return tree, tokens_BR, logits_BRV
-
-
-def assert_accepted(accepted, expected):
-    """Expected holds, per row, the nodes of the accepted path, root included."""
-    width = accepted.nodes_BD.shape[1]
-    padded = [nodes + nodes[-1:] * (width - len(nodes)) for nodes in expected]
-    assert accepted.num_B.tolist() == [len(nodes) - 1 for nodes in expected]
-    assert accepted.nodes_BD.tolist() == padded
-    assert accepted.last_B.tolist() == [nodes[-1] for nodes in expected]
-    assert {leaf.dtype for leaf in jax.tree.leaves(accepted)} == {jnp.dtype(jnp.int32)}
-
-
-def walk_greedy(paths, tokens_R, best_R):
-    number, leaves = numbered(paths)
-    longest = [0]
-    for leaf in leaves:
-        nodes = [0]
-        for depth in range(1, len(leaf) + 1):
-            node = number[leaf[:depth]]
-            if tokens_R[node] != best_R[nodes[-1]]:
-                break
-            nodes.append(node)
-        if len(nodes) > len(longest):
-            longest = nodes
-    return longest
-
-
-@hypothesis.given(random_paths(), st.integers(0, 2**32 - 1))
-@hypothesis.settings(deadline=None, max_examples=15)
-def test_greedy_equals_a_walk(paths, seed):
-    tree, tokens_BR, logits_BRV = random_case(paths, seed)
-    best_BR = logits_BRV[..., :3].argmax(-1).astype(np.int32)
-    expected = [walk_greedy(paths, t, b) for t, b in zip(tokens_BR, best_BR, strict=True)]
-    assert_accepted(greedy(tree, tokens_BR, best_BR), expected)
-
-
-def test_greedy_accepts_whole_paths():
-    tree = load_tree("mc_sim_7b_63")
-    tokens_BR = np.arange(64, dtype=np.int32)[None]
-    for row in tree.paths_PD:
-        path = row[row >= 0].tolist()
-        best_BR = np.full((1, 64), -1, np.int32)
-        best_BR[0, path[:-1]] = path[1:]
-        assert_accepted(greedy(tree, tokens_BR, best_BR), [path])
-
-
-@pytest.mark.parametrize("best_at_leaf", [0, 1, 2])
-def test_padded_slots_are_never_accepted(best_at_leaf):
-    """The original reads a padded slot as token 0, here what the base model wants there."""
-    tree = build_tree([[0], [1], [0, 0]])  # [1] is node 2, its path is padded
+def test_nothing_is_accepted_below_a_leaf():
+    tree = build_tree([[0], [1], [0, 0]])
     tokens_BR = np.array([[1, 4, 1, 0]], np.int32)
-    best_BR = np.array([[1, 4, best_at_leaf, 0]], np.int32)
-    assert_accepted(greedy(tree, tokens_BR, best_BR), [[0, 2]])
-    logits_BRV = 100 * np.eye(V, dtype=np.float32)[best_BR]
-    assert_accepted(typical(tree, tokens_BR, logits_BRV, 1.0, EPSILON, DELTA), [[0, 2]])
+    for best_at_leaf in range(3):
+        logits_BRV = 100 * np.eye(V, dtype=np.float32)[[[1, 4, best_at_leaf, 0]]]
+        verdict = typical(tree, tokens_BR, logits_BRV, 1.0, EPSILON, DELTA)
+        assert_accepted(verdict, [[0, 2]])
 
 
 def test_root_alone_accepts_nothing():
-    tree = build_tree([])
-    token_BR = np.zeros((3, 1), np.int32)
-    assert_accepted(greedy(tree, token_BR, token_BR), [[0]] * 3)
-    logits_BRV = np.zeros((3, 1, V), np.float32)
-    assert_accepted(typical(tree, token_BR, logits_BRV, 1.0, EPSILON, DELTA), [[0]] * 3)
+    token_BR, logits_BRV = np.zeros((3, 1), np.int32), np.zeros((3, 1, V), np.float32)
+    assert_accepted(typical(build_tree([]), token_BR, logits_BRV, 1.0, EPSILON, DELTA), [[0]] * 3)
 
 
 def numpy_distribution(logits_V, temperature):
@@ -159,9 +101,9 @@ def test_typical_equals_a_walk(paths, seed, temperature, epsilon, delta):
     ]
     clear = [b for b, (_, margin) in enumerate(walks) if margin > 1e-5]
     assert len(clear) > B // 2
-    accepted = typical(tree, tokens_BR, logits_BRV, temperature, epsilon, delta)
+    verdict = typical(tree, tokens_BR, logits_BRV, temperature, epsilon, delta)
     assert_accepted(
-        jax.tree.map(lambda x: x[np.array(clear)], accepted), [walks[b][0] for b in clear]
+        jax.tree.map(lambda x: x[np.array(clear)], verdict), [walks[b][0] for b in clear]
     )
 
 
@@ -221,8 +163,8 @@ def test_cold_typical_is_greedy(paths, seed):
     best_BR = logits_BRV.argmax(-1).astype(np.int32)
     expected = greedy(tree, tokens_BR, best_BR)
     for temperature in (0.0, 1e-45, 1e-38, 1e-20, 1e-6):
-        accepted = typical(tree, tokens_BR, logits_BRV, temperature, EPSILON, DELTA)
-        jax.tree.map(np.testing.assert_array_equal, accepted, expected)
+        verdict = typical(tree, tokens_BR, logits_BRV, temperature, EPSILON, DELTA)
+        jax.tree.map(np.testing.assert_array_equal, verdict, expected)
 
 
 def test_temperature_zero_is_greedy_at_ties_and_any_threshold():
@@ -255,20 +197,41 @@ def test_bfloat16_logits_are_judged_in_float32():
 
 def test_one_compilation_without_a_sort():
     tree, tokens_BR, logits_BRV = random_case([(0,), (1,), (0, 0)], 0)
-    # Fresh functions: jit shares its cache among all wrappers of one function.
-    accept = jax.jit(lambda *args: accept_typical(*args))
-    draw = jax.jit(lambda *args: sample_typical(*args))
-    keys_B = jax.random.split(jax.random.key(0), B)
+    rule, draft = Typical(sampled_root=True), draft_of(tree, tokens_BR)
+    judge = jax.jit(lambda *args: rule.judge(*args))
     for temperature, epsilon in ((0.0, 0.09), (0.7, 0.2)):
-        knobs = [jnp.float32(x) for x in (temperature, epsilon, DELTA)]
-        accept(tree, tokens_BR, logits_BRV, *knobs)
-        draw(keys_B, logits_BRV[:, 0], *knobs)
-        texts = [
-            accept.lower(tree, tokens_BR, logits_BRV, *knobs).as_text(),
-            draw.lower(keys_B, logits_BRV[:, 0], *knobs).as_text(),
-        ]
-        assert not any("hlo.sort" in text or "top_k" in text for text in texts)
-    assert (accept._cache_size(), draw._cache_size()) == (1, 1)
+        request = request_of(B, numbers_of(B, temperature, epsilon, DELTA))
+        judge(draft, logits_BRV, request, jnp.zeros((B,), jnp.int32))
+        text = judge.lower(draft, logits_BRV, request, jnp.zeros((B,), jnp.int32)).as_text()
+        assert "hlo.sort" not in text
+        assert "top_k" not in text
+    assert judge._cache_size() == 1
+
+
+def test_at_equality_a_node_is_rejected_and_a_token_may_be_drawn():
+    """Four equal logits: q = epsilon = 1/4 at every token, and the other threshold is above it."""
+    logits_BRV = np.zeros((1, 2, 4), np.float32)
+    verdict = typical(load_tree("chain:1"), np.array([[0, 2]]), logits_BRV, 1.0, 0.25, 4.0)
+    assert verdict.num_B.tolist() == [0]
+    keys_B = jax.random.split(jax.random.key(0), 200)
+    tokens_B = sample(keys_B, np.zeros((200, 4), np.float32), 1.0, 0.25, 4.0)
+    assert set(tokens_B.tolist()) == {0, 1, 2, 3}
+
+
+def test_the_next_root_is_drawn_by_the_key_of_its_own_position():
+    """Two rows of one key, an accepted node each, roots at positions 5 and 6."""
+    tokens_BR = np.zeros((2, 2), np.int32)
+    logits_BRV = np.zeros((2, 2, 1000), np.float32)
+    logits_BRV[:, 0, 0] = 40.0  # token 0 is accepted; after it all tokens are equally likely
+    request = request_of(2, numbers_of(2, 1.0, 1e-9, DELTA))
+    request = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), request)
+    position_B = jnp.asarray([5, 6], jnp.int32)
+    draft = draft_of(load_tree("chain:1"), tokens_BR)
+    verdict = Typical(True).judge(draft, logits_BRV, request, position_B)
+    assert verdict.num_B.tolist() == [1, 1]
+    expected_B = Typical(True).first(logits_BRV[:, 1], request, position_B + 2)
+    assert verdict.next_root_B.tolist() == expected_B.tolist()
+    assert expected_B[0] != expected_B[1]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.3])

@@ -1,0 +1,52 @@
+"""A draft: the tree of tokens that one step verifies, as arrays."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """R tokens in a tree, for every row of a batch. Node 0 is the root.
+
+    Parents precede their children. The shape of the tree may be the same for all rows (leading axis
+    1) or differ from row to row (leading axis B). A node of depth 0 other than the root is padding:
+    no rule accepts it. In the notes, for "[The] cat | sat, ran | down (after sat)":
+
+    Attributes:
+      token_BR: int32 [B, R]; here [[cat, sat, ran, down]].
+      parent_BR: int32 [1 or B, R], the root is its own parent; here [[0, 0, 0, 1]].
+      depth_BR: int32 [1 or B, R], distance from the root; here [[0, 1, 1, 2]].
+      mask_BRR: bool [1 or B, R, R], node r (axis 1) sees node c (axis 2), which is r itself or one
+        of its ancestors; here row 3 is [1, 1, 0, 1].
+      max_depth: bound of depth_BR.
+    """
+
+    token_BR: jax.Array
+    parent_BR: jax.Array
+    depth_BR: jax.Array
+    mask_BRR: jax.Array
+    max_depth: int = dataclasses.field(metadata={"static": True})
+
+    def is_node(self) -> jax.Array:
+        """bool [1 or B, R], False for padding."""
+        return (self.depth_BR > 0).at[:, 0].set(True)
+
+    def at_parent(self, x_BR: jax.Array) -> jax.Array:
+        """What x_BR [B, R] holds at each node's parent."""
+        parent_BR = jnp.broadcast_to(self.parent_BR, x_BR.shape)
+        return jnp.take_along_axis(x_BR, parent_BR, axis=1)
+
+
+def root_draft(root_B: jax.Array) -> Draft:
+    """The root alone: with it, a step decodes autoregressively."""
+    zero_11 = jnp.zeros((1, 1), jnp.int32)
+    return Draft(root_B[:, None], zero_11, zero_11, jnp.ones((1, 1, 1), jnp.bool_), 0)
+
+
+def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
+    """x[b, node[b]] of every row: [B, R, ...] -> [B, ...]."""
+    index = node_B.reshape(-1, *(1,) * (x_BR.ndim - 1))
+    return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)

@@ -1,0 +1,117 @@
+"""Drafters: what a step proposes next, from the hidden state of the last accepted token."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding.draft import Draft, root_draft
+from medusa_jax.nn.heads import MedusaHeads
+from medusa_jax.nn.layers import take_rows
+from medusa_jax.nn.llama import lm_head_weight
+from medusa_jax.tree.build import Tree
+
+
+class Drafter(Protocol):
+    """How a draft is made; hashable, so that it can be a jit static."""
+
+    @property
+    def max_depth(self) -> int:
+        """Most tokens that a draft can add to its root."""
+        ...
+
+    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+        """The next draft of every row.
+
+        Args:
+          params: {"backbone": the base model's, "drafter": this drafter's own}.
+          hidden_BD: the backbone's hidden state at the last accepted token, after the final norm.
+          root_B: int32, the token after it, which is certain.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NoDrafter:
+    """Drafts the root alone: autoregressive decoding."""
+
+    max_depth: int = 0
+
+    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+        """See `Drafter.draft`."""
+        del params, hidden_BD
+        return root_draft(root_B)
+
+
+@dataclasses.dataclass(frozen=True)
+class MedusaDrafter:
+    """Fills a static tree with the most likely tokens of Medusa heads (paper, section 2.1).
+
+    Its parameters are those of `medusa_params`.
+
+    Attributes:
+      heads: all the heads that there are; those deeper than the tree are not run.
+      max_depth: levels of the tree below its root.
+      top_k: ranked tokens that the tree needs of each head.
+      dtype: compute dtype, "float32" or "bfloat16".
+    """
+
+    heads: MedusaConfig
+    max_depth: int
+    top_k: int
+    dtype: str
+
+    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+        """See `Drafter.draft`."""
+        own = params["drafter"]
+        tree: Any = own["tree"]
+        with jax.named_scope("medusa_heads"):
+            logits_BMV = self._logits(params, hidden_BD, root_B)
+            _, top_BMk = jax.lax.top_k(logits_BMV, self.top_k)
+        if self.heads.draft_vocab:
+            top_BMk = own["heads"]["token_map"][top_BMk]
+        # A node of depth d and rank r holds head d's r-th token; the root's column is overwritten.
+        token_BR = top_BMk[:, jnp.maximum(tree.depth_R - 1, 0), tree.rank_R]
+        token_BR = token_BR.astype(jnp.int32).at[:, 0].set(root_B)
+        shape = (tree.parent_R[None], tree.depth_R[None], tree.mask_RR[None])
+        return Draft(token_BR, *shape, self.max_depth)
+
+    def _logits(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> jax.Array:
+        """Of the first `max_depth` heads: float32 [B, M, V], or [B, M, Vd]."""
+        own, backbone = params["drafter"], params["backbone"]
+        weights = {k: v for k, v in own["heads"].items() if k != "token_map"}
+        if self.max_depth < self.heads.num_heads:
+            weights = jax.tree.map(lambda x: x[: self.max_depth], weights)
+        heads = dataclasses.replace(self.heads, num_heads=self.max_depth)
+        lm_head_VD = root_BD = None
+        if not heads.own_projection:
+            lm_head_VD = own["lm_head"] if heads.draft_vocab else lm_head_weight(backbone)
+        if heads.root_conditioned:
+            root_BD = take_rows(backbone["embed"]["weight"], root_B)
+        logits: Any = MedusaHeads(heads, jnp.dtype(self.dtype)).apply(
+            {"params": weights}, hidden_BD, lm_head_VD, root_BD
+        )
+        return logits
+
+
+def medusa_params(
+    config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any], tree: Tree
+) -> dict[str, Any]:
+    """What `MedusaDrafter` reads, as the step wants it.
+
+    Args:
+      config: of the heads.
+      heads: their parameters.
+      backbone: the base model's.
+      tree: what they fill.
+
+    Returns:
+      {"heads", "tree"}, and "lm_head" [Vd, D] where heads without projections of their own have a
+      draft vocabulary: the rows of the LM head that it names, gathered once.
+    """
+    params = {"heads": heads, "tree": tree}
+    if config.draft_vocab and not config.own_projection:
+        params["lm_head"] = lm_head_weight(backbone)[heads["token_map"]]
+    return params

@@ -1,0 +1,74 @@
+"""Compiled programs, found by everything that compilation depends on; compiling is timed apart.
+
+This is `jax.jit`'s own cache with a clock: a program is shared by all models, trees and calls whose
+arrays agree in structure, shape, dtype and sharding.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from medusa_jax.sharding import logical_sharding
+
+# What `jax.jit` is told of each function's results and arguments; see `decoding.step`.
+_DONATED = {"decode": ("state",), "insert": ("state",)}
+_CACHE_AXES = {"layers": (None, "heads", None, None), "kv": (None, None, "heads", None)}
+
+
+def abstract(tree: Any) -> Any:
+    """What a program depends on of some arrays: shapes, dtypes and shardings."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def compiled(
+    function: Callable[..., Any], static: tuple[Any, ...], mesh: Mesh | None, arrays: Any
+) -> tuple[Any, float]:
+    """The program of a function for some arrays.
+
+    Args:
+      function: of `decoding.step`; a bound `functools.partial` would never be found again.
+      static: its leading positional arguments, and last a tuple of (name, value) of keyword ones.
+      mesh: the results' shardings follow from it: keys and values lie where their heads are
+        computed, everything else is whole on every device, where the host can read it.
+      arrays: tuple of abstract arguments (see `abstract`).
+
+    Returns:
+      The program, which takes the arrays, and the seconds that compiling it took just now.
+    """
+    leaves, structure = jax.tree.flatten(arrays)
+    begin = time.perf_counter()
+    before = _compile.cache_info().misses
+    program = _compile(function, static, mesh, structure, tuple(leaves))
+    was_there = _compile.cache_info().misses == before
+    return program, 0.0 if was_there else time.perf_counter() - begin
+
+
+@functools.lru_cache(maxsize=512)
+def _compile(
+    function: Any, static: tuple[Any, ...], mesh: Mesh | None, structure: Any, leaves: Any
+) -> Any:
+    *positional, keywords = static
+    arrays = jax.tree.unflatten(structure, leaves)
+    options: dict[str, Any] = {
+        "static_argnums": tuple(range(len(positional))),
+        "static_argnames": tuple(name for name, _ in keywords),
+        "donate_argnames": _DONATED.get(function.__name__, ()),
+    }
+    if mesh is not None:
+        options["out_shardings"] = _result_shardings(
+            mesh, jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays)
+        )
+    return jax.jit(function, **options).lower(*positional, *arrays, **dict(keywords)).compile()
+
+
+def _result_shardings(mesh: Mesh, shapes: Any) -> Any:
+    def of(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = {getattr(key, "name", None) for key in path}
+        axes = next((axes for name, axes in _CACHE_AXES.items() if name in names), None)
+        return logical_sharding(mesh, axes or (None,) * leaf.ndim, leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(of, shapes)

@@ -1,0 +1,34 @@
+"""Greedy acceptance: the text is exactly that of greedy autoregressive decoding."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.rules.rule import Verdict, longest_path
+from medusa_jax.decoding.state import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+    """A node is accepted when it holds the base model's most likely token at its parent."""
+
+    def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
+        """See `Rule.first`."""
+        del request, position_B
+        return _argmax(logits_BV)
+
+    def judge(
+        self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
+    ) -> Verdict:
+        """See `Rule.judge`."""
+        del request, position_B
+        best_BR = _argmax(logits_BRV)
+        num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
+        return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
+
+
+def _argmax(logits: jax.Array) -> jax.Array:
+    """The first of the highest logits [..., V]: int32 [...]."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -1,0 +1,96 @@
+"""What a rule is, and what all rules share: the longest accepted path of a draft."""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.state import Request
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a rule says of a draft, for every row.
+
+    Attributes:
+      num_B: int32, accepted nodes below the root, 0 to the draft's depth (the root always counts).
+      nodes_BA: int32 [B, max_depth + 1], the root and the accepted nodes; entries beyond num_B
+        repeat the last accepted node.
+      last_B: int32, the last accepted node.
+      next_root_B: int32, the token after it: the root of the next draft. It belongs to the verdict,
+        since a rule that samples has drawn it already to judge the draft.
+    """
+
+    num_B: jax.Array
+    nodes_BA: jax.Array
+    last_B: jax.Array
+    next_root_B: jax.Array
+
+
+class Rule(Protocol):
+    """How tokens are chosen; hashable, so that it can be a jit static."""
+
+    def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
+        """The first new token of each row: int32 [B].
+
+        Args:
+          logits_BV: float32, the base model's at the last token of the prompt.
+          request: its numbers are the rule's own.
+          position_B: int32, where the token will stand.
+        """
+        ...
+
+    def judge(
+        self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
+    ) -> Verdict:
+        """Which path of the draft is accepted, and the token after it.
+
+        Args:
+          draft: the tree.
+          logits_BRV: float32, the base model's at every node.
+          request: its numbers are the rule's own.
+          position_B: int32, where the root stands; a node stands its depth further.
+        """
+        ...
+
+
+def longest_path(
+    draft: Draft, ok_BR: jax.Array, score_BR: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The deepest node of which no ancestor failed, and the path that leads to it.
+
+    Args:
+      draft: the tree.
+      ok_BR: bool, whether each node passes by itself; the root always does, padding never.
+      score_BR: float32 >= -inf; of equally deep nodes the one whose path has the highest sum wins.
+
+    Returns:
+      `Verdict.num_B`, `Verdict.nodes_BA` and `Verdict.last_B`; at ties the lowest node wins.
+    """
+    ok_BR = (ok_BR & draft.is_node()).at[:, 0].set(True)
+    alive_BR = ~(draft.mask_BRR & ~ok_BR[:, None, :]).any(-1)
+    depth_BR = jnp.where(alive_BR, draft.depth_BR, -1)
+    num_B = depth_BR.max(-1)
+    deepest_BR = depth_BR == num_B[:, None]
+    if score_BR is None:
+        last_B = jnp.argmax(deepest_BR, axis=-1).astype(jnp.int32)
+    else:
+        # A sum and no matrix product: -inf times 0 is NaN, and TPUs would round to bfloat16.
+        below_root_BRR = draft.mask_BRR.at[:, :, 0].set(False)
+        path_score_BR = jnp.where(below_root_BRR, score_BR[:, None, :], 0.0).sum(-1)
+        best_BR = jnp.where(deepest_BR, path_score_BR, -jnp.inf)
+        last_B = jnp.argmax(best_BR, axis=-1).astype(jnp.int32)
+    return num_B, _path_to(draft, last_B, num_B), last_B
+
+
+def _path_to(draft: Draft, last_B: jax.Array, num_B: jax.Array) -> jax.Array:
+    """Nodes from the root to `last_B`, which then repeats: int32 [B, max_depth + 1]."""
+    B, R = draft.token_BR.shape
+    on_path_BR = pick(jnp.broadcast_to(draft.mask_BRR, (B, R, R)), last_B)
+    step_1A = jnp.arange(draft.max_depth + 1, dtype=jnp.int32)[None]
+    is_node_BAR = on_path_BR[:, None, :] & (draft.depth_BR[:, None, :] == step_1A[:, :, None])
+    nodes_BA = jnp.argmax(is_node_BAR, axis=-1).astype(jnp.int32)
+    return jnp.where(step_1A <= num_B[:, None], nodes_BA, last_B[:, None])

@@ -1,0 +1,29 @@
+"""Batches of the tiny model, decoded in one call."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from medusa_jax.decoding.rules.typical import TypicalNumbers
+from medusa_jax.decoding.runtime import make_request, make_runtime
+
+PROMPTS = [[3, 1, 4, 1, 5], [9], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4, 5]]
+
+
+def decoded(lm, prompts, budgets, *, eos_ids=(), rule=None, **options):
+    """The state after the last step."""
+    runtime = make_runtime(lm, rule=rule)
+    request = make_request(budgets, eos_ids, **options)
+    return runtime.advance(runtime.start(request, prompts)).state
+
+
+def typical_numbers(rows, temperature, epsilon=0.09, delta=0.3):
+    full = (jnp.full((rows,), x, jnp.float32) for x in (temperature, epsilon, delta))
+    return TypicalNumbers(*full)
+
+
+def rows(state):
+    """Emitted tokens of every row."""
+    return [
+        np.asarray(state.output_BO)[b, :n].tolist()
+        for b, n in enumerate(np.asarray(state.num_new_B))
+    ]

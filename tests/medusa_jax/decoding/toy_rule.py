@@ -1,0 +1,31 @@
+"""A rule of our own in one file: the token whose number is closest to a row's favourite wins."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.decoding.draft import pick
+from medusa_jax.decoding.rules.rule import Verdict, longest_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Favourite:
+    """Among the `k` most likely tokens, the one closest to `request.numbers` (int32 [B])."""
+
+    k: int
+
+    def _best(self, logits, favourite):
+        _, top = jax.lax.top_k(logits, self.k)
+        nearest = jnp.argmin(jnp.abs(top - favourite), axis=-1)[..., None]
+        return jnp.take_along_axis(top, nearest, axis=-1)[..., 0].astype(jnp.int32)
+
+    def first(self, logits_BV, request, position_B):
+        del position_B
+        return self._best(logits_BV, request.numbers[:, None])
+
+    def judge(self, draft, logits_BRV, request, position_B):
+        del position_B
+        best_BR = self._best(logits_BRV, request.numbers[:, None, None])
+        num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
+        return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
