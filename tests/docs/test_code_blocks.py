@@ -1,0 +1,38 @@
+"""The Python blocks of the documentation run, as a reader would run them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medusa_jax.io.cache import cache_dir
+from tests.docs.pages import PAGES, ROOT, blocks
+
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+MODEL = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def test_the_readme_has_code():
+    assert "README.md" in [page.name for page in WITH_CODE]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_blocks_run(page, tmp_path):
+    """All blocks of a page together, in an interpreter of its own and without warnings."""
+    code = "\n".join(blocks(page, "python"))
+    if "medusa_jax.load(" in code and not MODEL.exists():
+        pytest.skip("needs the default model, which medusa_jax.load() downloads")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or "print(" not in code
+    if page.name == "README.md":
+        first, second = done.stdout.splitlines()[0], done.stdout
+        assert float(first.rsplit(" ", 1)[1]) > 1.3 or "tokens_per_step" not in code, second
