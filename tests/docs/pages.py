@@ -16,7 +16,7 @@ SCRIPTS = sorted((ROOT / "runs").glob("*.sh"))
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_INLINE = re.compile(r"`(python -m [^`]+)`")
+_INLINE = re.compile(r"`((?:python -m|make|pip install) [^`]+)`")
 _INDENTED = re.compile(r"^ +(python -m (?:.*\\\n)*.*)$", re.MULTILINE)
 # In place of Python: writes its arguments down, and the file that a command would have written.
 _RECORDER = """#!/usr/bin/env bash

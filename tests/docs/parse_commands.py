@@ -17,8 +17,9 @@ from medusa_jax.errors import UserError
 
 def parse(module: str, *arguments: str) -> None:
     """Raises what the command would raise before it starts to work."""
+    sys.argv = [module, *arguments]  # where ml_collections looks for --config.KEY
     importlib.import_module(module)
-    rest = flags.FLAGS([module, *arguments])[1:]
+    rest = flags.FLAGS(sys.argv)[1:]
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
     if "config" in flags.FLAGS:
