@@ -7,11 +7,9 @@ import sys
 
 import pytest
 
-from medusa_jax.io.cache import cache_dir
-from tests.docs.pages import PAGES, ROOT, blocks
+from tests.docs.pages import DEFAULT_MODEL, PAGES, ROOT, blocks
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
-MODEL = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def test_the_readme_has_code():
@@ -22,7 +20,7 @@ def test_the_readme_has_code():
 def test_blocks_run(page, tmp_path):
     """All blocks of a page together, in an interpreter of its own and without warnings."""
     code = "\n".join(blocks(page, "python"))
-    if "medusa_jax.load(" in code and not MODEL.exists():
+    if "medusa_jax.load(" in code and not DEFAULT_MODEL.exists():
         pytest.skip("needs the default model, which medusa_jax.load() downloads")
     done = subprocess.run(
         [sys.executable, "-c", code],

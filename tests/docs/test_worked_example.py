@@ -1,27 +1,25 @@
 """The worked step of docs/concepts.md is what the code does, number for number."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import medusa_jax
 from medusa_jax.decoding.runtime import make_request, make_runtime
-from medusa_jax.io.cache import cache_dir
 from medusa_jax.tree.presets import load_tree
+from tests.docs.pages import DEFAULT_MODEL, ROOT
 
-CONCEPTS = Path(__file__).resolve().parents[2] / "docs" / "concepts.md"
+CONCEPTS = ROOT / "docs" / "concepts.md"
 PROMPT = "Write one sentence about a cat."
 TREE = "smollm2_135m_63:8"
 STEP = 3
-MODEL = cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
 def step():
     """Everything the page says of the step, as {name: value}; nodes are numbered as in the tree."""
-    if not MODEL.exists():
+    if not DEFAULT_MODEL.exists():
         pytest.skip("needs the default model, which medusa_jax.load() downloads")
     lm = medusa_jax.load(tree=TREE, dtype="float32")
     chat = [{"role": "user", "content": PROMPT}]
