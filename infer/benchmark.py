@@ -1,17 +1,19 @@
 """Measures decoding on this machine.
 
-Of a real model, with prompts (the default): our plain (autoregressive) decoding, our Medusa
-decoding with several trees and, when torch is installed, transformers' generate. All decode the
-same prompts greedily in the same run and take turns prompt by prompt; medians over the rounds
-count. Compiling is not timed. In float32 all must give the same tokens, which is checked.
+A real model answers prompts (the default): with our plain (autoregressive) decoding, with our
+Medusa decoding and several trees and, if torch is installed, with transformers' generate. All
+decode the same prompts greedily in the same run, taking turns prompt by prompt; what is reported
+are medians over the rounds. Compiling is not timed. In float32 all must give the same tokens,
+which is checked.
 
   python -m infer.benchmark
   python -m infer.benchmark --dtypes float32 --trees mc_sim_7b_63:4,:8,chain:2 --output cpu.json
   python -m infer.benchmark --model FOLDER --medusa FOLDER --prompt_file questions.jsonl
 
-Of a shape, with random weights and no prompts: the time of a plain step, the memory bandwidth it
-reaches against a large copy, and the time of steps with trees of 8 to 128 nodes. A tree pays when
-a step gives more tokens (first mode) than it costs more time (this mode).
+Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
+bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
+nodes. A tree pays off when a step gains more in tokens (first mode) than it costs in time (this
+mode).
 
   python -m infer.benchmark --shape tiny --dtypes float32
   python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
@@ -21,14 +23,14 @@ from typing import Any
 
 from absl import flags
 
-from infer import display
 from infer.bench import tables
 from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
-from infer.bench.prompts import QUESTIONS
+from infer.bench.questions import QUESTIONS
 from infer.bench.steps import ShapeJob, measure_shape
-from infer.prompt_file import read_prompt_file
+from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_console import note
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
@@ -41,31 +43,31 @@ _MEDUSA = flags.DEFINE_string(
     "medusa",
     None,
     "Folder, file or hub id with Medusa heads; 'none': plain decoding only. Default: the heads "
-    "beside the model, or the shipped ones of the default model.",
+    "beside the model, or those that ship with the default model.",
 )
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
     None,
-    "What to ask: a .txt file (one prompt) or a .jsonl file whose rows have prompt, messages or "
-    "turns (MT-bench; the first turn is asked). Default: eight built-in questions.",
+    "File with prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt', "
+    "'messages' or 'turns' (MT-bench; only the first is asked). Default: eight built-in questions.",
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", 64, "Longest answer, in tokens.", lower_bound=1
+    "max_new_tokens", 64, "Longest answer to each prompt, in tokens.", lower_bound=1
 )
 _TREES = flags.DEFINE_string(
     "trees",
     None,
-    "Trees to compare: NAME:N (the first N nodes of a published tree), NAME, chain:K or a JSON "
-    "file, separated by commas; a bare :N repeats the name before it. Default: those of "
-    f"{DEFAULT_TREES} that the model has heads for; with --shape sizes from 8 to 128.",
+    "Trees to compare, separated by commas: NAME:N (the first N nodes of a preset), NAME, chain:K "
+    "or a JSON file; a bare :N repeats the name before it. Default: those of "
+    f"{DEFAULT_TREES} that the model has heads for; with --shape, 8 to 128 nodes.",
 )
 _DTYPES = flags.DEFINE_list(
     "dtypes",
     None,
-    "float32, bfloat16 or both, separated by a comma. Default: both; bfloat16 with --shape.",
+    "float32, bfloat16 or both, separated by a comma. Default: both; with --shape, bfloat16.",
 )
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 3, "How often everything is repeated; medians count.", lower_bound=1
+    "rounds", 3, "How often to repeat everything; medians are reported.", lower_bound=1
 )
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
@@ -74,17 +76,17 @@ _HEADS = flags.DEFINE_enum(
     "heads",
     "shared",
     ["shared", "own"],
-    "With --shape: the five heads share the LM head (format C) or have projections of their own "
-    "(format A).",
+    "With --shape: whether the five heads share the LM head (format C) or each has a projection of "
+    "its own (format A).",
 )
 _EXPERIMENTS = flags.DEFINE_boolean(
     "experiments",
     False,
-    "With --shape: also time scanned against unrolled layers, and cuDNN and Pallas attention "
-    "against XLA's (GPU only).",
+    "With --shape: also compare scanned with unrolled layers, and cuDNN and Pallas attention with "
+    "XLA's (GPU only).",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "JSON file for all numbers, with device, versions, commit and command."
+    "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
 )
 
 _DTYPE_NAMES = ("float32", "bfloat16")
@@ -109,7 +111,7 @@ def main(argv: list[str]) -> None:
 def _warn_if_busy(around: dict[str, Any]) -> None:
     load, cores = around["load_average"], around["cores"]
     if load > cores / 2:
-        display.note(f"the machine is busy (load {load:.1f}, {cores} cores): expect odd numbers")
+        note(f"the machine is busy (load {load:.1f}, {cores} cores): expect noisy numbers")
 
 
 def _check_flags() -> None:

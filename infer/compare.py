@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from infer import display
 from infer.answers import Job
+from infer.totals import Totals, totals
+from infer.turns import median_run, take_turns
 from medusa_jax import Generation, MedusaLM
 
 _ROUNDS = 3
@@ -32,64 +35,70 @@ class Comparison:
         pairs = zip(self.plain, self.medusa, strict=True)
         return [i for i, (a, m) in enumerate(pairs) if a.token_ids != m.token_ids]
 
-    def totals(self) -> tuple[display.Totals, display.Totals]:
+    def totals(self) -> tuple[Totals, Totals]:
         """Of plain decoding and of Medusa."""
-        plain = display.totals(self.plain, self.batch_size)
-        return plain, display.totals(self.medusa, self.batch_size)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Of `--output`: Medusa's, each with the plain answer to the same prompt."""
-        rows = []
-        for plain, medusa in zip(self.plain, self.medusa, strict=True):
-            other = dataclasses.asdict(plain)
-            del other["prompt"]
-            rows.append(dataclasses.asdict(medusa) | {"autoregressive": other})
-        return rows
+        return totals(self.plain, self.batch_size), totals(self.medusa, self.batch_size)
 
 
-def compare(lm: MedusaLM, job: Job, shown: Sequence[Generation]) -> Comparison:
-    """Measures both ways of decoding.
+def to_row(plain: Generation, medusa: Generation) -> dict[str, Any]:
+    """A row of `--output`: Medusa's, with the plain answer to the same prompt inside."""
+    other = dataclasses.asdict(plain)
+    del other["prompt"]
+    return dataclasses.asdict(medusa) | {"autoregressive": other}
 
-    The sides take turns batch by batch, so that a busy moment of the machine hits both. One batch
-    is decoded several times and its median counts; more batches are decoded once.
+
+def from_rows(rows: Sequence[dict[str, Any]], batch_size: int) -> Comparison:
+    """The comparison that rows of `to_row` hold."""
+    plain, medusa = [], []
+    for row in rows:
+        own = {key: value for key, value in row.items() if key != "autoregressive"}
+        plain.append(Generation(prompt=row["prompt"], **row["autoregressive"]))
+        medusa.append(Generation(**own))
+    return Comparison(plain, medusa, batch_size)
+
+
+def compare(
+    lm: MedusaLM, job: Job, show: Callable[[int], Generation] | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Measures both ways of decoding, batch by batch, and yields each batch's rows.
+
+    A single batch is decoded several times and its median counts; of more batches each is decoded
+    once. The first batch is decoded once more by each side, to compile and to warm up.
 
     Args:
       lm: a model with heads.
       job: the prompts.
-      shown: Medusa's answers that have been streamed already, which compiled and warmed it up.
+      show: streams Medusa's answer to a prompt's number before it is measured; None: nothing is
+        shown.
     """
-    plain_lm = lm.with_tree("chain:0")
-    first = dataclasses.replace(job, prompts=job.prompts[: job.batch_size])
+    sides = [partial(job.answer, lm.with_tree("chain:0")), partial(job.answer, lm)]
     rounds = _ROUNDS if len(job.prompts) <= job.batch_size else 1
-    warmups = len(first.prompts) * (1 if shown else 2)
-    with display.progress_bar() as bar:
-        task = bar.add_task("Comparing", total=warmups + 2 * rounds * len(job.prompts))
-        run = _counter(lambda: bar.update(task, advance=1, refresh=True))
-        plain_runs, medusa_runs = [list(run(plain_lm, first))], [list(shown or run(lm, first))]
-        for _ in range(rounds):
-            pairs = list(zip(run(plain_lm, job), run(lm, job), strict=True))
-            plain_runs.append([plain for plain, _ in pairs])
-            medusa_runs.append([medusa for _, medusa in pairs])
-    return Comparison(_medians(plain_runs), _medians(medusa_runs), job.batch_size)
-
-
-def _counter(advance: Callable[[], None]) -> Callable[[MedusaLM, Job], Iterator[Generation]]:
-    def run(lm: MedusaLM, job: Job) -> Iterator[Generation]:
-        for result in job.run(lm):
-            advance()
-            yield result
-
-    return run
+    batches = job.batches()
+    bar = display.progress_bar()
+    task = bar.add_task("Comparing", total=2 * rounds * len(batches))
+    for batch in batches:
+        shown = [show(number) for number in batch] if show else []
+        with bar:  # not while a text is streamed
+            warm_ups: list[list[Generation]] = [[], shown]
+            if batch is batches[0]:
+                warm_ups = [warm or side(batch) for side, warm in zip(sides, warm_ups, strict=True)]
+            advance = partial(bar.update, task, advance=1, refresh=True)
+            runs = take_turns(sides, [batch], rounds, advance)
+        plain, medusa = (
+            _medians([warm, *(answers for (answers,) in own)])
+            for warm, own in zip(warm_ups, runs, strict=True)
+        )
+        yield [to_row(p, m) for p, m in zip(plain, medusa, strict=True)]
 
 
 def _medians(runs: list[list[Generation]]) -> list[Generation]:
-    """Each prompt's median run; the first list is the warm-up, perhaps of the first prompts only.
+    """Each prompt's median run; the first list is the warm-up, which may be empty.
 
     Compilation is summed over all runs, as it happens in whichever comes first.
     """
     medians = []
-    for warmup, *timed in zip_longest(*runs):
-        median = sorted(timed, key=lambda run: run.decode_seconds)[len(timed) // 2]
-        compiled = sum(run.compile_seconds for run in (warmup, *timed) if run)
+    for warm_up, *timed in zip_longest(*runs):
+        median = median_run(timed, lambda run: run.decode_seconds)
+        compiled = sum(run.compile_seconds for run in (warm_up, *timed) if run)
         medians.append(dataclasses.replace(median, compile_seconds=compiled))
     return medians

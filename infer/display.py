@@ -1,30 +1,15 @@
 """What a person sees: texts on stdout, everything about them on stderr."""
 
-import dataclasses
-import os
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import jax
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from medusa_jax import Generation, MedusaLM
+from medusa_jax import MedusaLM
+from medusa_jax.cli_console import make_console, note
 
 _STEP_STYLES = ("cyan", "magenta")
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """A console that colours only in a terminal, and never under NO_COLOR."""
-    plain = bool(os.environ.get("NO_COLOR"))
-    return Console(stderr=stderr, color_system=None if plain else "auto", highlight=False)
-
-
-def note(message: str) -> None:
-    """One line on stderr."""
-    make_console(stderr=True).print(Text(message, "dim"), soft_wrap=True)
 
 
 def describe_model(lm: MedusaLM, name: str) -> None:
@@ -34,7 +19,7 @@ def describe_model(lm: MedusaLM, name: str) -> None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
         if lm.tree.max_depth == 0:
             heads = "plain decoding, the fastest here (--tree mc_sim_7b_63 uses the heads)"
-    note(f"{name}: {lm.dtype} on {jax.default_backend()}, {heads}")
+    note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
 
 
 def announce_prompt(number: int, total: int) -> None:
@@ -97,54 +82,3 @@ class StepPrinter:
 def print_text(text: str) -> None:
     """A whole answer on stdout."""
     print(text, flush=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Totals:
-    """Sums over answers.
-
-    Attributes:
-      tokens: new tokens.
-      steps: backbone passes after prefill.
-      seconds: decoding, all batches.
-      compile_seconds: all batches.
-    """
-
-    tokens: int
-    steps: int
-    seconds: float
-    compile_seconds: float
-
-    @property
-    def tokens_per_step(self) -> float:
-        """What one pass yields."""
-        return self.tokens / max(self.steps, 1)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of decoding."""
-        return self.tokens / max(self.seconds, 1e-9)
-
-
-def totals(results: Sequence[Generation], batch_size: int) -> Totals:
-    """Sums answers that were decoded `batch_size` at a time: the rows of a batch share seconds."""
-    batches = results[::batch_size]
-    return Totals(
-        tokens=sum(r.num_new_tokens for r in results),
-        steps=sum(r.num_steps for r in results),
-        seconds=sum(r.decode_seconds for r in batches),
-        compile_seconds=sum(r.compile_seconds for r in batches),
-    )
-
-
-def closing_line(results: Sequence[Generation], batch_size: int) -> str:
-    """Tokens, steps and speed of the answers together."""
-    t = totals(results, batch_size)
-    answers = f"{len(results)} answers, " if len(results) > 1 else ""
-    compiling = (
-        f", after compiling for {t.compile_seconds:.1f} s" if t.compile_seconds > 0.05 else ""
-    )
-    return (
-        f"{answers}{t.tokens} tokens in {t.steps} steps: {t.tokens_per_step:.2f} tokens/step, "
-        f"{t.tokens_per_second:.1f} tokens/s{compiling}"
-    )

@@ -1,7 +1,7 @@
-"""Answers prompts with a language model, through Medusa heads where there are some.
+"""Answers prompts with a language model, sped up by its Medusa heads if it has some.
 
 Examples:
-  The default model and the heads made for it, beside plain decoding:
+  The default model with its heads, compared with plain decoding:
     python -m infer.generate --compare --prompt "Why is the sky blue?"
 
   Your own model and heads (folder, GGUF file or hub id), 64 tokens, sampled:
@@ -9,30 +9,33 @@ Examples:
       --medusa FasterDecoding/medusa-vicuna-7b-v1.3 --prompt "Tell me a joke." \\
       --max_new_tokens 64 --temperature 0.7
 
-  Many prompts, eight at a time, results and measurements into a file:
+  Many prompts, eight at a time, with answers and measurements written to a file:
     python -m infer.generate --prompt_file questions.jsonl --batch_size 8 --output answers.jsonl
 
-Texts and the table of --compare go to stdout, everything else to stderr.
+Answers and the table of --compare go to stdout, everything else to stderr.
 """
 
 import dataclasses
 import sys
+import warnings
+from functools import partial
 from typing import Any
 
+import jax
 from absl import flags
 
 from infer import answers, display
 from infer.answers import Job
-from infer.compare import compare
-from infer.output import write_rows
-from infer.prompt_file import check_text, read_prompt_file
-from infer.report import report
+from infer.compare import compare, from_rows
+from infer.compare_table import report
+from infer.prompts import check_text, read_prompt_file
+from infer.row_file import Rows, identify, open_rows
+from infer.totals import closing_line
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.io.atomic import check_output
+from medusa_jax.cli_console import make_console, note
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
-from medusa_jax.tree.presets import load_tree
 
 _DEFAULTS = GenerationConfig()
 _SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32
@@ -45,117 +48,111 @@ _MODEL = flags.DEFINE_string(
 _MEDUSA = flags.DEFINE_string(
     "medusa",
     None,
-    "Folder, file or hub id with Medusa heads; 'none' decodes without (autoregressive). Default: "
-    "heads found beside the model, or the shipped ones for the default model.",
+    "Folder, file or hub id with Medusa heads; 'none': plain (autoregressive) decoding. Default: "
+    "the heads beside the model, or those that ship with the default model.",
 )
-_PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more of them.")
+_PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more.")
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
     None,
-    "File of prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text), "
-    "'messages' (a list of {role, content}) or 'turns' (texts, of which the first is asked).",
+    "File with prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text), "
+    "'messages' (a list of {role, content}) or 'turns' (texts; only the first is asked).",
 )
 _CHAT = flags.DEFINE_boolean(
     "chat",
     None,
-    "Apply the tokenizer's chat template: the prompt is the user's message. Default: when the "
-    "tokenizer has one.",
+    "Apply the tokenizer's chat template, with the prompt as the user's message. Default: if the "
+    "tokenizer has a template.",
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", _DEFAULTS.max_new_tokens, "Bound on the new tokens per prompt."
-)
-_TEMPERATURE = flags.DEFINE_float(
-    "temperature", _DEFAULTS.temperature, "Of sampling, 0 or more; 0 decodes greedily."
-)
-_ACCEPTANCE = flags.DEFINE_enum(
-    "acceptance",
-    None,
-    ["greedy", "typical"],
-    "Which proposed tokens are accepted: those of greedy decoding, or typical ones (Medusa paper, "
-    "section 2.3.1). Default: greedy at temperature 0, typical above.",
-)
-_EPSILON = flags.DEFINE_float(
-    "epsilon",
-    _DEFAULTS.epsilon,
-    "Typical acceptance: hard threshold of the probability, between 0 and 1; larger is stricter.",
-)
-_DELTA = flags.DEFINE_float(
-    "delta",
-    _DEFAULTS.delta,
-    "Typical acceptance: factor of the threshold that falls with the entropy, above 0.",
-)
-_SAMPLED_ROOT = flags.DEFINE_boolean(
-    "sampled_root",
-    None,
-    "Typical acceptance: draw the first token of each step instead of taking the most likely one. "
-    "Default: only when decoding without heads.",
+# One flag for each field of GenerationConfig, but for the tree: that belongs to the model.
+_OPTIONS = (
+    flags.DEFINE_integer(
+        "max_new_tokens", _DEFAULTS.max_new_tokens, "Longest answer to each prompt, in tokens."
+    ),
+    flags.DEFINE_float(
+        "temperature", _DEFAULTS.temperature, "Sampling temperature; 0 is greedy decoding."
+    ),
+    flags.DEFINE_enum(
+        "acceptance",
+        _DEFAULTS.acceptance,
+        ["greedy", "typical"],
+        "Which of the proposed tokens to accept: those that greedy decoding gives, or all that are "
+        "typical (Medusa paper, section 2.3.1). Default: greedy at temperature 0, typical above.",
+    ),
+    flags.DEFINE_float(
+        "epsilon",
+        _DEFAULTS.epsilon,
+        "Typical acceptance: a token is accepted if its probability exceeds the smaller of epsilon "
+        "and delta * exp(-entropy); between 0 and 1, larger is stricter.",
+    ),
+    flags.DEFINE_float(
+        "delta",
+        _DEFAULTS.delta,
+        "Typical acceptance: see --epsilon; above 0. The paper recommends sqrt(epsilon).",
+    ),
+    flags.DEFINE_boolean(
+        "sampled_root",
+        _DEFAULTS.sampled_root,
+        "Typical acceptance: sample the first token of each step instead of taking the most likely "
+        "one. Default: only when decoding without heads.",
+    ),
+    flags.DEFINE_integer(
+        "seed", _DEFAULTS.seed, "Random seed for sampling.", lower_bound=0, upper_bound=2**64 - 1
+    ),
 )
 _TREE = flags.DEFINE_string(
     "tree",
     None,
-    "What each step proposes: a preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a "
-    "JSON file with a list of paths, or chain:K for the best token of K heads. Default: what was "
-    "measured to be fastest on this kind of device; on a CPU in float32 that is chain:0, plain "
-    "decoding, and mc_sim_7b_63:6 with --compare.",
-)
-_SEED = flags.DEFINE_integer(
-    "seed", _DEFAULTS.seed, "Of sampling.", lower_bound=0, upper_bound=2**32 - 1
+    "Tree of tokens that each step proposes: a preset such as mc_sim_7b_63, PRESET:N for its first "
+    "N nodes, a JSON file with a list of paths, or chain:K for the best token of each of K heads. "
+    "Default: the tree that was measured to be fastest on this kind of device; on a CPU in float32 "
+    "that is chain:0, plain decoding, and mc_sim_7b_63:6 with --compare.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Of parameters and computation. Default: float32 on a CPU, bfloat16 elsewhere.",
+    "Number format of parameters and computation. Default: float32 on a CPU, bfloat16 elsewhere.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Prompts that are decoded at the same time.", lower_bound=1
+    "batch_size", 1, "How many prompts to decode at the same time.", lower_bound=1
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "JSON-lines file: one row per prompt, in order, with text, tokens and measurements (seconds). "
-    "Written at the end, and only when everything went well.",
+    "JSON-lines file to write: one row per prompt, in order, with text, tokens and measurements "
+    "(in seconds). Rows are kept in FILE.part as they are done, and become FILE at the end, which "
+    "replaces an older one. After an interruption, rerun the same command to resume.",
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "With --output: start anew instead of resuming from FILE.part."
 )
 _COMPARE = flags.DEFINE_boolean(
-    "compare", False, "Decode autoregressively too, and compare texts, steps and time."
+    "compare", False, "Decode without Medusa too, and compare texts, steps and time."
 )
 _STREAM = flags.DEFINE_boolean(
     "stream",
     None,
-    "Print text as it is accepted. Default: in a terminal, with one prompt at a time.",
+    "Print text as soon as it is accepted. Default: in a terminal, with one prompt at a time.",
 )
 
 
 def main(argv: list[str]) -> None:
-    """Answers what the flags ask for."""
+    """The walk of a prompt: parse, load, encode once, decode, print."""
     del argv
-    job = _job()
-    streaming = _streaming()
-    output = check_output(_OUTPUT.value) if _OUTPUT.value is not None else None
-    lm = _load()
-    answers.check_prompts(lm, job)
-    display.describe_model(lm, _MODEL.value or DEFAULT_MODEL_NAME)
-    if _COMPARE.value:
-        rows = _compare(lm, job, streaming)
-    else:
-        rows = [dataclasses.asdict(result) for result in _answer(lm, job, streaming)]
-    if output is not None:
-        write_rows(output, rows)
-        display.note(f"wrote {output}")
+    config, prompts, streaming = _config(), _prompts(), _streaming()
+    call = _call(config) if _OUTPUT.value is not None else {}
+    with open_rows(_OUTPUT.value, call, prompts, overwrite=_OVERWRITE.value) as rows:
+        lm = _load()
+        encoded = answers.encode_prompts(lm, prompts, _CHAT.value)
+        job = Job(encoded, _BATCH_SIZE.value, config, done=len(rows.rows))
+        display.describe_model(lm, _MODEL.value or DEFAULT_MODEL_NAME)
+        (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
 
 
-def _job() -> Job:
-    options: dict[str, Any] = {
-        "max_new_tokens": _MAX_NEW_TOKENS.value,
-        "temperature": _TEMPERATURE.value,
-        "acceptance": _ACCEPTANCE.value,
-        "epsilon": _EPSILON.value,
-        "delta": _DELTA.value,
-        "sampled_root": _SAMPLED_ROOT.value,
-        "seed": _SEED.value,
-    }
-    GenerationConfig(**options)  # refuses what is out of range before the model loads
-    return Job(_prompts(), _BATCH_SIZE.value, _CHAT.value, options)
+def _config() -> GenerationConfig:
+    options: dict[str, Any] = {option.name: option.value for option in _OPTIONS}
+    return GenerationConfig(**options)
 
 
 def _prompts() -> list[Prompt]:
@@ -170,6 +167,8 @@ def _prompts() -> list[Prompt]:
 
 
 def _streaming() -> bool:
+    if _OVERWRITE.value and _OUTPUT.value is None:
+        raise UserError("--overwrite only works with --output: see --help")
     if _STREAM.value and _BATCH_SIZE.value > 1:
         raise UserError("--stream shows one answer at a time: leave out --batch_size")
     if _STREAM.value is None:
@@ -177,37 +176,57 @@ def _streaming() -> bool:
     return _STREAM.value
 
 
+def _call(config: GenerationConfig) -> dict[str, Any]:
+    """What the rows depend on, but for the prompts: only a rerun with the same resumes them."""
+    names = {flag.name: identify(flag.value) for flag in (_MODEL, _MEDUSA, _TREE)}
+    options = {key: value for key, value in vars(config).items() if key not in names}
+    others = {flag.name: flag.value for flag in (_DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
+    fields = [field.name for field in dataclasses.fields(Generation)]
+    around = {"platform": jax.default_backend(), "fields": fields}
+    return names | options | others | around
+
+
 def _load() -> MedusaLM:
     if _COMPARE.value and _MEDUSA.value == "none":
         raise UserError("--compare needs Medusa heads: leave out --medusa none")
-    if _TREE.value is not None:
-        load_tree(_TREE.value)  # a wrong tree is refused before the model loads
     setup_compilation_cache()
-    lm = load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree=_TREE.value)
-    if _COMPARE.value and _TREE.value is None and lm.tree.max_depth == 0 and lm.heads_config:
+    with warnings.catch_warnings():
+        if _COMPARE.value:  # no heads: an error follows
+            warnings.filterwarnings("ignore", "no Medusa heads")
+        lm = load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree=_TREE.value)
+    if not _COMPARE.value:
+        return lm
+    if lm.heads_config is None:
+        raise UserError(
+            f"--compare needs Medusa heads, and there are none beside {_MODEL.value}: name them "
+            "with --medusa"
+        )
+    if _TREE.value is None and lm.tree.max_depth == 0:
         return lm.with_tree(_SMALL_TREE if lm.heads_config.num_heads >= 3 else "chain:1")
     return lm
 
 
-def _answer(lm: MedusaLM, job: Job, streaming: bool) -> list[Generation]:
+def _answer(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     if streaming:
-        results = answers.stream_answers(lm, job)
+        batches = answers.stream_answers(lm, job)
     elif _OUTPUT.value is None:
-        results = answers.print_answers(job.run(lm), len(job.prompts))
+        batches = answers.print_answers(lm, job)
     else:
-        results = answers.collect_answers(lm, job)
-    display.note(display.closing_line(results, job.batch_size))
-    return results
+        batches = answers.collect_answers(lm, job)
+    for results in batches:
+        rows.add([dataclasses.asdict(result) for result in results])
+    note(closing_line([Generation(**row) for row in rows.rows], job.batch_size))
 
 
-def _compare(lm: MedusaLM, job: Job, streaming: bool) -> list[dict[str, Any]]:
-    shown = answers.stream_answers(lm, job) if streaming else []
-    comparison = compare(lm, job, shown)
+def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
+    show = partial(answers.stream_answer, lm, job) if streaming else None
+    for measured in compare(lm, job, show):
+        rows.add(measured)
+    comparison = from_rows(rows.rows, job.batch_size)
     if not streaming and _OUTPUT.value is None:
-        answers.print_answers(comparison.medusa, len(job.prompts))
-    greedy = _TEMPERATURE.value == 0 and _ACCEPTANCE.value != "typical"
-    display.make_console().print(report(lm, comparison, greedy=greedy))
-    return comparison.rows()
+        answers.show_answers(comparison.medusa, 0, len(job.prompts))
+    greedy = job.config.temperature == 0 and job.config.acceptance != "typical"
+    make_console().print(report(lm, comparison, greedy=greedy))
 
 
 def run() -> None:

@@ -1,5 +1,10 @@
-"""Prompts to token ids and token ids to text."""
+"""Chat templates and tokens: prompts to ids, conversations to labels, ids back to text.
 
+One renderer serves decoding and training, so that a model is trained on the very text it is
+prompted with: the text of a prompt is a prefix of the conversation that it begins.
+"""
+
+import dataclasses
 import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,8 +17,52 @@ from medusa_jax.errors import UserError
 Message = dict[str, str]
 # Plain text, a conversation, or token ids that are used as they are.
 Prompt = str | Sequence[Message] | Sequence[int]
-# transformers' advice about too long a sequence: whoever encodes a prompt checks its length.
+# Keeps transformers from commenting on long sequences: whoever encodes a prompt checks its length.
 _QUIET = {"verbose": False}
+_REWRITES = (
+    "this chat template rewrites earlier turns, so the assistant's spans cannot be told: "
+    "give the tokenizer one that renders turn by turn"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A prompt that has been tokenized, ready to decode.
+
+    Attributes:
+      prompt: as the user gave it.
+      ids: its tokens, at least one.
+    """
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One conversation to learn from.
+
+    Attributes:
+      token_T: int32 token ids.
+      is_label_T: bool, True on the assistant's content and its end-of-turn mark; not on the role
+        header (a token that begins in it belongs to it), nor on white space after the mark.
+    """
+
+    token_T: np.ndarray
+    is_label_T: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkedText:
+    """A text to tokenize, and where in it the labels are.
+
+    Attributes:
+      text: with all special tokens written out.
+      spans: [first, last) characters of every stretch of labels.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
 
 
 def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
@@ -32,7 +81,9 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
         ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
     else:
-        ids = _encode_chat(tokenizer, prompt)
+        text = _render(tokenizer, _messages(prompt), prompt=True)
+        # The template writes the special tokens itself.
+        ids = list(tokenizer(text, add_special_tokens=False, **_QUIET)["input_ids"])
     if not ids:
         raise UserError("the prompt is empty: give at least one token of text")
     return ids
@@ -45,18 +96,112 @@ def _is_integer(value: Any) -> bool:
     )
 
 
-def _encode_chat(tokenizer: Any, prompt: Any) -> list[int]:
-    if not tokenizer.chat_template:
-        raise UserError("the tokenizer has no chat template: pass plain text with --nochat")
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+def _messages(prompt: Any) -> list[Message]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def tokenize(
+    tokenizer: Any, messages: list[Message], *, truncated: bool, max_length: int
+) -> Example:
+    """Renders a conversation with the tokenizer's chat template and marks the labels.
+
+    Args:
+      tokenizer: a fast tokenizer with a chat template.
+      messages: the turns, {"role", "content"}.
+      truncated: the last turn was cut off, so what the template puts after it is no label.
+      max_length: longer conversations are cut.
+
+    Raises:
+      UserError: the template does not render turn by turn, so that spans cannot be told, or
+        there is none, or it refuses the conversation.
+    """
+    (example,) = encode_marked(tokenizer, [mark(tokenizer, messages, truncated)])
+    return Example(example.token_T[:max_length], example.is_label_T[:max_length])
+
+
+def mark(tokenizer: Any, messages: list[Message], truncated: bool = False) -> MarkedText:
+    """The text of a conversation and the spans of its labels; see `tokenize`.
+
+    Chunks of ShareGPT may begin with a reply. Where the template refuses that, it is left out, as
+    the original's trainer always does.
+    """
     try:
-        out = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, tokenizer_kwargs=_QUIET
+        text = _render(tokenizer, messages)
+    except UserError:
+        first_user = next((i for i, m in enumerate(messages) if m["role"] == "user"), 0)
+        if first_user == 0 or not tokenizer.chat_template:
+            raise
+        return mark(tokenizer, messages[first_user:], truncated)
+    spans = [
+        _span(tokenizer, messages, i, text, truncated and i == len(messages) - 1)
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+    return MarkedText(text, tuple(spans))
+
+
+def encode_marked(tokenizer: Any, texts: Sequence[MarkedText]) -> list[Example]:
+    """Tokenizes texts together, which the tokenizer spreads over all cores."""
+    out = tokenizer(
+        [marked.text for marked in texts],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        **_QUIET,
+    )
+    rows = zip(texts, out["input_ids"], out["offset_mapping"], strict=True)
+    return [_example(marked, tokens, offsets) for marked, tokens, offsets in rows]
+
+
+def _example(marked: MarkedText, tokens: list[int], offsets: list[tuple[int, int]]) -> Example:
+    start_T, end_T = np.asarray(offsets, np.int64).reshape(-1, 2).T
+    is_label_T = np.zeros(start_T.shape, bool)
+    for first, last in marked.spans:
+        is_label_T |= (start_T >= first) & (end_T <= last) & (end_T > start_T)
+    return Example(np.asarray(tokens, np.int32), is_label_T)
+
+
+def _render(tokenizer: Any, messages: list[Message], prompt: bool = False) -> str:
+    """The conversation's text; with `prompt`, up to where the assistant starts to write."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the tokenizer has no chat template: pass plain text with --nochat, or put a template "
+            "beside the tokenizer (chat_template.jinja)"
         )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # jinja's errors and the templates' own raise_exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"the chat template refuses the conversation: {reason}") from error
-    return list(out["input_ids"])
+
+
+def _span(
+    tokenizer: Any, messages: list[Message], turn: int, text: str, truncated: bool
+) -> tuple[int, int]:
+    """Characters of turn's content and end mark: what the template adds beyond its prompt."""
+    through = _render(tokenizer, messages[: turn + 1])
+    first = _content_start(tokenizer, messages, turn, through)
+    if not text.startswith(through):
+        raise UserError(_REWRITES)
+    if truncated:
+        content = messages[turn]["content"].rstrip()
+        return first, first + max(through[first:].find(content), 0) + len(content)
+    return first, len(through.rstrip())
+
+
+def _content_start(tokenizer: Any, messages: list[Message], turn: int, through: str) -> int:
+    """Where the model starts to write: after the generation prompt."""
+    if turn > 0:
+        before = _render(tokenizer, messages[:turn], prompt=True)
+        if not through.startswith(before):
+            raise UserError(_REWRITES)
+        return len(before)
+    # Templates put a default system message in front of a conversation but not of an empty one,
+    # hence this search; it is for the header, the template's own text, not for the content.
+    header = _render(tokenizer, messages[:1], prompt=True)[len(through) :]
+    start = through.find(header)
+    if start < 0:
+        raise UserError(_REWRITES)
+    return start + len(header)
 
 
 def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,7 @@ import jax
 from absl import flags, logging
 
 from medusa_jax.cli_config import explain
+from medusa_jax.cli_console import show_warning
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 
@@ -56,11 +58,14 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses flags, runs main and exits; `app.run` would print usage and tracebacks instead.
 
     Exit codes: 0; 2 and one line on stderr for a `UserError` or a wrong flag; 130 for Ctrl-C; 141
-    when nobody reads stdout any more.
+    when nobody reads stdout any more. Warnings are shown as notes on stderr, a line each.
     """
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    sys.exit(_run(main))
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        code = _run(main)
+    sys.exit(code)
 
 
 def _run(main: Callable[[list[str]], None]) -> int:
@@ -102,7 +107,7 @@ def _help_text(module: str) -> str:
 
 def _flag_help(flag: flags.Flag) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    # absl itself writes an enum's values in front, and a note behind a repeatable flag's text.
+    # absl itself writes an enum's values before the text, and a note after a repeatable flag's.
     text = (flag.help or "").partition(";\n")[0]
     if flag.default not in (None, False):
         text += f" Default: {flag.default}."

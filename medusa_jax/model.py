@@ -90,7 +90,10 @@ def check_tree(tree: Tree, heads: MedusaConfig | None) -> None:
     """
     available = heads.num_heads if heads else 0
     if tree.max_depth > available:
-        raise UserError(f"the tree needs {tree.max_depth} heads, the model has {available}")
+        raise UserError(
+            f"the tree needs {tree.max_depth} heads, the model has {available}: choose a tree of "
+            f"depth {available} or less, for example chain:{available}"
+        )
     if heads and tree.max_depth and tree.top_k > heads.vocab_size:
         raise UserError(
             f"the tree has a node of rank {tree.top_k - 1}, the heads propose only "
@@ -132,6 +135,7 @@ def load(
     dtype = dtype or default_dtype(mesh)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
+    wanted = None if tree is None else load_tree(tree)  # before anything is downloaded or read
     source = str(default_model.default_model_path()) if model is None else model
     base = load_model(source, jnp.dtype(dtype), mesh)
     heads = _heads_path(medusa, None if model is None else base.path)
@@ -142,7 +146,7 @@ def load(
             stacklevel=2,
         )
     lm = with_heads(base, heads, dtype, mesh)
-    return lm.with_tree(_default_tree(lm) if tree is None else tree)
+    return lm.with_tree(_default_tree(lm) if wanted is None else wanted)
 
 
 def with_heads(

@@ -1,9 +1,11 @@
 """Where arrays lie on a mesh of devices: one table from logical axes to mesh axes.
 
-The networks stay free of this: under `jax.jit` (what `pjit` became) arguments carry their shardings
-and the compiler derives the rest; training pins the residual stream (`train.setup`).
+Under `jax.jit` (what `pjit` became) arguments carry their shardings and the compiler derives the
+rest; only the residual stream of training is pinned, by the `Pin` that the network is given.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.nn.params import backbone_params, by_path, heads_params
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -25,21 +29,6 @@ _MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
     "medusa": None,  # which Medusa head
     "layer": None,
     "rank": None,
-}
-# Axes of each module's "weight", (..., out, in); its "bias" and its LoRA factors follow from them.
-_WEIGHT_AXES = {
-    "embed": ("vocab", "embed"),
-    "lm_head": ("vocab", "embed"),
-    "q": ("heads", "embed"),
-    "k": ("heads", "embed"),
-    "v": ("heads", "embed"),
-    "o": ("embed", "heads"),
-    "gate": ("mlp", "embed"),
-    "up": ("mlp", "embed"),
-    "down": ("embed", "mlp"),
-    "blocks": ("medusa", "layer", "block", "embed"),
-    "root": ("medusa", "block", "embed"),
-    "projection": ("medusa", "vocab", "embed"),
 }
 
 
@@ -123,7 +112,7 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
     """Shardings of parameters, or of whatever repeats their paths, such as an optimizer's state.
 
     Leaves are recognised by the last module and leaf name in their path, e.g. ("q", "weight"), with
-    whatever in front or behind; those that are not, or whose rank differs from the parameter's
+    whatever comes before or after; those that are not, or whose rank differs from the parameter's
     (scalars, factored moments), are replicated.
 
     Args:
@@ -158,18 +147,51 @@ def key_name(key: Any) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
-def _axes_of(path: list[str]) -> tuple[str, ...] | None:
-    for module, leaf in zip(path[-2::-1], path[:0:-1], strict=True):
-        axes = _WEIGHT_AXES.get(module)
-        if axes is not None:
-            by_leaf = {
-                "weight": axes,
-                "bias": axes[:-1],
-                "a": ("rank", axes[-1]),
-                "b": (axes[-2], "rank"),
-            }
-            return by_leaf.get(leaf)
-    return None
+def _axes_of(path: list[str]) -> tuple[str | None, ...] | None:
+    known = _known_axes()
+    pairs = zip(path[-2::-1], path[:0:-1], strict=True)
+    return next((known[pair] for pair in pairs if pair in known), None)
+
+
+@functools.cache
+def _known_axes() -> dict[tuple[str, str], tuple[str | None, ...]]:
+    """Axes of every parameter and adapter there can be, by the names of its module and itself."""
+    backbone = LlamaConfig(
+        1, 1, 1, 1, 1, 1, 1, 1, qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True
+    )
+    heads = MedusaConfig(1, 1, 1, own_projection=True, root_conditioned=True)
+    known: dict[tuple[str, str], tuple[str | None, ...]] = {}
+    for records in (backbone_params(backbone), heads_params(heads)):
+        for (*_, module, name), record in by_path(records).items():
+            known[module, name] = record.axes
+            if name == "weight":  # (..., out, in): an adapter's A is (rank, in), its B (out, rank)
+                known[module, "a"] = ("rank", record.axes[-1])
+                known[module, "b"] = (record.axes[-2], "rank")
+    return known
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """Keeps the residual stream of every row of a batch on the devices that have the row.
+
+    The embedding is split along the features over "fsdp", the tokens along the batch. Left to
+    itself the compiler prefers the features, and every device would hold all rows: it would gather
+    activations instead of one matrix at a time.
+
+    Attributes:
+      mesh: from `make_mesh`.
+    """
+
+    mesh: Mesh
+
+    def embedded(self, x_BTD: jax.Array) -> jax.Array:
+        """What looking up tokens gives without gathering the table: a step in between."""
+        spec = PartitionSpec("data", None, "fsdp")
+        return jax.lax.with_sharding_constraint(x_BTD, NamedSharding(self.mesh, spec))
+
+    def residual(self, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream where a layer begins or ends."""
+        return jax.lax.with_sharding_constraint(x_BTD, batch_sharding(self.mesh, 3))
 
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:

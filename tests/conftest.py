@@ -1,5 +1,7 @@
 """Strict numerics for every test, 8 fake CPU devices, and the fixtures that find real models."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -28,3 +30,11 @@ def stories260k() -> Path:
 @pytest.fixture(scope="session")
 def stories15m() -> Path:
     return shared_path("models/stories15M")
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts this process, even if the tests run in the background and so ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -1,6 +1,6 @@
-"""Measures training on this machine: tokens per second, without compiling.
+"""Measures training on this machine: tokens per second, compilation left out.
 
-Of heads alone (MEDUSA-1): our steps with the backbone at every step ("streamed"), our steps on
+Heads alone (MEDUSA-1): our steps with the backbone at every step ("streamed"), our steps on
 hidden states that it has written before ("cached") and, when torch is installed, a straightforward
 torch implementation: transformers' frozen backbone, heads as modules, AdamW. All train the same
 heads on the same batch of random tokens, all of them labels, and take turns; medians over the
@@ -8,8 +8,8 @@ rounds count. Their first losses must agree.
 
   python -m train.benchmark --output cpu.json
 
-Of heads and backbone (MEDUSA-2): ours, with the model FLOPs utilisation where the device's peak is
-known. --shape takes random weights of a published shape instead of a model.
+Heads and backbone (MEDUSA-2): our steps, with the model FLOPs utilisation where the device's peak
+is known. --shape takes random weights of a published shape instead of a model.
 
   python -m train.benchmark --shape llama-1b --objective medusa2 --dtype bfloat16 --batch_size 16 \\
     --seq_len 2048 --output llama-1b.json
@@ -49,7 +49,7 @@ _OWN_PROJECTION = flags.DEFINE_boolean(
     "Each head has its own vocabulary projection (format A); else all share the LM head (C).",
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Of the computation; torch takes float32 only."
+    "dtype", "float32", ["float32", "bfloat16"], "Compute dtype; the torch side needs float32."
 )
 _REMAT = flags.DEFINE_boolean(
     "remat",
@@ -57,7 +57,7 @@ _REMAT = flags.DEFINE_boolean(
     "Compute layers again in the backward pass; default: with --objective medusa2.",
 )
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps per round.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds, whose median counts.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; their median counts.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file for all numbers, with device, versions, commit and command."
 )

@@ -1,12 +1,13 @@
 """Checkpoints of a run: the state and the position in the data of one step, all or nothing.
 
-Orbax writes a step into a temporary folder and renames it when it is complete, so that a run killed
-at any moment leaves whole steps and leftovers that are never read.
+Orbax writes a step into a temporary folder and renames it when it is complete (in a bucket, which
+cannot rename, it marks complete steps), so that a run killed at any moment leaves whole steps and
+leftovers that are never read.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from grain.checkpoint import CheckpointHandler, CheckpointSave
 from orbax.checkpoint import checkpoint_managers
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_json
-from medusa_jax.io.hf.config import read_json
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
+from train.fingerprint import claim
+from train.folder import AnyPath, reaching, run_path
 
 _FOLDER = "checkpoints"
-_FINGERPRINT = "run.json"
 _LOSS = "held_out_loss"
 
 
@@ -33,27 +33,30 @@ class Checkpoints:
     """
 
     def __init__(
-        self, workdir: Path, *, save_every: int, keep: int, fingerprint: Mapping[str, Any]
+        self,
+        workdir: str | AnyPath,
+        *,
+        save_every: int,
+        keep: int,
+        fingerprint: Mapping[str, Any],
+        free: Collection[str] = (),
     ):
         """Claims a folder.
 
         Args:
-          workdir: made if missing; the same for all processes.
+          workdir: made if missing, or gs://BUCKET/PATH; the same for all processes.
           save_every: steps between checkpoints.
           keep: checkpoints to keep beside the one with the lowest held-out loss.
           fingerprint: what must not change between a run and its continuation; JSON values.
+          free: keys that may differ all the same; see `train.fingerprint.claim`.
 
         Raises:
           UserError: the folder cannot be written, or it holds a run with another fingerprint.
         """
-        self._workdir = Path(workdir).absolute()
-        try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
-            ) from None
-        _claim(self._workdir, fingerprint)
+        self._workdir = _absolute(workdir)
+        with reaching(self._workdir):
+            _make(self._workdir)
+            claim(self._workdir, fingerprint, is_started=_has_steps(self._workdir), free=free)
         self._save_every = save_every
         self._manager = _manager(
             self._workdir,
@@ -80,7 +83,14 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the lowest held-out loss, of those that are kept and have one."""
         step = self._manager.best_step()
-        return None if step is None or not self._manager.metrics(step) else step
+        is_judged = step is not None and _loss_of(self._manager.metrics(step)) < math.inf
+        return step if is_judged else None
+
+    def is_due(self, step: int, *, force: bool = False) -> bool:
+        """Whether `save` would save; the same on every process."""
+        # Orbax would ask the other processes every time.
+        is_wanted = force or step % self._save_every == 0
+        return is_wanted and (self.latest is None or step > self.latest)
 
     def is_best(self, loss: float | None) -> bool:
         """Whether it is lower than every loss that a checkpoint has been saved with."""
@@ -108,11 +118,11 @@ class Checkpoints:
 
         Returns:
           Whether it saves.
+
+        Raises:
+          UserError: the bucket cannot be written any more.
         """
-        # Orbax would ask the other processes every time.
-        if not force and step % self._save_every:
-            return False
-        if self.latest is not None and step <= self.latest:
+        if not self.is_due(step, force=force):
             return False
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(state)}  # pyright: ignore[reportCallIssue]
         if data is not None:
@@ -120,7 +130,8 @@ class Checkpoints:
         metrics = {} if loss is None else {_LOSS: float(loss)}
         self._lowest = min(self._lowest, _loss_of(metrics))
         args = ocp.args.Composite(**items)
-        return self._manager.save(step, args=args, metrics=metrics, force=True)
+        with reaching(self._workdir):  # raises what went wrong with the save before, too
+            return self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(
         self, state: Any, data: grain.DatasetIterator | None = None, *, step: int | None = None
@@ -149,7 +160,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when the step that is being saved is complete on disk."""
-        self._manager.wait_until_finished()
+        with reaching(self._workdir):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
@@ -157,12 +169,12 @@ class Checkpoints:
 
 
 def read_params(
-    workdir: Path, mesh: jax.sharding.Mesh, step: int | None = None
+    workdir: str | AnyPath, mesh: jax.sharding.Mesh, step: int | None = None
 ) -> tuple[int, dict[str, Any]]:
     """The trained parameters in a run's folder, whatever they are; changes nothing there.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; also gs://BUCKET/PATH.
       mesh: to put them on, by `medusa_jax.sharding.param_shardings`.
       step: default: the last one.
 
@@ -172,8 +184,10 @@ def read_params(
     Raises:
       UserError: there is no checkpoint, or none of that step.
     """
-    workdir = Path(workdir).absolute()
-    if not (workdir / _FOLDER).is_dir():
+    workdir = _absolute(workdir)
+    with reaching(workdir):
+        exists = (workdir / _FOLDER).is_dir()
+    if not exists:
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
     with _manager(workdir, create=False) as manager:
         step = _step_of(manager, workdir, step)
@@ -202,7 +216,28 @@ def _loss_of(metrics: Mapping[str, float] | None) -> float:
     return math.inf if math.isnan(loss) else loss
 
 
-def _manager(workdir: Path, **options: Any) -> ocp.CheckpointManager:
+def _absolute(workdir: str | AnyPath) -> AnyPath:
+    path = run_path(workdir)
+    return path.absolute() if isinstance(path, Path) else path
+
+
+def _make(workdir: AnyPath) -> None:
+    if not isinstance(workdir, Path):
+        return  # folders in a bucket are no more than names
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+        ) from None
+
+
+def _has_steps(workdir: AnyPath) -> bool:
+    folder = workdir / _FOLDER
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def _manager(workdir: AnyPath, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         workdir / _FOLDER,
         options=ocp.CheckpointManagerOptions(**options),
@@ -215,7 +250,7 @@ def _restore_args(state: Any, partial: bool = False) -> Any:
     return ocp.args.PyTreeRestore(state, restore_args=restore_args, partial_restore=partial)  # pyright: ignore[reportCallIssue]
 
 
-def _step_of(manager: ocp.CheckpointManager, workdir: Path, step: int | None) -> int:
+def _step_of(manager: ocp.CheckpointManager, workdir: AnyPath, step: int | None) -> int:
     steps = sorted(manager.all_steps())
     if not steps:
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
@@ -224,13 +259,13 @@ def _step_of(manager: ocp.CheckpointManager, workdir: Path, step: int | None) ->
     return steps[-1] if step is None else step
 
 
-def _check_fits(folder: Path, stored: Any, wanted: Any) -> None:
+def _check_fits(folder: AnyPath, stored: Any, wanted: Any) -> None:
     old, new = _leaves(stored.tree), _leaves(wanted)
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise UserError(
                 f"the checkpoint {folder} has {name} as {old.get(name, 'nothing')}, this run as "
-                f"{new.get(name, 'nothing')}: go on with the settings that it was made with, or "
+                f"{new.get(name, 'nothing')}: resume with the settings that it was made with, or "
                 "choose another --workdir"
             )
 
@@ -243,7 +278,7 @@ def _leaves(tree: Any) -> dict[str, str]:
     }
 
 
-def _go_to(data: grain.DatasetIterator, folder: Path) -> None:
+def _go_to(data: grain.DatasetIterator, folder: AnyPath) -> None:
     """Puts an iterator where a checkpoint left it.
 
     All processes go through the same global batches (see `train.data.pipeline`), so that any of
@@ -253,35 +288,3 @@ def _go_to(data: grain.DatasetIterator, folder: Path) -> None:
     if not files:
         raise UserError(f"{folder} holds no position in the data: choose another --workdir")
     data.set_state(json.loads(files[0].read_text(encoding="utf-8")))
-
-
-def _claim(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Notes what run the folder is of; refuses one that is of another."""
-    file = workdir / _FINGERPRINT
-    mine = json.loads(json.dumps(fingerprint))
-    folder = workdir / _FOLDER
-    if not (folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())):
-        if jax.process_index() == 0:  # a run that ended before its first checkpoint left nothing
-            write_json(file, mine)
-    elif file.exists():
-        old, new = _flat(read_json(file)), _flat(mine)
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                raise UserError(
-                    f"{workdir} holds a run with {key} = {old.get(key)!r}, this one has "
-                    f"{new.get(key)!r}: go on with the old value, or choose another --workdir"
-                )
-    else:
-        raise UserError(
-            f"{workdir} holds checkpoints of an unknown run (no {_FINGERPRINT}): choose another "
-            "--workdir"
-        )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat

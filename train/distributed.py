@@ -1,13 +1,18 @@
 """Several processes that train together: finding each other, and who reads which rows."""
 
+import secrets
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import batch_sharding
+from train.folder import AnyPath, reaching
 
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",
@@ -74,6 +79,64 @@ def _join_detected() -> None:
 def is_first_process() -> bool:
     """Whether this process is the one that prints and writes logs."""
     return jax.process_index() == 0
+
+
+def from_each(value: np.ndarray) -> np.ndarray:
+    """The values of all processes, stacked along a new first axis; every process calls it.
+
+    Args:
+      value: of the same shape and dtype (of at most 32 bits) on every process.
+    """
+    if jax.process_count() == 1:
+        return value[None]
+    return np.asarray(multihost_utils.process_allgather(value))
+
+
+def check_shared(workdir: AnyPath) -> None:
+    """Refuses a folder that cannot be written or that some process does not see.
+
+    The first process writes a file for the others to look for, and removes it again. A local
+    folder of a single process is not touched. Every process calls it, and all refuse.
+
+    Args:
+      workdir: of the run, as this process names it.
+
+    Raises:
+      UserError: see above.
+    """
+    if jax.process_count() == 1 and isinstance(workdir, Path):
+        return
+    # Another name for every start: what a file system remembers of older ones does not matter.
+    token = int(from_each(np.asarray(secrets.randbits(31), np.int32))[0])
+    file = workdir / f".shared-{token:08x}"
+    is_new = isinstance(workdir, Path) and not workdir.exists()
+    problem = _write_token(file) if is_first_process() else ""
+    if from_each(np.asarray(bool(problem)))[0]:
+        raise UserError(problem or f"process 0 cannot write to {workdir}: see there")
+    is_seen = from_each(np.asarray(file.exists()))
+    if is_first_process():
+        file.unlink()
+        if is_new:
+            workdir.rmdir()
+    if not is_seen.all():
+        raise UserError(
+            f"process {int(is_seen.argmin())} does not see what process 0 writes to {workdir}: "
+            "name a --workdir on a disk that all hosts share, or gs://BUCKET/PATH"
+        )
+
+
+def _write_token(file: AnyPath) -> str:
+    """Writes it and returns what went wrong, for the other processes wait to hear of it."""
+    try:
+        if isinstance(file, Path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with reaching(file.parent):
+            file.write_text("")
+    except OSError as error:
+        return f"cannot write to {file.parent} ({error.strerror}): choose another --workdir"
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def batch_part(mesh: Mesh) -> tuple[int, int]:

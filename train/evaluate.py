@@ -8,15 +8,15 @@ The assistant's words and their end-of-turn marks are the labels. --output gets 
   num_tokens   labels of the base head (those with a token before them)
   lm_loss      mean cross-entropy of the base head over them
   head_loss, head_top1 ... head_top5, head_coverage
-               lists, one number per head k: over the labels k + 1 tokens ahead of any token of the
-               same conversation, mean cross-entropy, the share among the 1 ... 5 most likely tokens
-               (only larger logits count against a label), and the share that the heads' vocabulary
-               holds; head_loss is over the latter alone. Empty without heads; null: no labels
+               lists, one number per head k, over the labels k + 1 tokens after any token of the
+               same conversation: mean cross-entropy, share among the 1 ... 5 most likely tokens
+               (only a larger logit counts against a label), and share within the heads' vocabulary;
+               head_loss averages over the latter alone. Empty without heads; null without labels
   expected_tokens_per_step
-               1 + the mean number of nodes of --tree that the labels follow, over num_tokens
-               positions
+               1 + the mean number of nodes of --tree that the labels follow from a root; the roots
+               are the num_tokens labels of the base head
   tokens_per_step
-               with --walk: labels per decoding step that writes exactly these replies
+               with --walk: labels per step of a decoding that writes exactly these replies
 """
 
 import json
@@ -31,15 +31,15 @@ from rich.table import Table
 
 import medusa_jax
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
-from medusa_jax.objectives.losses import TOP
+from medusa_jax.objectives.accuracy import TOP
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.presets import load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
-from train.data.chat import Example, tokenize
 from train.evaluation.scores import score
 
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
@@ -60,27 +60,29 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Computes in this type; default: float32 on a CPU, else bfloat16.",
+    "Compute dtype; default: float32 on a CPU, else bfloat16.",
 )
 _DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "stop", ["stop", "skip"], "What to do with a row that is malformed."
+    "data_errors", "stop", ["stop", "skip"], "What to do about malformed rows."
 )
 _TREE = flags.DEFINE_string(
-    "tree", "mc_sim_7b_63", "Of the expected and the walked tokens per step; see infer.generate."
+    "tree",
+    "mc_sim_7b_63",
+    "Tree for the tokens per step, expected and walked; as in infer.generate.",
 )
 _BEST_TREE = flags.DEFINE_string(
     "best_tree",
     None,
-    "JSON file for the tree of as many nodes as --tree that should be fastest with these heads on "
-    "data like these (paper, section 2.3.3). Choose it on other data than you measure it on.",
+    "JSON file for a tree with as many nodes as --tree: the one with the most expected tokens per "
+    "step on these data (paper, section 2.3.3). Measure it on other data than it was chosen on.",
 )
 _WALK = flags.DEFINE_boolean(
     "walk",
     False,
-    "Walk through every reply as decoding would, each step taking the root's token and the longest "
-    "path of the tree that the labels follow. When the data are the model's own greedy replies and "
-    "their text has the tokens that it wrote, this is the exact number of steps of greedy "
-    "decoding; else the replies are forced on it.",
+    "Count the steps of decoding each reply: a step takes the root and the longest path of the "
+    "tree that the labels follow. For the model's own greedy replies, as long as tokenizing their "
+    "text gives the tokens that it wrote, this is exactly what greedy decoding takes; other "
+    "replies are forced on the model.",
 )
 
 
@@ -115,7 +117,7 @@ def main(argv: list[str]) -> None:
         metrics["tokens_per_step"] = scores.num_tokens / scores.steps
     write_text(target, _json(metrics))
     if best_tree is not None:
-        paths = search_tree(scores.accuracy_MK(), tree.R - 1)
+        paths = search_tree(scores.rank_accuracy(), tree.R - 1)
         write_text(best_tree, json.dumps(paths) + "\n")
     _print(metrics, len(examples))
 
@@ -131,7 +133,7 @@ def _json(metrics: dict[str, Any]) -> str:
 
 
 def _tree(lm: MedusaLM) -> Tree:
-    """The tree to measure with; the default one without nodes deeper than there are heads."""
+    """The tree to measure with; the default tree is cut to the depth that the heads reach."""
     heads = 0 if lm.heads_config is None else lm.heads_config.num_heads
     if not heads:
         return build_tree([])
@@ -143,7 +145,7 @@ def _tree(lm: MedusaLM) -> Tree:
 
 
 def _examples(lm: MedusaLM, console: Console) -> list[Example]:
-    """The conversations that have labels; says how many rows were left out."""
+    """The conversations that have labels; prints how many rows were skipped."""
     examples: list[Example] = []
     skipped: list[str] = []
     path = Path(_DATA.value or "").expanduser()

@@ -21,9 +21,10 @@ from medusa_jax.io.heads.save import ExportFormat
 from medusa_jax.sharding import make_mesh
 from train.checkpoints import read_params
 from train.export_files import check_empty, export_run
+from train.folder import run_path
 from train.run_files import read_run
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCKET/PATH.")
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["A", "B", "C", "vllm"], "See above. Default: the run's config.export_format."
 )
@@ -44,9 +45,11 @@ def main(argv: list[str]) -> None:
     del argv
     if _WORKDIR.value is None or _OUTPUT.value is None:
         raise UserError("--workdir and --output are both needed: see --help")
-    workdir, output = (Path(x).expanduser() for x in (_WORKDIR.value, _OUTPUT.value))
-    settings, token_map = read_run(workdir)
+    workdir, output = run_path(_WORKDIR.value), run_path(_OUTPUT.value)
+    if not isinstance(output, Path):
+        raise UserError(f"--output={output}: name a local folder, and copy it there afterwards")
     check_empty(output)
+    settings, token_map = read_run(workdir)
     setup_compilation_cache()
     mesh = make_mesh(data=1, fsdp=-1)
     step, params = read_params(workdir, mesh, _STEP.value)

@@ -1,7 +1,9 @@
 """From trained parameters to a folder that other software, and `infer.generate`, can load."""
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from medusa_jax.io.hub import BACKBONE
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
+from medusa_jax.nn.params import heads_config_of
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
 
@@ -31,6 +34,7 @@ def export(
     base_name: str,
     params: dict[str, Any],
     lora_scale: float,
+    address: str | None = None,
 ) -> None:
     """Writes heads, and the backbone where the format has it or no one else does.
 
@@ -44,44 +48,33 @@ def export(
       folder: must not exist, or be empty.
       format: see `train.export`.
       dtype: "float32", "bfloat16" or "float16", of every weight.
-      base: the model that was trained; its weights and tokenizer matter only where they are
-        written.
+      base: the model that was trained; weights and tokenizer matter only where they are written.
       base_name: its name or path.
       params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
       lora_scale: alpha / r.
+      address: where the folder will be uploaded to; the heads name their backbone by it.
 
     Raises:
       UserError: the format cannot hold these heads, something is there already, a weight is beyond
         the range of dtype, or writing failed.
     """
     folder = Path(folder).absolute()
-    heads = dict(params["heads"])
-    if "token_map" in params:
-        heads["token_map"] = params["token_map"]
-    config = _heads_config(heads, base.config.vocab_size)
+    heads = params["heads"] | {k: params[k] for k in ("token_map",) if k in params}
+    config = heads_config_of(heads, base.config.vocab_size)
     check_format(config, format)
     check_empty(folder)
-    backbone = params.get("backbone", base.params)
-    if params.get("lora"):
-        backbone = merge_lora(backbone, params["lora"], lora_scale)
+    backbone = _backbone(params, base, lora_scale)
     is_ours = backbone is not base.params or base_name == RANDOM_TINY
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    heads = tree_map_with_path(
-        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
-    )
-    try:
-        _make(scratch)
+    heads = _on_host(heads, dtype)
+    with _appearing(folder) as scratch:
         if format == "B":
             save_model(scratch, base, backbone, dtype=dtype, name=base_name, heads=(config, heads))
-        else:
-            if is_ours:
-                _make(scratch / BACKBONE)
-                save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
-                base_name = str(folder / BACKBONE)
-            _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
-        _publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            return
+        if is_ours:
+            _make(scratch / BACKBONE)
+            save_model(scratch / BACKBONE, base, backbone, dtype=dtype, name=base_name)
+            base_name = f"{address or folder}/{BACKBONE}"
+        _save_heads(scratch, config, heads, format, base, base_name, backbone, dtype)
 
 
 def export_run(
@@ -94,6 +87,7 @@ def export_run(
     mesh: jax.sharding.Mesh | None = None,
     format: ExportFormat | None = None,
     dtype: str | None = None,
+    address: str | None = None,
 ) -> None:
     """Exports the trained parameters of a run.
 
@@ -106,6 +100,7 @@ def export_run(
       mesh: to load it on; default: the default device.
       format: default: that of the settings.
       dtype: default: that of the settings.
+      address: see `export`.
 
     Raises:
       UserError: see `export`; or the run was made without a format and none is given.
@@ -128,6 +123,7 @@ def export_run(
         base_name=_base_name(settings.model),
         params=params,
         lora_scale=settings.lora_scale,
+        address=address,
     )
 
 
@@ -166,21 +162,6 @@ def check_empty(folder: Path) -> None:
         raise UserError(f"{folder} exists: name a new folder, or remove it first")
 
 
-def _heads_config(params: dict[str, Any], vocab_size: int) -> MedusaConfig:
-    M, L, D, _ = params["blocks"]["weight"].shape
-    token_map = params.get("token_map")
-    return MedusaConfig(
-        num_heads=M,
-        num_layers=L,
-        hidden_size=D,
-        vocab_size=vocab_size if token_map is None else len(token_map),
-        bias="bias" in params["blocks"],
-        own_projection="projection" in params,
-        draft_vocab=token_map is not None,
-        root_conditioned="root" in params,
-    )
-
-
 def _save_heads(
     folder: Path,
     config: MedusaConfig,
@@ -204,6 +185,30 @@ def _save_heads(
             vocab_size=base.config.vocab_size,
             lm_head=lm_head,
         )
+
+
+def _backbone(params: dict[str, Any], base: LoadedModel, lora_scale: float) -> dict[str, Any]:
+    """`base.params` itself where training left it as it was."""
+    backbone = params.get("backbone", base.params)
+    return merge_lora(backbone, params["lora"], lora_scale) if params.get("lora") else backbone
+
+
+def _on_host(heads: dict[str, Any], dtype: str) -> dict[str, Any]:
+    return tree_map_with_path(
+        lambda path, x: to_dtype(f"heads{keystr(path)}", to_host(x), np.dtype(dtype)), heads
+    )
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` at the end, unless the block fails."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        _make(scratch)
+        yield scratch
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:

@@ -1,32 +1,32 @@
 """Floating-point operations of a training step, counted from shapes; model FLOPs utilisation.
 
-A product of a vector with a P-element matrix takes 2 P operations forward, 2 P for the gradient of
-the vector and 2 P for the gradient of the matrix; either gradient counts only where it is needed.
+A product of a vector with a matrix of w elements takes 2 w operations forward, 2 w for the gradient
+of the vector and 2 w for that of the matrix; either gradient counts only where it is needed.
 Norms, activations, rotations, softmax and the gather of embeddings are left out. Per token, with
-L layers, D, F, N query and K key/value heads of H, V words; M heads of L_h blocks over V_h words:
+D, F, V, N query and K key/value heads of H; and M Medusa heads of L blocks over a vocabulary of Vh:
 
-  layers     P_b = L (2 D N H + 2 D K H + 3 D F)
-  LM head    P_v = V D
-  attention  A   = 4 N H S per layer forward, S the mean number of keys that a token sees: a causal
-                   (T + 1) / 2 of seq_len T, less with a sliding window; twice that backward.
-                   Packed documents see less still: this is the bound of one document per row
-  blocks     P_h = M (L_h + 1 with root conditioning) D^2
-  head vocabulary projection     P_p = M V_h D, whether own or shared
-  adapters   P_r = r (sum of in + out) over the seven maps of each layer and the LM head
+  layers      w_layers = num_layers (2 D N H + 2 D K H + 3 D F)
+  LM head     w_lm_head = V D
+  attention   att = num_layers 4 N H S forward, S the mean number of keys that a token sees: a
+              causal (T + 1) / 2 of seq_len T, less with a sliding window; twice that backward.
+              Packed documents see less still: this is the bound of one document per row
+  blocks      w_blocks = M (L + 1 with root conditioning) D^2
+  projection  w_proj = M Vh D, whether the heads' own or shared
+  adapters    w_lora = r (sum of in + out) over the seven maps of each layer and the LM head
 
-  medusa1            2 P_b + A;  blocks 6 P_h - 2 M D^2 (the frozen hidden state needs no gradient;
-                     with root conditioning - 4 M D^2: neither does the embedding);
-                     projection 6 P_p own, 4 P_p shared (it is frozen)
-  medusa1, soft      + 2 P_v: the base model's distribution is the label, once per position
-  medusa1, cached    as medusa1 without its first two terms
-  medusa2            6 (P_b + P_v) + 3 A;  heads 6 (P_h + P_p)
-  with LoRA          4 (P_b + P_v) + 3 A + 6 P_r; heads 6 P_h and 6 P_p own, or shared
-                     4 P_p + 6 M r (D + V_h)
-  self_distill       + 2 (P_b + P_v) + A: the teacher's forward pass
-  remat              + 2 P_b + A where the backbone has a backward pass: recomputed work, which MFU
-                     by its definition (Chowdhery et al. 2022, appendix B) does not credit
+  medusa1           2 w_layers + att; blocks 6 w_blocks - 2 M D^2 (the frozen hidden state needs no
+                    gradient; with root conditioning - 4 M D^2: neither does the embedding);
+                    projection 6 w_proj own, 4 w_proj shared (it is frozen)
+  medusa1, soft     + 2 w_lm_head: the base model's distribution is the label, once per position
+  medusa1, cached   as medusa1 without its first two terms
+  medusa2           6 (w_layers + w_lm_head) + 3 att; heads 6 (w_blocks + w_proj)
+  with LoRA         4 (w_layers + w_lm_head) + 3 att + 6 w_lora; heads 6 w_blocks, and 6 w_proj own
+                    or 4 w_proj + 6 M r (D + Vh) shared
+  self_distill      + 2 (w_layers + w_lm_head) + att: the teacher's forward pass
+  remat             + 2 w_layers + att where the backbone has a backward pass: recomputed work,
+                    which MFU by its definition (Chowdhery et al. 2022, appendix B) does not credit
 
-MFU is these operations per second over what the devices could do at most.
+MFU is these operations per second, as a share of the most that the devices could do.
 """
 
 import dataclasses
@@ -43,10 +43,10 @@ class Work:
 
     Attributes:
       objective: "medusa1", "medusa2" or "self_distill".
-      lora_rank: r; 0: the whole backbone is trained (but by medusa1).
+      lora_rank: r; 0: the whole backbone is trained (except by medusa1).
       cached: hidden states come from disk.
       soft_labels: the heads learn the base model's distribution.
-      remat: count layers that run again in the backward pass.
+      remat: count the layers that run again in the backward pass.
     """
 
     objective: str
@@ -75,14 +75,14 @@ def flops_per_token(config: LlamaConfig, heads: MedusaConfig, seq_len: int, work
 
 
 def layer_parameters(config: LlamaConfig) -> int:
-    """Elements of the matrices of all layers (P_b)."""
+    """Elements of the matrices of all layers (w_layers)."""
     attention = 2 * config.hidden_size * config.head_dim * (config.num_heads + config.num_kv_heads)
     mlp = 3 * config.hidden_size * config.intermediate_size
     return config.num_layers * (attention + mlp)
 
 
 def lora_parameters(config: LlamaConfig, rank: int) -> int:
-    """Elements of adapters on all linear maps and the LM head (P_r)."""
+    """Elements of adapters on all linear maps and the LM head (w_lora)."""
     D, F = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layer = 2 * (D + query) + 2 * (D + key) + 3 * (D + F)
@@ -90,7 +90,7 @@ def lora_parameters(config: LlamaConfig, rank: int) -> int:
 
 
 def attention_flops(config: LlamaConfig, seq_len: int) -> float:
-    """Operations of scores and weighted values, forward, all layers, per token (A)."""
+    """Operations of scores and weighted values, forward, all layers, per token (att)."""
     per_key = 4 * config.num_heads * config.head_dim
     windows = config.windows or (None,) * config.num_layers
     return sum(per_key * _mean_keys(seq_len, window) for window in windows)

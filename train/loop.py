@@ -5,7 +5,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -21,6 +20,7 @@ from train.checkpoints import Checkpoints
 from train.data.inputs import Data
 from train.distributed import global_batch, is_first_process
 from train.flops import device_memory_bytes, flops_per_token, mfu
+from train.folder import Folder
 from train.interrupt import Interrupt
 from train.metrics import MetricsWriter, describe
 from train.optimizer import learning_rate_schedule
@@ -50,14 +50,14 @@ class Loop:
         tree: Tree,
         mesh: Mesh,
         checkpoints: Checkpoints,
-        workdir: Path,
+        folder: Folder,
     ) -> None:
         self._settings, self._experiment, self._data = settings, experiment, data
         self._tree, self._mesh = tree, mesh
-        self._checkpoints, self._workdir = checkpoints, workdir
+        self._checkpoints, self._folder = checkpoints, folder
         self._tokens = settings.batch_size * settings.seq_len
         self._traces = False
-        self._writer = MetricsWriter(workdir, process_index=jax.process_index())
+        self._writer = MetricsWriter(folder.local, process_index=jax.process_index())
         self._update = compiled_update(experiment, mesh)
         self._evaluate = compiled_evaluate(experiment, mesh)
         self._schedule = learning_rate_schedule(
@@ -91,7 +91,7 @@ class Loop:
                 if bad:  # then the step has changed nothing
                     self._data.train.set_state(position)
                     if step > 1:
-                        self._checkpoints.save(step - 1, state, self._data.train, force=True)
+                        self._save(step - 1, state, force=True)
                     self._stop(step, bad)
                 loss, row = self._held_out(step, state)
                 if row or self._is_due(self._settings.log_every, step):
@@ -104,7 +104,7 @@ class Loop:
                 stop = interrupt.reached(step)
                 last = stop or step == self._settings.steps
                 force = last or self._checkpoints.is_best(loss)
-                self._checkpoints.save(step, state, self._data.train, loss=loss, force=force)
+                self._save(step, state, loss=loss, force=force)
                 if last:
                     break
         self._stop_trace()
@@ -121,6 +121,13 @@ class Loop:
         for array in jax.tree.leaves(self._experiment.state):
             array.delete()  # two states may not fit into the devices' memory
         return self._checkpoints.restore(wanted, self._data.train), latest
+
+    def _save(self, step: int, state: Any, *, loss: float | None = None, force: bool) -> None:
+        """Saves the step if it is due, what was reported up to it first."""
+        if self._checkpoints.is_due(step, force=force):
+            self._writer.flush()
+            self._folder.upload()
+            self._checkpoints.save(step, state, self._data.train, loss=loss, force=force)
 
     def _next_batch(self, window: _Window) -> Any:
         start = time.perf_counter()
@@ -192,7 +199,7 @@ class Loop:
         """Traces the configured steps into `profile/` of the working folder."""
         first, last = self._settings.profile_steps or (0, 0)
         if step == first and is_first_process():
-            jax.profiler.start_trace(str(self._workdir / "profile"))
+            jax.profiler.start_trace(str(self._folder.local / "profile"))
             self._traces = True
         yield
         if step == last:

@@ -6,10 +6,9 @@ Examples:
     --workdir=runs/stage1
 
 configs/base.py lists every key that --config.KEY=VALUE can change; the other files there are
-recipes. A run goes on from the last checkpoint in its --workdir.
+recipes. Rerun the same command to resume a run from the last checkpoint in its --workdir.
 """
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,7 +20,11 @@ from train import distributed
 from train.settings import make_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe; see configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, log and export.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder for checkpoints, log and export, shared by all hosts, or gs://BUCKET/PATH.",
+)
 flags.adopt_module_key_flags(distributed)
 
 
@@ -35,7 +38,7 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
 
-    train(settings, Path(_WORKDIR.value).expanduser())
+    train(settings, _WORKDIR.value)
 
 
 def _loaded(config: Any) -> Any:

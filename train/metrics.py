@@ -69,8 +69,8 @@ class MetricsWriter:
                     self._plot(name, value, plain["step"])
         except OSError as error:
             raise UserError(
-                f"cannot write to {self._folder} ({error.strerror}): mend that and run the same "
-                "command again, which goes on from the last checkpoint"
+                f"cannot write to {self._folder} ({error.strerror}): mend that, then rerun the "
+                "same command to resume from the last checkpoint"
             ) from error
 
     def flush(self) -> None:
@@ -121,7 +121,7 @@ def _valid(value: Any) -> Any:
 def _is_before(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] < step
-    except (ValueError, KeyError, TypeError):  # what a kill left behind
+    except (ValueError, KeyError, TypeError):  # a line that a kill cut short
         return False
 
 

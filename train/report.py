@@ -7,10 +7,10 @@ Example:
 --output gets the environment and one row for the model itself and for every run:
   lm_loss           mean cross-entropy over the replies of held-out conversations of --data
   perplexity        exp(mean cross-entropy) over the answers of the first problems
-  tokens_per_step   of greedy decoding of the --questions with the run's heads and --tree
-  reply_tokens      mean length of those replies, bounded by --max_new_tokens
+  tokens_per_step   when the --questions are answered greedily with the run's heads and --tree
+  reply_tokens      mean length of those answers, bounded by --max_new_tokens
 The model answers the questions without a tree; an exact walk over its answers then counts the steps
-that decoding them takes.
+that decoding them with the tree takes.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from medusa_jax import MedusaLM, generate
+from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.environment import environment
@@ -37,7 +38,6 @@ from medusa_jax.io.hub import BACKBONE
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from train.data.builder import progress_bar
-from train.data.chat import Example, tokenize
 from train.data.json_rows import read_json_rows
 from train.data.pipeline import load_data
 from train.evaluation.scores import score
@@ -47,10 +47,10 @@ from train.settings import Settings
 
 _RUNS = flags.DEFINE_list("runs", None, "Working folders of runs that have been exported.")
 _DATA = flags.DEFINE_string(
-    "data", "sharegpt", "Conversations, of which those that every run holds out are measured."
+    "data", "sharegpt", "Conversations; those that every run holds out are measured."
 )
 _COUNT = flags.DEFINE_integer(
-    "count", 100, "Held-out conversations, and problems, at most.", lower_bound=1
+    "count", 100, "At most so many held-out conversations, and problems.", lower_bound=1
 )
 _PROBLEMS = flags.DEFINE_string(
     "problems", None, 'JSON lines with "question" and "answer" (GSM8K); default: none.'
@@ -61,8 +61,12 @@ _QUESTIONS = flags.DEFINE_string(
 _MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 512, "Longer conversations are cut to this many tokens.", lower_bound=2
 )
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Of every answer.", lower_bound=1)
-_TREE = flags.DEFINE_string("tree", "mc_sim_7b_63", "See infer.generate.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 128, "Longest answer in tokens.", lower_bound=1
+)
+_TREE = flags.DEFINE_string(
+    "tree", "mc_sim_7b_63", "Tree to count steps with; as in infer.generate."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the rows.")
 
 _TITLES = {
@@ -87,7 +91,7 @@ def main(argv: list[str]) -> None:
     share = min(of_run.held_out for of_run in settings)
     if not share:
         raise UserError("a run has config.held_out=0: no conversation is new to all of them")
-    load_tree(_TREE.value)  # an unknown one is refused now rather than behind the first model
+    load_tree(_TREE.value)  # an unknown one is refused now rather than after the first model
     questions = [row["turns"][0] for row in _rows(_QUESTIONS.value, {"turns": list})]
     problems = []
     if _PROBLEMS.value:
@@ -133,7 +137,7 @@ def _files(run: Path, base: str | None) -> tuple[str | None, str]:
 def _measure_model(
     lm: MedusaLM, share: float, questions: Sequence[str], problems: Sequence[dict[str, str]]
 ) -> tuple[dict[str, Any], list[Example]]:
-    """What does not depend on heads, and the model's answers."""
+    """The figures that do not depend on heads, and the model's answers."""
     plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
     row: dict[str, Any] = {"lm_loss": _loss(plain, _conversations(lm, share))}
     if problems:
@@ -148,7 +152,7 @@ def _measure_heads(lm: MedusaLM, answers: Sequence[Example]) -> dict[str, Any]:
         return {"tokens_per_step": 1.0}
     tree = load_tree(_TREE.value, lm.heads_config.num_heads)
     scores = score(lm, tree, answers, lambda count: None)
-    top1 = (scores.hits_KM[0] / np.maximum(scores.labels_M, 1)).tolist()
+    top1 = (scores.hits[0] / np.maximum(scores.labels_M, 1)).tolist()
     return {"tokens_per_step": scores.num_tokens / scores.steps, "head_top1": top1}
 
 
@@ -158,7 +162,7 @@ def _loss(lm: MedusaLM, examples: Sequence[Example]) -> float:
 
 
 def _conversations(lm: MedusaLM, share: float) -> list[Example]:
-    """Conversations that no run has learned from, as long as they go by the same ids."""
+    """Conversations that no run has learned from, provided that their ids are the same."""
     splits = load_data(
         _DATA.value,
         lm.tokenizer,
@@ -186,8 +190,8 @@ def _answers(lm: MedusaLM, questions: Sequence[str]) -> list[Example]:
     )
     return [
         Example(
-            np.asarray([*prompt, *answer.token_ids], np.int32),
-            np.arange(len(prompt) + answer.num_new_tokens) >= len(prompt),
+            np.asarray([*prompt.ids, *answer.token_ids], np.int32),
+            np.arange(len(prompt.ids) + answer.num_new_tokens) >= len(prompt.ids),
         )
         for prompt, answer in zip(prompts, answers, strict=True)
     ]

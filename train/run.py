@@ -15,17 +15,22 @@ from medusa_jax.tree.presets import load_tree
 from train.checkpoints import Checkpoints
 from train.data import inputs
 from train.data.pipeline import Splits, load_data
-from train.distributed import is_first_process
+from train.distributed import check_shared, is_first_process
 from train.export_files import export_run
+from train.fingerprint import check_same
+from train.folder import AnyPath, Folder
 from train.loop import Loop
 from train.random_model import load_lm
 from train.run_files import write_run
 from train.settings import Settings
 from train.setup import build
 
-# What may change when a run goes on; everything else decides what it computes.
+# What may change when a run is resumed; everything else decides what it computes. The layout in
+# memory changes only how sums are rounded and, with dropout, which random numbers it draws.
 _FREE = (
     "mesh",
+    "accumulate",
+    "remat",
     "log_every",
     "eval_every",
     "save_every",
@@ -37,16 +42,27 @@ _FREE = (
 )
 
 
-def train(settings: Settings, workdir: Path) -> None:
+def train(settings: Settings, workdir: str | AnyPath) -> None:
     """Trains as configured, from the last checkpoint in the folder on, and exports the result.
+
+    Args:
+      settings: of the run, the same on every process.
+      workdir: a folder that all processes share, or gs://BUCKET/PATH.
 
     Raises:
       UserError: anything about settings, model, data, devices or folder; or a loss that is not
         finite any more.
       KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
-    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
-    _check_batch(settings, mesh)
+    with Folder(workdir) as folder:
+        check_same({"config": dataclasses.asdict(settings)})
+        mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+        _check_batch(settings, mesh)
+        check_shared(folder.path)
+        _train(settings, folder, mesh)
+
+
+def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     dtypes = {"dtype": _params_dtype(settings), "heads_dtype": "float32"}
     lm = load_lm(settings.model, settings.medusa, **dtypes, mesh=mesh)
     _check_context(settings, lm)
@@ -58,30 +74,34 @@ def train(settings: Settings, workdir: Path) -> None:
         data_errors=settings.data_errors,
         progress=is_first_process(),
     )
+    check_same({"content of data": splits.fingerprint})
     token_map = _token_map(settings, lm, splits)
     experiment = build(settings, lm, mesh, token_map)
     if settings.export_format != "none":
         check_format(experiment.heads, settings.export_format)
     with Checkpoints(
-        workdir,
+        folder.path,
         save_every=settings.save_every,
         keep=settings.keep,
         fingerprint=_fingerprint(settings) | {"content of data": splits.fingerprint},
+        free=_FREE,
     ) as checkpoints:
         if is_first_process():
-            write_run(workdir, settings, token_map)
+            write_run(folder.local, settings, token_map)
+            folder.fetch("metrics.jsonl")
         if settings.hidden_states == "cached":
-            data = inputs.cached(settings, splits, lm, workdir)
+            data = inputs.cached(settings, splits, lm, folder.local)
         else:
             data = inputs.packed(settings, splits, mesh)
         _say(_epochs(settings, data))
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         tree = load_tree(settings.tree, settings.num_heads)
-        params = Loop(settings, experiment, data, tree, mesh, checkpoints, workdir).run()
+        params = Loop(settings, experiment, data, tree, mesh, checkpoints, folder).run()
+    folder.upload()
     if params is None:
-        _say(f"stopped and saved; the same command goes on: see {workdir}")
+        _say(f"stopped and saved in {folder}: rerun the same command to resume")
     elif settings.export_format != "none":
-        _export(settings, params, token_map, mesh, workdir / "export")
+        _export(settings, params, token_map, mesh, folder)
 
 
 def _check_batch(settings: Settings, mesh: Mesh) -> None:
@@ -143,13 +163,19 @@ def _export(
     params: dict[str, Any],
     token_map: np.ndarray | None,
     mesh: Mesh,
-    folder: Path,
+    folder: Folder,
 ) -> None:
-    if folder.exists():
-        _say(f"{folder} is there already: `python -m train.export` writes another")
+    target = folder.path / "export"
+    is_local = isinstance(target, Path)
+    # An upload that was cut short lacks its last file; local folders appear whole.
+    if (target if is_local else target / "config.json").exists():
+        _say(f"{target} is there already: `python -m train.export` writes another")
         return
-    export_run(folder, settings, params, token_map=token_map, mesh=mesh)
-    _say(f"exported to {folder}")
+    address = None if is_local else str(target)
+    scratch = folder.local / "export"
+    export_run(scratch, settings, params, token_map=token_map, mesh=mesh, address=address)
+    folder.upload("export")
+    _say(f"exported to {target}")
 
 
 def _say(text: str) -> None:

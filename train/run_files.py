@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.hf.config import read_json
+from train.folder import AnyPath, Folder
 from train.settings import Settings, make_settings
 
 _SETTINGS = "settings.json"
@@ -40,18 +41,23 @@ def write_run(workdir: Path, settings: Settings, token_map: np.ndarray | None = 
         temporary.unlink(missing_ok=True)
 
 
-def read_run(workdir: Path) -> tuple[Settings, np.ndarray | None]:
+def read_run(workdir: str | AnyPath) -> tuple[Settings, np.ndarray | None]:
     """The settings of a run, and its draft vocabulary (int32 [Vd]) if it has one.
+
+    Args:
+      workdir: of the run; also gs://BUCKET/PATH.
 
     Raises:
       UserError: the folder holds no run, or its files are damaged.
     """
-    if not (workdir / _SETTINGS).is_file():
-        raise UserError(f"{workdir} holds no run ({_SETTINGS} is missing): name its --workdir")
-    settings = make_settings(ConfigDict(read_json(workdir / _SETTINGS)))
-    if not (workdir / _TOKEN_MAP).is_file():
-        return settings, None
-    try:
-        return settings, np.load(workdir / _TOKEN_MAP, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{workdir / _TOKEN_MAP} cannot be read ({error})") from None
+    with Folder(workdir) as folder:
+        folder.fetch(_SETTINGS, _TOKEN_MAP)
+        if not (folder.local / _SETTINGS).is_file():
+            raise UserError(f"{folder} holds no run ({_SETTINGS} is missing): name its --workdir")
+        settings = make_settings(ConfigDict(read_json(folder.local / _SETTINGS)))
+        if not (folder.local / _TOKEN_MAP).is_file():
+            return settings, None
+        try:
+            return settings, np.load(folder.local / _TOKEN_MAP, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{folder.path / _TOKEN_MAP} cannot be read ({error})") from None

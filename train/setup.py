@@ -1,25 +1,23 @@
 """From settings to everything that a training loop needs: networks, parameters, objective."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.nn.llama import Layer, lm_head_weight
+from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.quantize import quantize_backbone
 from medusa_jax.objectives.objective import Objective
-from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
+from medusa_jax.sharding import Pin, param_shardings, replicated, with_shardings
 from train.flops import Work
 from train.optimizer import heads_schedule, make_optimizer
 from train.settings import Settings
@@ -60,7 +58,7 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
     heads = heads_config(settings, lm, token_map)
     trained, frozen = _split(settings, lm, heads, token_map, mesh)
     step = Step(
-        _objective(settings, lm, heads),
+        _objective(settings, lm, heads, mesh),
         _optimizer(settings),
         heads_schedule(
             settings.heads_schedule,
@@ -153,7 +151,7 @@ def _sharded(mesh: Mesh, function: Callable[[Any], Any], argument: Any) -> Any:
     return jax.jit(function, out_shardings=shardings)(argument)
 
 
-def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig) -> Objective:
+def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig, mesh: Mesh) -> Objective:
     return Objective(
         lm.config,
         heads,
@@ -164,6 +162,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig) -> Objecti
         remat=settings.remat,
         lora_scale=settings.lora_scale,
         lora_dropout=settings.lora_dropout,
+        pin=Pin(mesh),
     )
 
 
@@ -187,44 +186,10 @@ def abstract_state(state: State) -> Any:
 def compiled_update(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
     """`Step.update` under jit: it takes the old state's memory and keeps its shardings."""
     shardings = jax.tree.map(lambda x: x.sharding, experiment.state)
-
-    def update(state, frozen, batch, tree):
-        with _rows_apart(mesh):
-            return experiment.step.update(state, frozen, batch, tree)
-
-    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    out_shardings = shardings, replicated(mesh)
+    return jax.jit(experiment.step.update, donate_argnums=0, out_shardings=out_shardings)
 
 
 def compiled_evaluate(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
     """`Step.evaluate` under jit; every device has the sums."""
-
-    def evaluate(params, batch, tree):
-        with _rows_apart(mesh):
-            return experiment.step.evaluate(params, batch, tree)
-
-    return jax.jit(evaluate, out_shardings=replicated(mesh))
-
-
-@contextlib.contextmanager
-def _rows_apart(mesh: Mesh) -> Iterator[None]:
-    """Keeps the residual stream of every row of a batch on the devices that have the row.
-
-    The embedding is split along the features over "fsdp", the tokens along the batch. Left to
-    itself the compiler prefers the features, and every device would hold all rows: it would gather
-    activations instead of one matrix at a time.
-    """
-    rows = batch_sharding(mesh, 3)
-    # What looking up tokens gives without gathering the table: a step in between.
-    looked_up = NamedSharding(mesh, PartitionSpec("data", None, "fsdp"))
-
-    def intercept(call, args, kwargs, context):
-        if not isinstance(context.module, Layer) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        x_BTD, *rest = args
-        if context.module.name == "layers_0":
-            x_BTD = jax.lax.with_sharding_constraint(x_BTD, looked_up)
-        x_BTD, kv = call(jax.lax.with_sharding_constraint(x_BTD, rows), *rest, **kwargs)
-        return jax.lax.with_sharding_constraint(x_BTD, rows), kv
-
-    with nn.intercept_methods(intercept):
-        yield
+    return jax.jit(experiment.step.evaluate, out_shardings=replicated(mesh))

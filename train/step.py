@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medusa_jax.objectives.losses import count_labels
+from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import Tree
 
@@ -21,10 +21,10 @@ class Step:
 
     Attributes:
       objective: what is minimised.
-      optimizer: of the trained parameters.
-      heads_coef: lambda_0 as a function of the step.
-      accumulate: parts into which a batch is cut, one in memory at a time.
-      seed: of dropout.
+      optimizer: updates the trained parameters.
+      heads_coef: lambda_0 as a function of the step (paper, equation 2).
+      accumulate: number of parts into which a batch is cut; one is in memory at a time.
+      seed: for dropout.
     """
 
     objective: Objective
@@ -48,13 +48,13 @@ class Step:
 
         Args:
           state: {"params", "opt", "step"}.
-          frozen: the parameters that stay as they are.
+          frozen: the parameters that are not trained.
           batch: see `Objective.loss`.
-          tree: see `head_sums`.
+          tree: whose expected tokens per step are reported.
 
         Returns:
           The next state (the same one if the loss or a gradient is not finite) and the metrics:
-          "loss", those of `objectives.metrics`, "heads_coef" and "grad_norm/GROUP" before clipping.
+          "loss", those of `objective.metrics`, "heads_coef" and "grad_norm/GROUP" before clipping.
         """
         labels = self.objective.labels(frozen | state["params"], batch)
         count = count_labels(labels)
@@ -86,10 +86,10 @@ class Step:
     def evaluate(
         self, params: dict[str, Any], batch: Any, tree: Tree
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Sums over a batch (see `Objective.loss`) and the labels per head, without dropout."""
+        """Sums over a batch (see `Objective.loss`) and `count_labels` of it, without dropout."""
         labels = self.objective.labels(params, batch)
-        count = (labels >= 0).sum(axis=(0, 1)).astype(jnp.float32)
-        one = jnp.ones_like(count)
+        count = count_labels(labels)
+        one = jnp.ones_like(count)  # sums alone are wanted, not the loss
 
         def sums(part_and_number):
             part, part_labels = part_and_number[0]

@@ -1,1 +1,4 @@
-"""What `python -m infer.benchmark` is made of: contenders, shapes, experiments, reports."""
+"""What `infer.benchmark` measures: whole models against each other, and the steps of a shape.
+
+`checkpoint` and `steps` are its two modes; the other files are what they need.
+"""

@@ -1,6 +1,7 @@
 """Measures a real model: our decoding, without and with Medusa trees, and transformers'."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import medusa_jax
@@ -115,11 +116,12 @@ def _trees(lm: MedusaLM, trees: list[str] | None) -> list[str]:
 def _answers(
     lm: MedusaLM, job: CheckpointJob, contenders: list[Contender]
 ) -> list[list[list[Answer]]]:
-    prompts = [encode_prompt(lm, prompt) for prompt in job.prompts]
+    prompts = [list(encode_prompt(lm, prompt).ids) for prompt in job.prompts]
     total = (job.rounds + 1) * len(prompts) * len(contenders)
     with display.progress_bar() as bar:
         task = bar.add_task(f"Measuring {lm.dtype}", total=total)
-        return interleave(contenders, prompts, job.rounds, lambda: bar.advance(task))
+        advance = partial(bar.update, task, advance=1, refresh=True)
+        return interleave(contenders, prompts, job.rounds, advance)
 
 
 def _rows(

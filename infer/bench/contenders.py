@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import medusa_jax
+from infer.turns import take_turns
 from medusa_jax import MedusaLM
 
 
@@ -78,8 +79,6 @@ def interleave(
 ) -> list[list[list[Answer]]]:
     """Warms up, then lets the contenders take turns prompt by prompt.
 
-    A busy moment of the machine thus hits all of them.
-
     Args:
       contenders: in the order of their turns.
       prompts: token ids.
@@ -92,12 +91,7 @@ def interleave(
     for contender, ids in itertools.product(contenders, prompts):
         contender.warm_up(ids)
         advance()
-    answers: list[list[list[Answer]]] = [[[] for _ in range(rounds)] for _ in contenders]
-    for number, ids in itertools.product(range(rounds), prompts):
-        for contender, own in zip(contenders, answers, strict=True):
-            own[number].append(contender.answer(ids))
-            advance()
-    return answers
+    return take_turns([contender.answer for contender in contenders], prompts, rounds, advance)
 
 
 def summarize(answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from medusa_jax.decoding.cache import KVCache
 from medusa_jax.nn.attention import attend_part
 from medusa_jax.nn.layers import RMSNorm
 from medusa_jax.nn.llama import Layer, Llama
+from medusa_jax.nn.params import backbone_params
 from medusa_jax.nn.rope import rope_angles
 
 NODES = (1, 8, 64)
@@ -138,7 +139,7 @@ def _scanned_pass(config: LlamaConfig, dtype: Any) -> Callable[..., jax.Array]:
 
         x_BRD = jnp.take(outer["embed"]["weight"], token_BR, axis=0).astype(dtype)
         x_BRD, _ = jax.lax.scan(layer, x_BRD, stacked)
-        final_norm = RMSNorm(config.rms_norm_eps)
+        final_norm = RMSNorm(backbone_params(config)["final_norm"], config.rms_norm_eps)
         return cast(jax.Array, final_norm.apply({"params": outer["final_norm"]}, x_BRD))
 
     return run

@@ -6,7 +6,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from infer import display
+from medusa_jax.cli_console import make_console
 
 _PIPE_WIDTH = 120
 
@@ -114,7 +114,7 @@ def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for row in rows:
         table.add_row(*row)
-    console = display.make_console()
+    console = make_console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     console.print(table)
@@ -122,6 +122,6 @@ def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
 
 
 def _print_lines(*lines: str) -> None:
-    console = display.make_console()
+    console = make_console()
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medusa_jax.chat import Prompt, TextStream, decode_tokens, encode_text
+from medusa_jax.chat import Encoded, Prompt, TextStream, decode_tokens, encode_text
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
@@ -103,7 +103,7 @@ class StreamEvent:
 
 def generate(
     lm: MedusaLM,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     *,
     batch_size: int = 1,
     chat: bool | None = None,
@@ -114,7 +114,7 @@ def generate(
 
     Args:
       lm: the model.
-      prompts: what to answer.
+      prompts: what to answer; those of `encode_prompt` are not encoded again.
       batch_size: prompts decoded at once.
       chat: apply the chat template; None: when the tokenizer has one.
       numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
@@ -131,7 +131,7 @@ def generate(
 
 def generate_batches(
     lm: MedusaLM,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Prompt | Encoded],
     *,
     batch_size: int = 1,
     chat: bool | None = None,
@@ -153,12 +153,12 @@ def generate_batches(
     for start in range(0, len(encoded), batch_size):
         part = slice(start, start + batch_size)
         batch = runtime.finish(_start(lm, runtime, config, encoded[part], rows, numbers[part]))
-        yield from _results(lm, prompts[part], batch)
+        yield from _results(lm, encoded[part], batch)
 
 
 def stream(
     lm: MedusaLM,
-    prompt: Prompt,
+    prompt: Prompt | Encoded,
     *,
     chat: bool | None = None,
     number: int = 0,
@@ -168,7 +168,7 @@ def stream(
 
     Args:
       lm: the model.
-      prompt: what to answer.
+      prompt: what to answer; one of `encode_prompt` is not encoded again.
       chat: apply the chat template; None: when the tokenizer has one.
       number: chooses the random key, 0..2^32-1: `generate` with the same seed gives its prompt of
         that number the same answer.
@@ -179,7 +179,8 @@ def stream(
     """
     config = GenerationConfig(**options)
     runtime = _runtime(lm, config)
-    batch = _start(lm, runtime, config, [encode_prompt(lm, prompt, chat)], 1, [number])
+    encoded = [encode_prompt(lm, prompt, chat)]
+    batch = _start(lm, runtime, config, encoded, 1, [number])
     pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
     while not done:
         batch = runtime.advance(batch, max_steps=1)
@@ -188,7 +189,7 @@ def stream(
         num, done = int(num[0]), bool(done[0])
         token_ids = [int(t) for t in output[0, seen:num]]
         seen = num
-        result = next(_results(lm, [prompt], batch)) if done else None
+        result = next(_results(lm, encoded, batch)) if done else None
         piece = pieces.feed(token_ids)
         if result is not None and result.text.startswith(shown + piece):
             piece = result.text[len(shown) :]  # with what an unfinished character held back
@@ -196,21 +197,22 @@ def stream(
         yield StreamEvent(piece, token_ids, result)
 
 
-def encode_prompt(lm: MedusaLM, prompt: Prompt, chat: bool | None = None) -> list[int]:
-    """Token ids of a prompt, with the chat template when asked for (None: when there is one).
+def encode_prompt(lm: MedusaLM, prompt: Prompt | Encoded, chat: bool | None = None) -> Encoded:
+    """A prompt as tokens, with the chat template when asked for (None: when there is one).
 
     Raises:
       UserError: the prompt leaves no room in the model's context, or holds unknown ids.
     """
-    ids = encode_text(lm.tokenizer, prompt, chat)
-    if len(ids) >= lm.config.max_position:
+    if not isinstance(prompt, Encoded):
+        prompt = Encoded(prompt, tuple(encode_text(lm.tokenizer, prompt, chat)))
+    if len(prompt.ids) >= lm.config.max_position:
         raise UserError(
-            f"the prompt has {len(ids)} tokens and the model's context only "
+            f"the prompt has {len(prompt.ids)} tokens and the model's context only "
             f"{lm.config.max_position}: shorten the prompt"
         )
-    if min(ids) < 0 or max(ids) >= lm.config.vocab_size:
+    if min(prompt.ids) < 0 or max(prompt.ids) >= lm.config.vocab_size:
         raise UserError(f"token ids of a prompt must lie in 0..{lm.config.vocab_size - 1}")
-    return ids
+    return prompt
 
 
 def _runtime(lm: MedusaLM, config: GenerationConfig) -> Runtime:
@@ -229,12 +231,12 @@ def _start(
     lm: MedusaLM,
     runtime: Runtime,
     config: GenerationConfig,
-    encoded: list[list[int]],
+    encoded: Sequence[Encoded],
     rows: int,
     numbers: Sequence[int],
 ) -> Batch:
     """Runs the prompts of a batch, filled up to `rows` rows."""
-    budgets = [min(config.max_new_tokens, lm.config.max_position - len(ids)) for ids in encoded]
+    budgets = [min(config.max_new_tokens, lm.config.max_position - len(e.ids)) for e in encoded]
     padding = [0] * (rows - len(budgets))
     rule_numbers: Any = ()
     if isinstance(runtime.decoder.rule, Typical):
@@ -248,19 +250,19 @@ def _start(
         numbers=[*numbers, *padding],
         rule_numbers=rule_numbers,
     )
-    return runtime.start(request, encoded)
+    return runtime.start(request, [given.ids for given in encoded])
 
 
-def _results(lm: MedusaLM, prompts: Sequence[Prompt], batch: Batch) -> Iterator[Generation]:
+def _results(lm: MedusaLM, encoded: Sequence[Encoded], batch: Batch) -> Iterator[Generation]:
     state, clock = batch.state, batch.clock
     output, num_new, num_steps, stopped = jax.device_get(
         (state.output_BO, state.num_new_B, state.num_steps_B, state.stopped_B)
     )
-    for i, prompt in enumerate(prompts):
+    for i, given in enumerate(encoded):
         num, steps = int(num_new[i]), int(num_steps[i])
         token_ids = [int(t) for t in output[i, :num]]
         yield Generation(
-            prompt=prompt,
+            prompt=given.prompt,
             text=decode_tokens(lm.tokenizer, token_ids),
             token_ids=token_ids,
             num_new_tokens=num,

@@ -28,6 +28,7 @@ _EOS_SLOTS = 8
 # Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
 _FIRST_STEPS = 4
 _CALL_SECONDS = 0.5
+_SHARED_STEPS = 32  # clocks differ between processes, calls must not
 
 
 @dataclasses.dataclass
@@ -69,7 +70,21 @@ class Runtime:
         if self.mesh is None:
             (device,) = jax.tree.leaves(self.params["backbone"])[0].devices()
             return jax.device_put(tree, device)
-        return jax.device_put(tree, replicated(self.mesh))
+        sharding = replicated(self.mesh)
+        if not self.is_shared:
+            return jax.device_put(tree, sharding)
+
+        # `device_put` would ask the other processes every time whether they have the same.
+        def put(x: Any) -> jax.Array:
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+        return jax.tree.map(put, tree)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes hold parts of the parameters and have to make the same calls."""
+        return self.mesh is not None and self.mesh.is_multi_process
 
     def run(self, clock: Clock, function: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
         """function(decoder, params, *arrays, **static), compiled."""
@@ -128,11 +143,12 @@ class Runtime:
 
     def finish(self, batch: Batch) -> Batch:
         """Steps until every row is done, in calls short enough for Ctrl-C to get through."""
-        steps = _FIRST_STEPS
+        steps = _SHARED_STEPS if self.is_shared else _FIRST_STEPS
         while not jax.device_get(batch.state.done_B).all():
             before = batch.clock.decode
             batch = self.advance(batch, steps)
-            steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
+            if not self.is_shared:
+                steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
         return batch
 
 
@@ -150,11 +166,11 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
     tree = lm.tree if tree is None else tree
     check_tree(tree, lm.heads_config)
     mesh = _mesh(lm)
-    params: dict[str, Any] = {"backbone": jax.device_put(lm.params)}
+    params: dict[str, Any] = {"backbone": _on_device(lm.params)}
     drafter: Drafter = NoDrafter()
     if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
         drafter = MedusaDrafter(lm.heads_config, tree.max_depth, tree.top_k, lm.dtype)
-        heads = jax.device_put(lm.heads_params)
+        heads = _on_device(lm.heads_params)
         params["drafter"] = medusa_params(lm.heads_config, heads, params["backbone"], tree)
     decoder = Decoder(
         lm.config, rule or Greedy(), drafter, lm.dtype, storage_dtype(lm.dtype, lm.platform)
@@ -163,6 +179,11 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
     if "drafter" in params:
         params["drafter"]["tree"] = runtime.put(tree)
     return dataclasses.replace(runtime, shapes=abstract(params))
+
+
+def _on_device(params: Any) -> Any:
+    """Host arrays on the default device; others stay where they are."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
 
 
 def _mesh(lm: MedusaLM) -> Mesh | None:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.nn.layers import pad_lone_row, project
+from medusa_jax.nn.layers import Weights, project
+from medusa_jax.nn.params import heads_params
 from medusa_jax.nn.product import product
 
 
@@ -15,7 +16,7 @@ class MedusaHeads(nn.Module):
     """M heads that run side by side on the same hidden state: p_k = W2_k (SiLU(W1_k h + b1_k) + h).
 
     With L layers the residual block is repeated with weights of its own; the original code repeats
-    one module, so that its L layers share one matrix. Parameters:
+    one module, so that its L layers share one matrix. Parameters (`heads_params`):
     {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, V, D]}},
     "bias" and "projection" only where the configuration has them; root-conditioned heads add
     {"root": {"weight": [M, D, D]}}, and their first block is SiLU(W1 h + U e + b1) + h with e the
@@ -32,12 +33,12 @@ class MedusaHeads(nn.Module):
 
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
-        c = self.config
-        self.blocks = _Weights((c.num_heads, c.num_layers, c.hidden_size, c.hidden_size), c.bias)
-        if c.root_conditioned:
-            self.root = _Weights((c.num_heads, c.hidden_size, c.hidden_size), False)
-        if c.own_projection:
-            self.projection = _Weights((c.num_heads, c.vocab_size, c.hidden_size), False)
+        records = heads_params(self.config)
+        self.blocks = Weights(records["blocks"])
+        if self.config.root_conditioned:
+            self.root = Weights(records["root"])
+        if self.config.own_projection:
+            self.projection = Weights(records["projection"])
 
     def __call__(
         self,
@@ -62,7 +63,7 @@ class MedusaHeads(nn.Module):
         x = self.hidden(hidden, root)
         with jax.named_scope("medusa_projection"):
             if self.config.own_projection:
-                return _per_head(x, self.projection()[0], self.dtype)
+                return _per_head(x, self.projection()["weight"], self.dtype)
             if lm_head_VD is None:
                 raise ValueError("heads without own projections need the LM head's rows")
             return project(x, lm_head_VD, self.dtype)
@@ -70,16 +71,18 @@ class MedusaHeads(nn.Module):
     def hidden(self, hidden: jax.Array, root: jax.Array | None = None) -> jax.Array:
         """What the heads project: hidden [..., D] (and root [..., D]) -> [..., M, D] in `dtype`."""
         c = self.config
-        weight_MLDD, bias_MLD = self.blocks()
+        blocks = self.blocks()
         shape = (*hidden.shape[:-1], c.num_heads, c.hidden_size)
         x = jnp.broadcast_to(hidden.astype(self.dtype)[..., None, :], shape)
         with jax.named_scope("medusa_blocks"):
             for layer in range(c.num_layers):
-                y = _per_head(x, weight_MLDD[:, layer], self.dtype)
+                # Stacked [M, L, ...]; of a quantised weight the scales are cut like the codes.
+                block = jax.tree.map(lambda stack, layer=layer: stack[:, layer], blocks)
+                y = _per_head(x, block["weight"], self.dtype)
                 if c.root_conditioned and layer == 0:
                     y = y + self._from_root(root, shape)
-                if bias_MLD is not None:
-                    y = y + jnp.broadcast_to(bias_MLD[:, layer].astype(jnp.float32), shape)
+                if c.bias:
+                    y = y + jnp.broadcast_to(block["bias"].astype(jnp.float32), shape)
                 x = (x.astype(jnp.float32) + nn.silu(y)).astype(self.dtype)
         return x
 
@@ -91,30 +94,15 @@ class MedusaHeads(nn.Module):
         # Embeddings are much smaller than hidden states; unit size suits every model.
         e = e * jax.lax.rsqrt(jnp.mean(e * e, axis=-1, keepdims=True) + 1e-12)
         e = jnp.broadcast_to(e[..., None, :], shape)
-        return _per_head(e, self.root()[0], self.dtype)
+        return _per_head(e, self.root()["weight"], self.dtype)
 
 
-class _Weights(nn.Module):
-    """Weights [..., out, in] and, if asked for, biases [..., out] of a stack of linear maps."""
-
-    shape: tuple[int, ...]
-    bias: bool
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array | None]:
-        weight = self.param("weight", nn.initializers.zeros, self.shape, jnp.float32)
-        if not self.bias:
-            return weight, None
-        return weight, self.param("bias", nn.initializers.zeros, self.shape[:-1], jnp.float32)
-
-
-def _per_head(x: jax.Array, weight_MFD: jax.Array, dtype: Any) -> jax.Array:
+def _per_head(x: jax.Array, weight_MFD: Any, dtype: Any) -> jax.Array:
     """Head m's matrix times head m's vector: x [..., M, D] -> float32 [..., M, F]."""
-    rows = x.astype(dtype).reshape(-1, *x.shape[-2:])
     # XLA's CPU backend refuses a bfloat16 gradient whose batch axis is not the first.
-    x_MRD = pad_lone_row(rows, dtype).swapaxes(0, 1)
-    y = product("MRD,MFD->MRF", x_MRD, weight_MFD, dtype).swapaxes(0, 1)
-    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight_MFD.shape[1])
+    x_MXD = x.astype(dtype).reshape(-1, *x.shape[-2:]).swapaxes(0, 1)
+    y = product("MXD,MFD->MXF", x_MXD, weight_MFD, dtype).swapaxes(0, 1)
+    return y.reshape(*x.shape[:-1], weight_MFD.shape[1])
 
 
 def init_heads(
@@ -146,12 +134,7 @@ def init_heads(
     rows = lm_head_VD if token_map is None else jnp.take(lm_head_VD, token_map, axis=0)
     if rows.shape != (c.vocab_size, c.hidden_size):
         raise ValueError(f"LM head rows {rows.shape} do not fit {(c.vocab_size, c.hidden_size)}")
-    blocks = {"weight": jnp.zeros((c.num_heads, c.num_layers, *2 * [c.hidden_size]), dtype)}
-    if c.bias:
-        blocks["bias"] = jnp.zeros((c.num_heads, c.num_layers, c.hidden_size), dtype)
-    params: dict[str, Any] = {"blocks": blocks}
-    if c.root_conditioned:
-        params["root"] = {"weight": jnp.zeros((c.num_heads, *2 * [c.hidden_size]), dtype)}
+    params: dict[str, Any] = jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), heads_params(c))
     if c.own_projection:
         weight = jnp.broadcast_to(rows.astype(dtype), (c.num_heads, *rows.shape))
         params["projection"] = {"weight": weight}

@@ -1,81 +1,117 @@
-"""Linear maps and RMSNorm. Weights are (out, in), as Hugging Face stores them."""
+"""Linear maps, table look-ups and RMSNorm. Weights are (out, in), as Hugging Face stores them."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medusa_jax.nn.params import Param
 from medusa_jax.nn.product import product
-from medusa_jax.nn.quantize import widened
-
-Initializer = Callable[..., jax.Array]
-_INIT: Initializer = nn.initializers.normal(0.02)
+from medusa_jax.nn.quantize import is_quantized, widened
 
 
-def project(x: jax.Array, weight: jax.Array, dtype: Any) -> jax.Array:
+def project(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
     """Applies a (out, in) weight to the last axis of x, accumulating in float32.
 
     Args:
       x: [..., in], any dtype.
-      weight: [out, in], any dtype.
+      weight: [out, in], any dtype, or quantised.
       dtype: dtype of the product's operands, see `product`.
 
     Returns:
       [..., out] in float32.
     """
     # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
-    rows = x.astype(dtype).reshape(-1, x.shape[-1])
-    y = product("RD,FD->RF", pad_lone_row(rows, dtype), weight, dtype)
-    return y[: rows.shape[0]].reshape(*x.shape[:-1], weight.shape[0])
+    x_XD = x.astype(dtype).reshape(-1, x.shape[-1])
+    return product("XD,FD->XF", x_XD, weight, dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def pad_lone_row(rows: jax.Array, dtype: Any) -> jax.Array:
-    """Doubles rows [1, ...] where two bfloat16 rows are faster than one; callers drop the copy.
+def take_rows(table_VD: Any, index: jax.Array) -> jax.Array:
+    """Rows of a table [V, D], quantised or not, at integer indices [...].
 
-    XLA's CPU backend has no fast bfloat16 matrix-vector product (ten times slower than two rows).
+    Returns:
+      [..., D] in the table's dtype (that of the scales where it is quantised).
     """
-    slow = rows.shape[0] == 1 and dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-    return jnp.concatenate([rows, rows]) if slow else rows
-
-
-def take_rows(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-    """Rows of a table [V, D] at integer indices [...]: [..., D] in the table's dtype."""
+    if is_quantized(table_VD):
+        rows = jax.tree.map(lambda x: jnp.take(x, index, axis=0), table_VD)
+        return widened(rows, rows.dtype)
     if table_VD.dtype != jnp.bfloat16:
         return jnp.take(table_VD, index, axis=0)
-    # XLA's CPU backend widens the whole table to float32 before it gathers from bfloat16.
-    bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
-    return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
+    return _take_bfloat16(table_VD, index)
+
+
+@jax.custom_jvp
+def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+    """XLA's CPU backend widens a whole bfloat16 table before it gathers: there, take its bits.
+
+    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table.
+    """
+
+    def take_bits(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
+        return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
+
+    def take(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take(table_VD, index, axis=0)
+
+    return jax.lax.platform_dependent(table_VD, index, cpu=take_bits, default=take)
+
+
+@_take_bfloat16.defjvp
+def _take_bfloat16_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Bits have no derivative, but rows are linear in their table."""
+    table_VD, index = primals
+    return _take_bfloat16(table_VD, index), jnp.take(tangents[0], index, axis=0)
+
+
+def declare(module: nn.Module, records: Mapping[str, Param]) -> dict[str, Any]:
+    """A module's parameters, declared in float32 as their records say."""
+    return {
+        name: module.param(name, record.init, record.shape, jnp.float32)
+        for name, record in records.items()
+    }
+
+
+class Weights(nn.Module):
+    """Bare parameters: the embedding, the LM head, the stacked matrices of the Medusa heads."""
+
+    records: Mapping[str, Param]
+
+    @nn.compact
+    def __call__(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return declare(self, self.records)
 
 
 class Linear(nn.Module):
-    """y = W x (+ b), W: [features, in], computed and returned in `dtype`."""
+    """y = W x (+ b), computed and returned in `dtype`."""
 
-    features: int
-    use_bias: bool
+    records: Mapping[str, Param]
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., in] -> [..., features]."""
-        weight = self.param("weight", _INIT, (self.features, x.shape[-1]), jnp.float32)
-        y = project(x, widened(weight, self.dtype), self.dtype)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + jnp.expand_dims(bias.astype(jnp.float32), tuple(range(y.ndim - 1)))
+        """[..., in] -> [..., out]."""
+        params = declare(self, self.records)
+        y = project(x, params["weight"], self.dtype)
+        if "bias" in params:
+            bias = params["bias"].astype(jnp.float32)
+            y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
         return y.astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) * scale over the last axis, in float32; returns x's dtype."""
 
+    records: Mapping[str, Param]
     epsilon: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., D]."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        scale = declare(self, self.records)["scale"]
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         # Hugging Face rounds to the compute dtype before it scales.

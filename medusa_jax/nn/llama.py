@@ -12,7 +12,9 @@ from flax import linen as nn
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
-from medusa_jax.nn.layers import Linear, RMSNorm, project, take_rows
+from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, take_rows
+from medusa_jax.nn.lora import Lora, adapted
+from medusa_jax.nn.params import backbone_params, layer_params, untied
 from medusa_jax.nn.rope import apply_rope, rope_angles
 
 # Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
@@ -28,15 +30,20 @@ class Attention(nn.Module):
     window: int | None
 
     @nn.compact
-    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B):
+    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
         """Returns the attention's output [B, T, D] and the new (k, v), each [B, T, K, H]."""
-        c = self.config
-        q = self._heads("q", c.num_heads, x_BTD)
-        k = self._heads("k", c.num_kv_heads, x_BTD)
-        v = self._heads("v", c.num_kv_heads, x_BTD)
+        c, records = self.config, layer_params(self.config)["attn"]
+
+        def linear(name: str, x: jax.Array) -> jax.Array:
+            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+
+        q, k, v = (
+            linear(name, x_BTD).reshape(*x_BTD.shape[:2], -1, c.head_dim)
+            for name in ("q", "k", "v")
+        )
         if c.qk_norm:
-            q = RMSNorm(c.rms_norm_eps, name="q_norm")(q)
-            k = RMSNorm(c.rms_norm_eps, name="k_norm")(k)
+            q = RMSNorm(records["q_norm"], c.rms_norm_eps, name="q_norm")(q)
+            k = RMSNorm(records["k_norm"], c.rms_norm_eps, name="k_norm")(k)
         q, k = apply_rope(q, *angles), apply_rope(k, *angles)
         out_BTNH = attention(
             q,
@@ -48,13 +55,7 @@ class Attention(nn.Module):
             prefix_length_B=prefix_length_B,
             window=self.window,
         )
-        out = out_BTNH.reshape(*x_BTD.shape[:2], c.num_heads * c.head_dim)
-        return Linear(c.hidden_size, c.o_bias, self.dtype, name="o")(out), (k, v)
-
-    def _heads(self, name: str, heads: int, x_BTD: jax.Array) -> jax.Array:
-        c = self.config
-        y = Linear(heads * c.head_dim, c.qkv_bias, self.dtype, name=name)(x_BTD)
-        return y.reshape(*x_BTD.shape[:2], heads, c.head_dim)
+        return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)
 
 
 class MLP(nn.Module):
@@ -64,12 +65,14 @@ class MLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, lora: Lora | None = None) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        c = self.config
-        gate = Linear(c.intermediate_size, c.mlp_bias, self.dtype, name="gate")(x_BTD)
-        up = Linear(c.intermediate_size, c.mlp_bias, self.dtype, name="up")(x_BTD)
-        return Linear(c.hidden_size, c.mlp_bias, self.dtype, name="down")(nn.silu(gate) * up)
+        records = layer_params(self.config)["mlp"]
+
+        def linear(name: str, x: jax.Array) -> jax.Array:
+            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+
+        return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
 
 
 class Layer(nn.Module):
@@ -80,43 +83,55 @@ class Layer(nn.Module):
     window: int | None
 
     @nn.compact
-    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B):
+    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
         """Returns the residual stream and the layer's new (k, v)."""
-        eps = self.config.rms_norm_eps
-        y = RMSNorm(eps, name="attn_norm")(x_BTD)
+        records, eps = layer_params(self.config), self.config.rms_norm_eps
+        y = RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD)
         with jax.named_scope("attention"):
             y, kv = Attention(self.config, self.dtype, self.window, name="attn")(
-                y, mask_BTT, position_BT, angles, prefix, prefix_length_B
+                y,
+                mask_BTT,
+                position_BT,
+                angles,
+                prefix,
+                prefix_length_B,
+                lora and lora.part("attn"),
             )
         x_BTD = x_BTD + y
+        y = RMSNorm(records["mlp_norm"], eps, name="mlp_norm")(x_BTD)
         with jax.named_scope("mlp"):
-            y = MLP(self.config, self.dtype, name="mlp")(RMSNorm(eps, name="mlp_norm")(x_BTD))
+            y = MLP(self.config, self.dtype, name="mlp")(y, lora and lora.part("mlp"))
         return x_BTD + y, kv
 
 
 class Llama(nn.Module):
-    """The decoder. Parameters: see docs/design.md; computed in `dtype`, whatever they are kept in.
+    """The decoder, computed in `dtype`, whatever its parameters are kept in.
+
+    Its parameters are those of `medusa_jax.nn.params.backbone_params`.
 
     Attributes:
       config: the architecture.
       dtype: compute dtype; norms, rotations and softmax are float32 all the same.
       remat: layers keep only their input for the backward pass and are computed again there.
+      pin: where activations lie on a mesh (`medusa_jax.sharding.Pin`); None: wherever the compiler
+        puts them.
     """
 
     config: LlamaConfig
     dtype: Any = jnp.float32
     remat: bool = False
+    pin: Any = None
 
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
-        c = self.config
+        c, records = self.config, backbone_params(self.config)
         windows = c.windows or (None,) * c.num_layers
         layer = nn.remat(Layer) if self.remat else Layer
-        self.embed = _Matrix((c.vocab_size, c.hidden_size))
+        self.embed = Weights(records["embed"])
         self.layers = [layer(c, self.dtype, window) for window in windows]
-        self.final_norm = RMSNorm(c.rms_norm_eps)
+        self.final_norm = RMSNorm(records["final_norm"], c.rms_norm_eps)
         if not c.tie_embeddings:
-            self.lm_head = _Matrix((c.vocab_size, c.hidden_size))
+            self.lm_head = Weights(records["lm_head"])
 
     def __call__(
         self,
@@ -127,6 +142,7 @@ class Llama(nn.Module):
         prefix: LayersKV | None = None,
         prefix_length_B: jax.Array | None = None,
         context_BT: jax.Array | None = None,
+        lora: Lora | None = None,
     ) -> tuple[jax.Array, LayersKV]:
         """Runs T new tokens per row.
 
@@ -138,6 +154,7 @@ class Llama(nn.Module):
             there is none.
           prefix_length_B: int32, how many slots of the prefix each row has.
           context_BT: int32, see `rope_angles`; default: position + 1.
+          lora: adapters of the layers' linear maps; None: the network as it is.
 
         Returns:
           hidden_BTD after the final norm, in `dtype` (the input of the LM head and of the Medusa
@@ -146,37 +163,36 @@ class Llama(nn.Module):
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
         angles = rope_angles(c.rope, c.head_dim, position_BT, context_BT)
-        x_BTD = take_rows(self.embed(), token_BT).astype(self.dtype)
+        x_BTD = self._residual(self._embedded(token_BT))
         new = []
         for i, layer in enumerate(self.layers):
             own = None if prefix is None else prefix[i]
-            x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, own, prefix_length_B)
+            own_lora = lora and lora.layer(i)
+            x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, own, prefix_length_B, own_lora)
+            x_BTD = self._residual(x_BTD)
             new.append(kv)
         return self.final_norm(x_BTD), tuple(new)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """LM head: [..., D] -> float32 [..., V]."""
+    def _embedded(self, token_BT: jax.Array) -> jax.Array:
+        x_BTD = take_rows(self.embed()["weight"], token_BT).astype(self.dtype)
+        return x_BTD if self.pin is None else self.pin.embedded(x_BTD)
+
+    def _residual(self, x_BTD: jax.Array) -> jax.Array:
+        """The residual stream before and after every layer."""
+        return x_BTD if self.pin is None else self.pin.residual(x_BTD)
+
+    def logits(self, hidden: jax.Array, lora: Lora | None = None) -> jax.Array:
+        """LM head, with its adapter where `lora` has one: [..., D] -> float32 [..., V]."""
+        lm_head = self.embed if self.config.tie_embeddings else self.lm_head
+        adapter = lora and lora.part("lm_head")
         with jax.named_scope("lm_head"):
-            return project(hidden, self.lm_head_weight(), self.dtype)
-
-    def lm_head_weight(self) -> jax.Array:
-        """The LM head's matrix [V, D] (the embedding when tied)."""
-        return self.embed() if self.config.tie_embeddings else self.lm_head()
-
-
-class _Matrix(nn.Module):
-    """A bare weight matrix."""
-
-    shape: tuple[int, int]
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param("weight", nn.initializers.normal(0.02), self.shape, jnp.float32)
+            y = project(hidden, lm_head()["weight"], self.dtype)
+            return y if adapter is None else y + adapter(hidden, self.dtype)
 
 
 def lm_head_weight(params: dict[str, Any]) -> jax.Array:
     """The LM head's matrix [V, D] in a backbone's parameters (the embedding when tied)."""
-    return params["lm_head" if "lm_head" in params else "embed"]["weight"]
+    return untied(params)["lm_head"]["weight"]
 
 
 def causal_mask(length: int) -> jax.Array:

@@ -1,22 +1,80 @@
 """Low-rank adapters on linear maps: W + (alpha / r) B A (Hu et al., 2021).
 
-The network knows nothing of them: `adapt` adds their products while a module is applied, so that
-the original model is the same call without it, and one set of weights serves both.
+`Llama` takes them as an argument and adds their products to those of its weights; without the
+argument the same weights are the original model.
 """
 
-import contextlib
+import dataclasses
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medusa_jax.nn.layers import Linear, project
+from medusa_jax.nn.params import untied
 
-LM_HEAD = ("lm_head",)
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The adapters of a network, or of one of the modules inside it.
+
+    Attributes:
+      params: nested as the parameters that they adapt, as `init_lora` makes them; modules without
+        an entry are left as they are.
+      scale: alpha / r.
+      dropout: share of the adapters' inputs that is dropped; needs `key`.
+      key: of dropout; None: nothing is dropped.
+    """
+
+    params: dict[str, Any]
+    scale: float = dataclasses.field(metadata={"static": True})
+    dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
+    key: jax.Array | None = None
+
+    def layer(self, number: int) -> "Lora | None":
+        """The adapters of one decoder layer, if it has any.
+
+        Its key depends on its number alone, which a layer has whether layers are unrolled or
+        scanned.
+        """
+        layers = self._inside(self.params.get(f"layers_{number}"), _number(("layers",)))
+        if layers is None or layers.key is None:
+            return layers
+        return dataclasses.replace(layers, key=jax.random.fold_in(layers.key, number))
+
+    def part(self, name: str) -> "Lora | None":
+        """The adapters of a module by its name, if it has any; each drops other inputs."""
+        return self._inside(self.params.get(name), _number((name,)))
+
+    def _inside(self, params: dict[str, Any] | None, number: int) -> "Lora | None":
+        if params is None:
+            return None
+        key = None if self.key is None else jax.random.fold_in(self.key, number)
+        return dataclasses.replace(self, params=params, key=key)
+
+    def __call__(self, x: jax.Array, dtype: Any) -> jax.Array:
+        """What the adapter of one linear map adds to it: [..., in] -> float32 [..., out]."""
+        x = dropped(x, self.dropout, self.key)
+        return lora_product(self.params, x, self.scale, dtype)
+
+
+def adapted(linear: Linear, x: jax.Array, lora: Lora | None) -> jax.Array:
+    """linear(x), plus the product of its adapter where `lora` has one of the module's name.
+
+    The sum is float32, and rounded to the linear map's dtype again.
+
+    Args:
+      linear: the map.
+      x: [..., in], what both see; the adapter after dropout.
+      lora: of the module that the linear map is in.
+    """
+    y, adapter = linear(x), lora and lora.part(str(linear.name))
+    if adapter is None:
+        return y
+    return (y.astype(jnp.float32) + adapter(x, linear.dtype)).astype(y.dtype)
 
 
 def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> dict[str, Any]:
@@ -43,15 +101,13 @@ def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> 
 
 def _adapted(shapes: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, int]]:
     """Path of every adapted module and its (out, in)."""
-    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(shapes))
+    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(shapes)))
     flat = {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in leaves.items()}
-    layers = {
+    return {
         path[:-1]: shape
         for path, shape in flat.items()
-        if path[0].startswith("layers_") and len(shape) == 2
+        if path[0] != "embed" and path[-1] == "weight" and len(shape) == 2
     }
-    embed = flat[("embed", "weight")]
-    return layers | {LM_HEAD: flat.get((*LM_HEAD, "weight"), embed)}
 
 
 def _number(path: tuple[str, ...]) -> int:
@@ -74,34 +130,6 @@ def dropped(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
 
 
-@contextlib.contextmanager
-def adapt(
-    lora: dict[str, Any] | None, scale: float, dropout: float = 0.0, key: jax.Array | None = None
-) -> Iterator[None]:
-    """Adds the adapters to every `Linear` of the modules that are applied inside.
-
-    Args:
-      lora: as `init_lora` makes it; None: nothing is added.
-      scale: alpha / r.
-      dropout: share of the adapters' inputs that is dropped; needs `key`.
-      key: None: no dropout.
-    """
-    adapters = _by_path(lora or {})
-
-    def intercept(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        adapter = adapters.get(context.module.path)
-        if adapter is None or not isinstance(context.module, Linear):
-            return y
-        own_key = None if key is None else jax.random.fold_in(key, _number(context.module.path))
-        x = dropped(args[0], dropout, own_key)
-        added = lora_product(adapter, x, scale, context.module.dtype)
-        return (y.astype(jnp.float32) + added).astype(y.dtype)
-
-    with nn.intercept_methods(intercept):
-        yield
-
-
 def merge_lora(params: dict[str, Any], lora: dict[str, Any], scale: float) -> dict[str, Any]:
     """The backbone with W + scale * B A in place of each adapted W, in W's dtype.
 
@@ -113,8 +141,7 @@ def merge_lora(params: dict[str, Any], lora: dict[str, Any], scale: float) -> di
     Returns:
       The parameters; with an "lm_head" of their own even where it was tied to the embedding.
     """
-    merged: dict[tuple[str, ...], Any] = dict(flatten_dict(params))
-    merged.setdefault((*LM_HEAD, "weight"), merged[("embed", "weight")])
+    merged: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(params)))
     for path, adapter in _by_path(lora).items():
         weight = merged[(*path, "weight")]
         merged[(*path, "weight")] = merge_weight(weight, adapter, scale)

@@ -1,4 +1,4 @@
-"""Matrix products that round their operands alike, forwards and backwards."""
+"""Matrix products that round their operands alike, forwards and backwards, quantised or not."""
 
 import functools
 from typing import Any
@@ -6,18 +6,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.nn.quantize import channel_scale, is_quantized, widened
 
-def product(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+
+def product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
     """einsum(equation, x, y) of operands rounded to `dtype`, added up in float32.
 
     The gradient is rounded to `dtype` too before it is multiplied. Left to JAX it would stay
     float32, as the result is, and GPUs would widen the other operand instead: a float32 product,
-    several times slower, behind every bfloat16 one.
+    several times slower, after every bfloat16 one.
 
     Args:
       equation: of two operands; every letter stands in two of "x,y->result" or in all three.
       x: any float dtype, that of its gradient.
-      y: likewise.
+      y: likewise; or a quantised matrix (see `quantize_backbone`), which has no gradient. Codes
+        with one scale per row are multiplied as they are, and the scale is applied to the result.
       dtype: with float32 the product is exact to float32 on every backend; accelerators would
         otherwise round the operands to bfloat16 or TF32.
 
@@ -29,27 +32,87 @@ def product(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def _product(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.einsum(
-        equation,
-        x.astype(dtype),
-        y.astype(dtype),
-        precision="highest" if dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
+def _product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
+    factor = None
+    if is_quantized(y):
+        x, y, factor = _taken_apart(equation, x, y)
+    out = _dot(equation, x.astype(dtype), y.astype(dtype))
+    return out if factor is None else out * factor
 
 
-def _forward(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
+def _forward(equation: str, x: jax.Array, y: Any, dtype: Any) -> tuple[jax.Array, Any]:
     return product(equation, x, y, dtype), (x, y)
 
 
 def _backward(equation: str, dtype: Any, operands: Any, grad: jax.Array) -> Any:
     x, y = operands
-    terms, result = equation.split("->")
-    of_x, of_y = terms.split(",")
-    grad_x = product(f"{result},{of_y}->{of_x}", grad, y, dtype)
-    grad_y = product(f"{result},{of_x}->{of_y}", grad, x, dtype)
-    return grad_x.astype(x.dtype), grad_y.astype(y.dtype)
+    of_x, of_y, result = _terms(equation)
+    grad_x = product(f"{result},{of_y}->{of_x}", grad, y, dtype).astype(x.dtype)
+    if is_quantized(y):
+        return grad_x, None
+    return grad_x, product(f"{result},{of_x}->{of_y}", grad, x, dtype).astype(y.dtype)
 
 
 _product.defvjp(_forward, _backward)
+
+
+def _terms(equation: str) -> tuple[str, str, str]:
+    operands, result = equation.split("->")
+    of_x, of_y = operands.split(",")
+    return of_x, of_y, result
+
+
+def _taken_apart(
+    equation: str, x: jax.Array, y: Any
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """x, plain numbers in place of a quantised y, and the factor of the product, if it has one.
+
+    W[f, d] = scale[f] * code[f, d]: forwards f is an axis of the result, which is scaled; backwards
+    the gradient is summed over f, so that it is scaled before. Codes of smaller blocks are widened.
+    """
+    of_x, of_y, result = _terms(equation)
+    scale = channel_scale(y)
+    if scale is None:
+        return x, widened(y, y.dtype), None
+    varies = {letter for letter, size in zip(of_y, scale.shape, strict=True) if size > 1}
+    if varies <= set(result):
+        return x, y.qvalue, _aligned(scale, of_y, result)
+    if varies <= set(of_x):
+        return x.astype(jnp.float32) * _aligned(scale, of_y, of_x), y.qvalue, None
+    return x, widened(y, y.dtype), None
+
+
+def _aligned(scale: jax.Array, letters: str, wanted: str) -> jax.Array:
+    """Axes `letters`, all but `wanted` of size one, in the order of `wanted`: float32."""
+    kept = "".join(letter for letter in wanted if letter in letters)
+    scale = jnp.einsum(f"{letters}->{kept}", scale.astype(jnp.float32))
+    missing = [axis for axis, letter in enumerate(wanted) if letter not in letters]
+    return jnp.expand_dims(scale, missing)
+
+
+def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """einsum in float32; on a CPU a lone bfloat16 row is computed twice.
+
+    XLA's CPU backend has no fast bfloat16 product of a matrix and a vector: two rows take a tenth
+    of the time of one.
+    """
+
+    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            equation,
+            x,
+            y,
+            precision="highest" if x.dtype == jnp.float32 else None,
+            preferred_element_type=jnp.float32,
+        )
+
+    of_x, of_y, result = _terms(equation)
+    rows = [letter for letter in of_x if letter not in of_y]
+    if x.dtype != jnp.bfloat16 or len(rows) != 1 or x.shape[of_x.index(rows[0])] != 1:
+        return plain(x, y)
+
+    def doubled(x: jax.Array, y: jax.Array) -> jax.Array:
+        out = plain(jnp.concatenate([x, x], axis=of_x.index(rows[0])), y)
+        return jax.lax.slice_in_dim(out, 0, 1, axis=result.index(rows[0]))
+
+    return jax.lax.platform_dependent(x, y, cpu=doubled, default=plain)

@@ -1,7 +1,7 @@
 """A frozen backbone in 8 or 4 bits (QLoRA, Dettmers et al., 2023), through the library qwix.
 
-Only the matrices of the layers are quantised, and only for training: they are widened again, one
-layer at a time, wherever they are used. Embeddings, LM head and norms stay as they are.
+Only the matrices of the layers are quantised, and only for training: embeddings, LM head and norms
+stay as they are. `medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` are what reads them.
 """
 
 from typing import Any, Literal
@@ -53,10 +53,27 @@ def quantize_backbone(params: dict[str, Any], kind: Literal["int8", "nf4"]) -> d
     return jax.tree_util.tree_map_with_path(quantized, params)
 
 
+def is_quantized(weight: Any) -> bool:
+    """Whether a weight is codes and scales instead of an array."""
+    return hasattr(weight, "qvalue")
+
+
+def channel_scale(weight: Any) -> jax.Array | None:
+    """Scales of a quantised weight that multiply its codes as they are.
+
+    Returns:
+      Of the weight's rank, each axis whole or of size one; None where codes stand for other numbers
+      (nf4) or an axis is cut into blocks.
+    """
+    scale, shape = weight.scale, weight.qvalue.shape
+    if isinstance(weight.qtype, str) or weight.zero_point is not None:
+        return None
+    whole = all(size in (1, axis) for size, axis in zip(scale.shape, shape, strict=True))
+    return scale if whole else None
+
+
 def widened(weight: Any, dtype: Any) -> jax.Array:
-    """A matrix in `dtype`, whether it is quantised or not."""
-    if not hasattr(weight, "qvalue"):
-        return weight.astype(dtype)
+    """The matrix that a quantised weight stands for, in `dtype`."""
     import qwix
 
     return qwix.dequantize(weight).astype(dtype)

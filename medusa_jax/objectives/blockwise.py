@@ -8,56 +8,101 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal
 
-Loss = Callable[[Any, Any], tuple[jax.Array, Any]]
+from medusa_jax.objectives.labels import IGNORE
+
+# (params, inputs [B, t, ...], labels [B, t, ...]) -> (a scalar, a tree of more), sums over B and t.
+Loss = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def loss_over_time(loss: Loss, params: Any, arrays: Any, block: int) -> tuple[jax.Array, Any]:
-    """`loss(params, arrays)`, computed on `block` time steps at once.
+def loss_over_time(
+    loss: Loss, params: Any, inputs: Any, labels: jax.Array, block: int
+) -> tuple[jax.Array, Any]:
+    """`loss(params, inputs, labels)`, computed on at most `block` time steps at once.
 
     Logits of all heads at all positions never exist: with M heads they would be M + 1 times the
-    largest array of ordinary training. A block's gradient is computed right behind its loss, while
-    its logits are there; to compute them again in the backward pass would take a third product with
+    largest array of ordinary training. A block's gradient is computed right after its loss, while
+    its logits are there; computing them again in the backward pass would take a third product with
     the vocabulary's matrix where two do. The time axis is cut, not the batch, which stays sharded.
 
+    Example: one row of T = 301 tokens, D = 512, M = 4 heads, V = 32000 and block = 128. Three
+    blocks are needed; equal ones have 101 time steps, so two positions are appended whose inputs
+    are 0 and whose labels are IGNORE: they add nothing. Then, three times over:
+      inputs [1, 101, 512] and labels [1, 101, 5] of the block
+      -> logits [1, 101, 5, 32000] in float32: 65 MB (193 MB for the whole row)
+      -> the sums, added to those so far; gradients of the parameters, added likewise; gradient of
+         the block's inputs [1, 101, 512], kept
+      -> the logits are gone before the next block begins.
+    The backward pass has nothing left to do but multiply these gradients by the incoming scalar.
+
     Args:
-      loss: (params, arrays [B, t, ...]) -> (a scalar, a tree of more), all of them sums over B and
-        t. It closes over no array. Only the scalar can be differentiated.
+      loss: see `Loss`. It closes over no array. Only its scalar can be differentiated. A position
+        whose labels are IGNORE must add nothing to any sum.
       params: tree of arrays of any shapes.
-      arrays: tree of [B, T, ...].
-      block: time steps per block, at least 1.
+      inputs: tree of [B, T, ...].
+      labels: int [B, T, ...].
+      block: time steps, at least 1.
 
     Returns:
       The sums over all T.
     """
-    return _over_time(lambda part: (loss(params, part), None), arrays, block)[0]
+    length = labels.shape[1]
+    count = -(-length // block)
+    size = -(-length // count)
+
+    def cut(x: jax.Array, fill: int) -> jax.Array:
+        """[B, T, ...] -> [count, B, size, ...]."""
+        padding = [(0, count * size - length if axis == 1 else 0) for axis in range(x.ndim)]
+        x = jnp.pad(x, padding, constant_values=fill)
+        return x.reshape(x.shape[0], count, size, *x.shape[2:]).swapaxes(0, 1)
+
+    blocks = jax.tree.map(lambda x: cut(x, 0), inputs), cut(labels, IGNORE)
+    return _over_blocks(loss, params, blocks)
 
 
-def _forward(loss: Loss, params: Any, arrays: Any, block: int) -> tuple[Any, Any]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _over_blocks(loss: Loss, params: Any, blocks: Any) -> tuple[jax.Array, Any]:
+    return _sum_over_blocks(lambda block: (loss(params, *block), None), blocks)[0]
+
+
+def _forward(loss: Loss, params: Any, blocks: Any) -> tuple[Any, Any]:
     """The sums, and the gradients of those leaves that somebody wants gradients of."""
     wanted, fixed = _split(params)
-    wanted_arrays, fixed_arrays = _split(arrays)
 
-    def of_wanted(wanted: Any, wanted_part: Any, fixed_part: Any) -> tuple[jax.Array, Any]:
-        return loss(_merge(wanted, fixed), _merge(wanted_part, fixed_part))
+    def gradient(block: Any) -> tuple[Any, Any]:
+        wanted_block, fixed_block = block
 
-    def gradient(part: Any) -> tuple[Any, Any]:
-        sums, (grads, grads_part) = jax.value_and_grad(of_wanted, (0, 1), has_aux=True)(
-            wanted, *part
+        def of_wanted(wanted: Any, wanted_block: Any) -> tuple[jax.Array, Any]:
+            return loss(_merge(wanted, fixed), *_merge(wanted_block, fixed_block))
+
+        sums, (grads, grads_block) = jax.value_and_grad(of_wanted, (0, 1), has_aux=True)(
+            wanted, wanted_block
         )
-        return (sums, grads), grads_part
+        return (sums, grads), grads_block
 
-    (sums, grads), grads_arrays = _over_time(gradient, (wanted_arrays, fixed_arrays), block)
-    return sums, (grads, grads_arrays)
+    (sums, grads), grads_blocks = _sum_over_blocks(gradient, _split(blocks))
+    return sums, (grads, grads_blocks)
 
 
-def _backward(loss: Loss, block: int, grads: Any, cotangents: Any) -> Any:
-    del loss, block
+def _backward(loss: Loss, grads: Any, cotangents: Any) -> Any:
+    del loss
     scale = cotangents[0]
     return jax.tree.map(lambda x: scale.astype(x.dtype) * x, grads)
 
 
-loss_over_time.defvjp(_forward, _backward, symbolic_zeros=True)
+_over_blocks.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _sum_over_blocks(function: Callable[[Any], tuple[Any, Any]], blocks: Any) -> tuple[Any, Any]:
+    """Of function(block) = (sums, more): the sums added up, and what more there is, stacked."""
+    first = jax.tree.map(lambda x: x[0], blocks)
+    shapes, _ = jax.eval_shape(function, first)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, block: Any) -> tuple[Any, Any]:
+        sums, more = function(block)
+        return jax.tree.map(jnp.add, total, sums), more
+
+    return jax.lax.scan(add, zero, blocks)
 
 
 def _split(tree: Any) -> tuple[Any, Any]:
@@ -77,44 +122,3 @@ def _merge(first: Any, second: Any) -> Any:
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
     )
-
-
-def _over_time(function: Callable[[Any], tuple[Any, Any]], arrays: Any, block: int) -> Any:
-    """Of function(part) = (sums, arrays [B, t, ...]) the sums and arrays over all parts."""
-    length = jax.tree.leaves(arrays)[0].shape[1]
-    whole = length - length % block
-    sums, kept = [], []
-    if whole:
-        blocks = jax.tree.map(lambda x: _cut(x[:, :whole], block), arrays)
-        zero = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(function, jax.tree.map(lambda x: x[0], blocks))[0],
-        )
-
-        def add(total, part):
-            own, arrays = function(part)
-            return jax.tree.map(jnp.add, total, own), arrays
-
-        total, stacked = jax.lax.scan(add, zero, blocks)
-        sums.append(total)
-        kept.append(jax.tree.map(_join, stacked))
-    if whole < length:
-        total, rest = function(jax.tree.map(lambda x: x[:, whole:], arrays))
-        sums.append(total)
-        kept.append(rest)
-    return (
-        jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *sums),
-        jax.tree.map(lambda *values: jnp.concatenate(values, axis=1), *kept),
-    )
-
-
-def _cut(x: jax.Array, block: int) -> jax.Array:
-    """[B, T, ...] -> [T / block, B, block, ...]."""
-    B, T = x.shape[:2]
-    return x.reshape(B, T // block, block, *x.shape[2:]).swapaxes(0, 1)
-
-
-def _join(x: jax.Array) -> jax.Array:
-    """[T / block, B, block, ...] -> [B, T, ...]."""
-    count, B, block = x.shape[:3]
-    return x.swapaxes(0, 1).reshape(B, count * block, *x.shape[3:])

@@ -1,7 +1,8 @@
 """What training minimises: MEDUSA-1, MEDUSA-2 and self-distilled MEDUSA-2, as pure functions.
 
-Parameters are one dict with the keys "backbone" and "heads", "lora" where adapters are trained, and
-"token_map" (int32 [Vd]) where the heads have a draft vocabulary.
+The equations are in files named after them; here they meet the network. Parameters are one dict
+with the keys "backbone" and "heads", "lora" where adapters are trained, and "token_map" (int32
+[Vd]) where the heads have a draft vocabulary. J = M + 1 counts the base head and the Medusa heads.
 """
 
 import dataclasses
@@ -9,21 +10,26 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.nn.heads import MedusaHeads
-from medusa_jax.nn.layers import project, take_rows
-from medusa_jax.nn.llama import Llama, lm_head_weight, packed_mask
-from medusa_jax.nn.lora import adapt, dropped, lora_product
-from medusa_jax.objectives.blockwise import loss_over_time
-from medusa_jax.objectives.losses import (
-    IGNORE,
-    OUTSIDE,
-    divergence_sum,
-    head_sums,
-    shift_labels,
+from medusa_jax.nn.layers import take_rows
+from medusa_jax.nn.llama import Llama, packed_mask
+from medusa_jax.nn.lora import Lora, dropped
+from medusa_jax.objectives.accuracy import (
+    TOP,
+    count_hits,
+    expected_tokens,
+    followed_nodes,
+    label_rank,
 )
+from medusa_jax.objectives.blockwise import loss_over_time
+from medusa_jax.objectives.cross_entropy import cross_entropy
+from medusa_jax.objectives.labels import IGNORE, shift_labels, to_draft_vocabulary
+from medusa_jax.objectives.logits import head_logits, lm_head_logits, lm_heads
+from medusa_jax.objectives.medusa1 import medusa1_loss
+from medusa_jax.objectives.medusa2 import medusa2_loss
+from medusa_jax.objectives.self_distill import self_distill_loss
+from medusa_jax.sharding import Pin
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]
@@ -45,7 +51,8 @@ class Objective:
       remat: layers are computed again in the backward pass instead of being kept.
       lora_scale: alpha / r.
       lora_dropout: share of the adapters' inputs that is dropped.
-      time_block: time steps whose logits exist at once.
+      time_block: time steps whose logits exist at once, at most.
+      pin: where the backbone's activations lie on a mesh, see `Llama`.
     """
 
     llama: LlamaConfig
@@ -58,31 +65,26 @@ class Objective:
     lora_scale: float = 1.0
     lora_dropout: float = 0.0
     time_block: int = 128
+    pin: Pin | None = None
 
     def labels(self, params: dict[str, Any], batch: dict[str, Any]) -> jax.Array:
-        """int32 [B, T, M + 1]: the base head's labels in V, the heads' in theirs (or OUTSIDE)."""
+        """labels_BTJ, int32: the base head's in V, the heads' in their vocabulary (or OUTSIDE)."""
         if "hidden" in batch:
-            ignored = jnp.full((*batch["labels"].shape[:-1], 1), IGNORE, jnp.int32)
-            labels = jnp.concatenate([ignored, batch["labels"]], axis=-1)
+            labels_BTJ = jnp.asarray(batch["labels"])
         else:
-            labels = shift_labels(
+            labels_BTJ = shift_labels(
                 batch["token"], batch["is_label"], batch["segment"], self.heads.num_heads
             )
         if "token_map" not in params:
-            return labels
-        draft_id_V = jnp.full((self.llama.vocab_size,), OUTSIDE, jnp.int32)
-        draft_id_V = draft_id_V.at[params["token_map"]].set(
-            jnp.arange(params["token_map"].shape[0], dtype=jnp.int32)
-        )
-        own = jnp.where(labels == IGNORE, IGNORE, draft_id_V[jnp.maximum(labels, 0)])
-        return jnp.concatenate([labels[..., :1], own[..., 1:]], axis=-1)
+            return labels_BTJ
+        return to_draft_vocabulary(labels_BTJ, params["token_map"], self.llama.vocab_size)
 
     def loss(
         self,
         params: dict[str, Any],
         batch: dict[str, Any],
-        labels: jax.Array,
-        count: jax.Array,
+        labels_BTJ: jax.Array,
+        count_J: jax.Array,
         *,
         heads_coef: jax.Array | float = 1.0,
         key: jax.Array | None = None,
@@ -94,60 +96,90 @@ class Objective:
           params: see the module.
           batch: packed sequences {"token", "is_label", "segment", "position"}, each [B, T]; or, for
             "medusa1", hidden states computed before: {"hidden" [B, T, 1 or M + 1, D], of t and, for
-            soft labels, of the M positions behind it; "next" int [B, T], the tokens at t + 1;
-            "labels" int [B, T, M]}.
-          labels: `self.labels` of it.
-          count: float32 [M + 1], labels per head in the whole batch: parts of it then add up.
-          heads_coef: lambda_0 of MEDUSA-2; not used by "medusa1" (paper, equation 2).
+            soft labels, of the M positions after it; "next" int [B, T], the tokens at t + 1;
+            "labels" int [B, T, J], token ids}.
+          labels_BTJ: `self.labels` of it.
+          count_J: float32, `count_labels` of the whole batch: the losses of its parts then add up.
+          heads_coef: lambda_0 of MEDUSA-2; not used by "medusa1".
           key: of dropout; None: no dropout.
-          tree: see `head_sums`.
+          tree: at most M levels below its root; the sums have "accepted" only with it.
 
         Returns:
           The loss (float32 scalar) and sums for `metrics`: "head_loss" [M], "hits" [TOP, M],
-          "labels" [M], "accepted" where a tree is given, and "lm_loss" or "kl".
+          "labels" [M] (those OUTSIDE too), "accepted", and "lm_loss" or "kl".
         """
         if self.kind == "medusa1":
             params = params | {"backbone": jax.lax.stop_gradient(params["backbone"])}
-        parts = self._parts(params, batch, key) | {"labels": labels}
-        fixed = {"count": count, "heads_coef": heads_coef, "tree": tree}
-        given = {"heads": params["heads"], "matrices": _matrices(params)} | fixed
-        return loss_over_time(self._loss, given, parts, self.time_block)
+        base, shared = lm_heads(params)
+        arrays = {
+            "heads": params["heads"],
+            "base": base,
+            "shared": shared,
+            # What only teaches does not learn.
+            "soft_labels": jax.lax.stop_gradient(shared),
+            "original": jax.lax.stop_gradient({"weight": base["weight"]}),
+            "count_J": jnp.maximum(count_J, 1),
+            "lambda_0": heads_coef,
+            "tree": tree,
+        }
+        inputs = self._inputs(params, batch, key)
+        return loss_over_time(self._block_loss, arrays, inputs, labels_BTJ, self.time_block)
 
-    def _loss(
-        self, given: dict[str, Any], part: dict[str, jax.Array]
+    def _block_loss(
+        self, arrays: dict[str, Any], x: dict[str, jax.Array], labels_BTJ: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """What some time steps add to the loss and to the sums."""
-        sums = self._sums(given["heads"], given["matrices"], part, given["tree"])
-        count, decay = given["count"], range(1, self.heads.num_heads + 1)
-        weight_M = jnp.asarray([self.head_decay**k for k in decay], jnp.float32)
-        loss = (weight_M * sums["head_loss"] / count[1:]).sum()
-        if self.kind == "medusa1":
-            return loss, sums
-        base = sums["lm_loss" if self.kind == "medusa2" else "kl"] / count[0]
-        return base + given["heads_coef"] * loss, sums
+        """What a block of time steps adds to the loss and to the sums: the equations in a row."""
+        base_labels_BT, labels_BTM = labels_BTJ[..., 0], labels_BTJ[..., 1:]
+        count_J = arrays["count_J"]
+        options: Any = {"dtype": self.dtype, "lora_scale": self.lora_scale}
 
-    def _parts(self, params: dict[str, Any], batch: dict[str, Any], key) -> dict[str, jax.Array]:
-        """Everything per position that the logits are made of."""
-        if "hidden" in batch:
-            hidden, next_BT = batch["hidden"][:, :, 0], batch["next"]
-        else:
-            hidden = self.hidden(params, batch, key=key)
-            next_BT = jnp.roll(batch["token"], -1, axis=1)
-        parts = {"hidden": hidden.astype(self.dtype)}
-        if self.heads.root_conditioned:
-            parts["root"] = take_rows(params["backbone"]["embed"]["weight"], next_BT)
+        heads_BTMV = head_logits(
+            self.heads, arrays["heads"], arrays["shared"], x["hidden"], x.get("root"), **options
+        )
+        teacher_BTMV = None
         if self.soft_labels:
-            parts["following"] = jax.lax.stop_gradient(self._following(hidden, batch))
+            teacher_BTMV = lm_head_logits(arrays["soft_labels"], x["following"], **options)
+        loss_M = cross_entropy(heads_BTMV, labels_BTM, teacher_BTMV).sum((0, 1))
+        sums = {"head_loss": loss_M} | _accuracy(heads_BTMV, labels_BTJ, arrays["tree"])
+        medusa1 = medusa1_loss(loss_M / count_J[1:], self.head_decay)
+        if self.kind == "medusa1":
+            return medusa1, sums
+
+        base_BTV = lm_head_logits(
+            arrays["base"], x["hidden"], hidden_dropped=x.get("dropped"), **options
+        )
+        if self.kind == "medusa2":
+            name, base_BT = "lm_loss", cross_entropy(base_BTV, base_labels_BT)
+        else:
+            original_BTV = lm_head_logits(arrays["original"], x["original"], **options)
+            name, base_BT = "kl", self_distill_loss(original_BTV, base_BTV, base_labels_BT)
+        sums[name] = base_BT.sum()
+        return medusa2_loss(sums[name] / count_J[0], medusa1, arrays["lambda_0"]), sums
+
+    def _inputs(
+        self, params: dict[str, Any], batch: dict[str, Any], key: jax.Array | None
+    ) -> dict[str, jax.Array]:
+        """Everything per position that the logits are made of, each [B, T, ...]."""
+        if "hidden" in batch:
+            hidden_BTD, next_BT = batch["hidden"][:, :, 0], batch["next"]
+        else:
+            hidden_BTD = self.hidden(params, batch, key=key)
+            next_BT = jnp.roll(batch["token"], -1, axis=1)
+        inputs = {"hidden": hidden_BTD.astype(self.dtype)}
+        if self.heads.root_conditioned:
+            inputs["root"] = take_rows(params["backbone"]["embed"]["weight"], next_BT)
+        if self.soft_labels:
+            inputs["following"] = jax.lax.stop_gradient(self._following(hidden_BTD, batch))
         if self.kind == "self_distill":
-            original = self.hidden(params | {"lora": None}, batch)
-            parts["original"] = jax.lax.stop_gradient(original)
+            original = jax.lax.stop_gradient({"backbone": params["backbone"]})
+            inputs["original"] = self.hidden(original, batch)
         if params.get("lora") and self.kind != "medusa1":
             own_key = None if key is None else jax.random.fold_in(key, 1)
-            parts["dropped"] = dropped(parts["hidden"], self.lora_dropout, own_key)
-        return parts
+            inputs["dropped"] = dropped(inputs["hidden"], self.lora_dropout, own_key)
+        return inputs
 
     def _following(self, hidden_BTD: jax.Array, batch: dict[str, Any]) -> jax.Array:
-        """Hidden states of the M positions behind each, [B, T, M, D]; any behind the end."""
+        """Hidden states of the M positions after each, [B, T, M, D]; anything beyond the end."""
         if "hidden" in batch:
             return batch["hidden"][:, :, 1:].astype(self.dtype)
         ahead = range(1, self.heads.num_heads + 1)
@@ -157,100 +189,53 @@ class Objective:
         self, params: dict[str, Any], batch: dict[str, Any], *, key: jax.Array | None = None
     ) -> jax.Array:
         """The backbone's hidden states of packed sequences, [B, T, D] in the compute dtype."""
-        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat)
-        with adapt(params.get("lora"), self.lora_scale, self.lora_dropout, key):
-            hidden_BTD: Any = llama.apply(
-                {"params": params["backbone"]},
-                batch["token"],
-                batch["position"],
-                packed_mask(batch["segment"]),
-            )[0]
+        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat, self.pin)
+        lora = params.get("lora")
+        hidden_BTD: Any = llama.apply(
+            {"params": params["backbone"]},
+            batch["token"],
+            batch["position"],
+            packed_mask(batch["segment"]),
+            lora=lora and Lora(lora, self.lora_scale, self.lora_dropout, key),
+        )[0]
         return hidden_BTD
 
-    def _sums(
-        self,
-        heads: dict[str, Any],
-        matrices: dict[str, Any],
-        part: dict[str, jax.Array],
-        tree: Tree | None,
-    ) -> dict[str, jax.Array]:
-        logits = self._head_logits(heads, matrices["draft"], part)
-        teacher = None
-        if self.soft_labels:
-            teacher = jax.lax.stop_gradient(self._logits(matrices["draft"], part["following"]))
-        sums = head_sums(logits, part["labels"][..., 1:], teacher=teacher, tree=tree)
-        sums["head_loss"] = sums.pop("loss")
-        if self.kind == "medusa1":
-            return sums
-        return sums | self._base_sums(matrices["base"], part)
 
-    def _head_logits(
-        self, heads: dict[str, Any], matrix: dict[str, jax.Array], part: dict[str, jax.Array]
-    ) -> jax.Array:
-        module, variables = MedusaHeads(self.heads, jnp.dtype(self.dtype)), {"params": heads}
-        hidden, root = part["hidden"], part.get("root")
-        if self.heads.own_projection:
-            logits: Any = module.apply(variables, hidden, None, root)
-            return logits
-        x: Any = module.apply(variables, hidden, root, method="hidden")
-        return self._logits(matrix, x)
-
-    def _logits(
-        self, matrix: dict[str, jax.Array], x: jax.Array, x_adapter: jax.Array | None = None
-    ) -> jax.Array:
-        """Of one of `_matrices`; its adapter sees `x_adapter` where that is given."""
-        y = project(x, matrix["weight"], jnp.dtype(self.dtype))
-        if "a" not in matrix:
-            return y
-        x = x if x_adapter is None else x_adapter
-        return y + lora_product(matrix, x, self.lora_scale, jnp.dtype(self.dtype))
-
-    def _base_sums(
-        self, matrix: dict[str, jax.Array], part: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        labels = part["labels"][..., 0]
-        logits = self._logits(matrix, part["hidden"], part.get("dropped"))
-        if self.kind == "self_distill":
-            original = self._logits({"weight": matrix["weight"]}, part["original"])
-            teacher = jax.lax.stop_gradient(original)
-            return {"kl": divergence_sum(teacher, logits, labels)}
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-        return {"lm_loss": jnp.where(labels == IGNORE, 0.0, entropy).sum()}
+def _accuracy(
+    logits_BTMV: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
+) -> dict[str, jax.Array]:
+    """The sums that are not losses; see `Objective.loss`."""
+    is_label_BTJ = labels_BTJ != IGNORE
+    rank_BTM = label_rank(logits_BTMV, labels_BTJ[..., 1:])
+    sums = {
+        "hits": count_hits(rank_BTM, TOP),
+        "labels": is_label_BTJ[..., 1:].sum((0, 1)).astype(jnp.float32),
+    }
+    if tree is not None:
+        followed_BT = jnp.where(is_label_BTJ[..., 0], followed_nodes(tree, rank_BTM), 0)
+        sums["accepted"] = followed_BT.sum().astype(jnp.float32)
+    return sums
 
 
-def metrics(sums: dict[str, jax.Array], count: jax.Array) -> dict[str, jax.Array]:
+def metrics(sums: dict[str, jax.Array], count_J: jax.Array) -> dict[str, jax.Array]:
     """Means over labels from the sums of a whole batch.
 
     Args:
       sums: of `Objective.loss`, added up over the parts of the batch.
-      count: float32 [M + 1], `count_labels` of its labels.
+      count_J: float32, `count_labels` of its labels.
 
     Returns:
       "head_loss", "head_top1" .. "head_top5" (float32 [M]) and, where there are sums for them,
-      "lm_loss" or "kl", and "accepted": expected tokens per step of the tree (scalars). The latter
-      takes every position with a label for the first head as a root, whatever the tree accepts.
+      "lm_loss" or "kl", and "accepted", the `expected_tokens` per step of the tree (scalars).
       Labels outside a draft vocabulary have no loss, but are misses.
     """
-    out = {"head_loss": sums["head_loss"] / count[1:]}
-    labels_M = jnp.maximum(sums["labels"], 1)
-    for k, hits_M in enumerate(sums["hits"]):
-        out[f"head_top{k + 1}"] = hits_M / labels_M
+    count_J, labels_M = jnp.maximum(count_J, 1), jnp.maximum(sums["labels"], 1)
+    out = {"head_loss": sums["head_loss"] / count_J[1:]}
+    for k, hits_M in enumerate(sums["hits"], 1):
+        out[f"head_top{k}"] = hits_M / labels_M
     for name in ("lm_loss", "kl"):
         if name in sums:
-            out[name] = sums[name] / count[0]
+            out[name] = sums[name] / count_J[0]
     if "accepted" in sums:
-        out["accepted"] = 1.0 + sums["accepted"] / labels_M[0]
+        out["accepted"] = expected_tokens(sums["accepted"], count_J[0])
     return out
-
-
-def _matrices(params: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
-    """The LM head with its adapter ("weight", and "a" and "b"), and the rows that the heads share.
-
-    Gathered once for all blocks of time; the adapter is not merged: in bfloat16 it would be lost.
-    """
-    backbone = params["backbone"]
-    base = {"weight": lm_head_weight(backbone)} | (params.get("lora") or {}).get("lm_head", {})
-    if "token_map" not in params:
-        return {"base": base, "draft": base}
-    rows = {name: base[name][params["token_map"]] for name in ("weight", "b") if name in base}
-    return {"base": base, "draft": base | rows}

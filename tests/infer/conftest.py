@@ -49,6 +49,20 @@ class CommandLine:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """The same command with its outputs in pipes, for tests that interrupt it."""
+        # A test run in the background ignores Ctrl-C, and its children would inherit that.
+        heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        heed += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        return subprocess.Popen(
+            [sys.executable, "-c", heed, "-m", "infer.generate", *argv],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def many(self, commands: list[list[str]]) -> list[Result]:
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("commands.py"))],

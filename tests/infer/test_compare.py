@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
-from infer.compare import Comparison, _medians
-from infer.report import difference_sentence, steps_sentence, time_sentence
+from infer.compare import Comparison, _medians, from_rows, to_row
+from infer.compare_table import difference_sentence, steps_sentence, time_sentence
 from medusa_jax import Generation
 
 
@@ -22,10 +24,15 @@ def test_the_median_round_counts_and_compilation_is_kept():
     assert (median.decode_seconds, median.compile_seconds) == (2, 2.5)
 
 
-def test_the_warm_up_may_cover_only_the_first_prompts():
+def test_later_batches_have_no_warm_up():
     rows = [generation([1], 1, 3.0, 0.0), generation([2], 1, 4.0, 7.0)]
-    medians = _medians([[generation([1], 1, 9.0, 2.0)], rows])
-    assert [(m.decode_seconds, m.compile_seconds) for m in medians] == [(3, 2), (4, 7)]
+    assert _medians([[], rows]) == rows
+
+
+def test_a_comparison_survives_its_rows():
+    both = comparison([generation([1, 2], 2, 1.0)], [generation([1, 2], 1, 0.5)])
+    rows = [to_row(*pair) for pair in zip(both.plain, both.medusa, strict=True)]
+    assert from_rows(json.loads(json.dumps(rows)), batch_size=1) == both
 
 
 def test_sentences_say_what_was_measured():
@@ -35,14 +42,16 @@ def test_sentences_say_what_was_measured():
         "In steps: 8 passes through the model instead of 20, 2.50x the tokens per pass; an "
     )
     words = "12.5 tokens/s with Medusa (2.50 tokens/step) and 10.0 without, a speedup of 1.25x."
-    assert time_sentence(plain, medusa).endswith(words)
+    assert time_sentence(plain, medusa, "cpu").endswith(words)
 
 
 def test_sentences_are_honest_about_a_loss():
     both = comparison([generation([1] * 20, 20, 1.0)], [generation([1] * 20, 20, 2.0)])
     plain, medusa = both.totals()
     assert steps_sentence(plain, medusa).endswith("1.00x the tokens per pass: nothing is gained.")
-    assert "a speedup of 0.50x, so plain decoding is the faster one" in time_sentence(plain, medusa)
+    sentence = time_sentence(plain, medusa, "gpu")
+    assert "this machine's GPU" in sentence
+    assert "a speedup of 0.50x, so plain decoding is the faster one" in sentence
 
 
 @pytest.mark.parametrize(
@@ -62,7 +71,7 @@ def test_a_difference_is_located_and_explained(dtype, greedy, reason):
     assert reason in sentence
 
 
-def test_an_answer_that_ends_earlier_differs_behind_its_end():
+def test_an_answer_that_ends_earlier_differs_after_its_end():
     both = comparison([generation([1, 2], 2, 1.0)], [generation([1, 2, 3], 2, 1.0)])
     sentence = difference_sentence(both, "bfloat16", greedy=True)
     assert sentence.startswith("The texts differ from token 3 on: ")

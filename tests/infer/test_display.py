@@ -9,7 +9,6 @@ import pytest
 
 import medusa_jax
 from infer import display
-from medusa_jax import Generation
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Once upon a time"
@@ -76,23 +75,3 @@ def test_text_is_never_taken_for_markup(capsys):
     printer.add("[bold]x[/bold] :smile: \t|")
     printer.finish("[bold]x[/bold] :smile: \t|")
     assert capsys.readouterr().out == "[bold]x[/bold] :smile: \t|\n"
-
-
-def generation(tokens: int, steps: int, seconds: float, compiled: float = 0.0) -> Generation:
-    return Generation(
-        *("p", "t", list(range(tokens)), tokens, steps, tokens / steps),
-        *(0.1, seconds, tokens / seconds, compiled, "length"),
-    )
-
-
-def test_rows_of_a_batch_share_their_seconds():
-    results = [generation(6, 3, 2.0, 5.0), generation(4, 2, 2.0, 5.0), generation(5, 5, 1.0)]
-    totals = display.totals(results, batch_size=2)
-    assert (totals.tokens, totals.steps) == (15, 10)
-    assert (totals.seconds, totals.compile_seconds) == (3.0, 5.0)
-    assert (totals.tokens_per_step, totals.tokens_per_second) == (1.5, 5.0)
-    line = display.closing_line(results, batch_size=2)
-    assert line == (
-        "3 answers, 15 tokens in 10 steps: 1.50 tokens/step, 5.0 tokens/s, after compiling "
-        "for 5.0 s"
-    )

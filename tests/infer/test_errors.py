@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,6 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
 
-ROOT = Path(__file__).resolve().parents[2]
 # Name -> flags, which follow those of a command that works, and what the line must say. Words in
 # braces are paths from the fixture `paths`.
 CASES = {
@@ -53,10 +49,13 @@ CASES = {
     "max_new_tokens": ("--max_new_tokens=0", "max_new_tokens is 0: it must be at least 1"),
     "batch_size": ("--batch_size=0", "--batch_size=0"),
     "seed": ("--seed=-1", "--seed=-1"),
+    "large seed": ("--seed=18446744073709551616", "--seed=18446744073709551616"),
     "unknown flag": ("--promt=a", "Did you mean: prompt"),
     "argument": ("hello", "unexpected argument 'hello'"),
     "compare": ("--compare --medusa=none", "--compare needs Medusa heads"),
     "stream": ("--stream --batch_size=2", "leave out --batch_size"),
+    "other call": ("--output={files}/b.jsonl", "b.jsonl.part is of a call with other model,"),
+    "no call": ("--output={files}/c.jsonl", "c.jsonl.part holds no rows of an interrupted"),
     "output folder": ("--output={files}/none/a.jsonl", "No such file or directory"),
     "output is a folder": ("--output={files}", "not a regular file"),
     "cache": ("--compilation_cache={files}/a.csv", "cannot write compiled programs"),
@@ -71,6 +70,8 @@ def paths(tmp_path_factory, model_copy, heads):
     (files / "row.jsonl").write_text('{"prompt": "a"}\n{"prompt": b}\n')
     (files / "key.jsonl").write_text('{"prompt": "a"}\n\n{"text": "b"}\n')
     (files / "a.csv").write_text("a")
+    (files / "b.jsonl.part").write_text('{"unfinished call": {"model": "another"}}\n')
+    (files / "c.jsonl.part").write_text('{"prompt": "a"}\n')
     (files / "long.txt").write_text("word " * 600)
     (files / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     made = {"files": files, "no_config": model_copy(), "broken_config": model_copy()}
@@ -130,6 +131,7 @@ def test_a_mistake_leaves_no_file_behind(results, out, paths):
     [
         (["--output=never.jsonl"], "nothing to answer: give --prompt"),
         (["--prompt=Hi", "--model=/none/model"], "does not exist"),
+        (["--prompt=Hi", "--overwrite"], "--overwrite only works with --output"),
     ],
 )
 def test_the_real_process_exits_with_2_and_one_line(cli, argv, message):
@@ -143,33 +145,28 @@ def many_prompts(cli, stories260k, out, *argv):
     """A command that takes minutes, up to its first line of text."""
     rows = "".join(f"{json.dumps({'prompt': f'Once {n} times'})}\n" for n in range(5000))
     (out / "many.jsonl").write_text(rows)
-    # A test run in the background ignores Ctrl-C, and its children would inherit that.
-    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    heed += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    command = [sys.executable, "-c", heed, "-m", "infer.generate"]
-    command += [f"--model={stories260k}", "--medusa=none"]
-    command += [f"--prompt_file={out}/many.jsonl", "--max_new_tokens=100", *argv]
-    process = subprocess.Popen(
-        command,
-        env=cli.environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    flags = (f"--model={stories260k}", "--medusa=none", "--max_new_tokens=100")
+    process = cli.start(*flags, f"--prompt_file={out}/many.jsonl", *argv)
     assert process.stdout is not None
     assert process.stdout.readline()
     return process
 
 
-def test_ctrl_c_ends_without_traceback_or_file(cli, stories260k, tmp_path):
+def test_ctrl_c_ends_without_traceback_and_says_how_to_resume(cli, stories260k, tmp_path):
     process = many_prompts(cli, stories260k, tmp_path, "--stream", f"--output={tmp_path}/a.jsonl")
+    while not (tmp_path / "a.jsonl.part").exists():  # until the first row is kept
+        assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=900)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted"
+    kept = len((tmp_path / "a.jsonl.part").read_text().splitlines()) - 1
+    assert err.splitlines()[-2:] == [
+        f"{kept} of 5000 answers are kept in {tmp_path}/a.jsonl.part: rerun the same command to "
+        "resume",
+        "interrupted",
+    ]
     assert "Traceback" not in err
-    assert [file.name for file in tmp_path.iterdir()] == ["many.jsonl"]
+    assert {file.name for file in tmp_path.iterdir()} == {"many.jsonl", "a.jsonl.part"}
 
 
 def test_a_closed_pipe_ends_without_traceback(cli, stories260k, tmp_path):

@@ -20,6 +20,8 @@ def random_heads(config: MedusaConfig, dtype=np.float32) -> dict:
     if config.bias:
         blocks["bias"] = draw(config.num_heads, config.num_layers, D)
     params = {"blocks": blocks}
+    if config.root_conditioned:
+        params["root"] = {"weight": draw(config.num_heads, D, D)}
     if config.own_projection:
         params["projection"] = {"weight": draw(config.num_heads, config.vocab_size, D)}
     if config.draft_vocab:

@@ -15,7 +15,7 @@ import transformers  # noqa: E402
 
 from medusa_jax.config import MedusaConfig  # noqa: E402
 from medusa_jax.io.hf.weights import hf_keys  # noqa: E402
-from medusa_jax.objectives.losses import count_labels  # noqa: E402
+from medusa_jax.objectives.labels import count_labels  # noqa: E402
 from medusa_jax.objectives.objective import Objective, metrics  # noqa: E402
 from tests.medusa_jax.packed import quick_jit, random_heads, random_lora  # noqa: E402
 from tests.medusa_jax.running import load_lm  # noqa: E402

@@ -1,9 +1,12 @@
-"""A tiny real model that can chat: stories260K with a chat template."""
+"""A tiny real model that can chat, stories260K with a chat template; and a random smaller one."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.train.small_runs import quick_compilation, write_data, write_model
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"
@@ -67,3 +70,27 @@ def long_conversations(tmp_path_factory) -> Path:
             ]
             file.write(json.dumps({"id": f"long{i}", "conversations": turns}) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Iterator[Path]:
+    """Folder of a random "model" and "data.jsonl" for runs of seconds.
+
+    Caches lie in it too; programs, in "compiled", are compiled quickly.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch, quick_compilation(folder / "compiled"):
+        patch.setenv("MEDUSA_JAX_CACHE", str(folder / "cache"))
+        write_model(folder / "model")
+        write_data(folder / "data.jsonl")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def model(small: Path) -> str:
+    return str(small / "model")
+
+
+@pytest.fixture(scope="module")
+def data(small: Path) -> str:
+    return str(small / "data.jsonl")

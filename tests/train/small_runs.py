@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,13 +13,16 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+import medusa_jax
 from configs import tiny
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.hf.model_export import save_model
 from medusa_jax.io.model import LoadedModel
 from tests.medusa_jax.packed import random_backbone
+from train.metrics import MetricsWriter
 from train.random_model import byte_tokenizer
 from train.run import train
 from train.settings import Settings, make_settings
@@ -118,9 +122,42 @@ def run(settings: Settings, workdir: Path) -> list[dict[str, Any]]:
 
 def logged(workdir: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`, without what depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    return rows_of((workdir / "metrics.jsonl").read_text())
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    """`logged`, of the text of the file."""
+    rows = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in row.items() if "second" not in k and k != "mfu"} for row in rows]
+
+
+@contextlib.contextmanager
+def stop_after(step: int) -> Iterator[None]:
+    """A context in which a run gets SIGTERM in this step."""
+    write = MetricsWriter.write
+
+    def write_and_signal(self: MetricsWriter, row: dict[str, Any]) -> None:
+        write(self, row)
+        if row["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsWriter, "write", write_and_signal)
+        yield
+
+
+def stopped_after(step: int, settings: Settings, workdir: Path) -> None:
+    """Runs until SIGTERM arrives in a step."""
+    with stop_after(step):
+        rows = run(settings, workdir)
+    assert [row["step"] for row in rows] == [*range(1, step + 1)]
+    assert not (workdir / "export").exists()
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+
+
+def greedy(lm: medusa_jax.MedusaLM, tree: str) -> medusa_jax.Generation:
+    """What a model answers one of the questions."""
+    return medusa_jax.generate(lm.with_tree(tree), ["Who is Lily, 5?"], max_new_tokens=24)[0]
 
 
 def start(
@@ -129,6 +166,7 @@ def start(
     compiled: Path,
     devices: int,
     module: str = "train.main",
+    cwd: Path = ROOT,
     **changes: Any,
 ) -> subprocess.Popen[str]:
     """Trains in a process of its own, with so many CPU devices.
@@ -139,15 +177,20 @@ def start(
       compiled: folder of compiled programs.
       devices: how many; even unused ones change the program, which then rounds otherwise.
       module: what to run.
+      cwd: its current folder.
       **changes: of the configuration.
     """
     keys = [f"--config.{key}={value}" for key, value in (SMALL | changes).items()]
-    command = [sys.executable, "-m", module, "--config=configs/tiny.py", *keys, *flags]
+    command = [sys.executable, "-m", module, f"--config={ROOT}/configs/tiny.py", *keys, *flags]
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", f"--compilation_cache={compiled}"],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ
-        | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
+        | {
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+            "PYTHONPATH": str(ROOT),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,12 +1,7 @@
-"""Tests train/checkpoints.py: what is restored, what is kept, what is refused, and kill -9."""
+"""Tests train/checkpoints.py: what is restored, what is kept, and what is refused."""
 
 import json
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import math
 
 import grain
 import jax
@@ -17,18 +12,14 @@ import pytest
 
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh, param_shardings, with_shardings
-from train.checkpoints import Checkpoints, read_params
+from tests.train.saved_states import FINGERPRINT, assert_same, make, steps_on_disk
+from train.checkpoints import read_params
 
-FINGERPRINT = {"model": "tiny", "num_heads": 4, "lora": {"rank": 8}, "seeds": [1, 2]}
 OPTIMIZER = optax.partition(
     {"heads": optax.adam(0.1), "rest": optax.sgd(0.1)},
     lambda p: {name: "heads" if name == "heads" else "rest" for name in p},
 )
 MESH = (2, 2, 2)
-
-
-def make(workdir, *, save_every=1, keep=3, fingerprint=FINGERPRINT) -> Checkpoints:
-    return Checkpoints(workdir, save_every=save_every, keep=keep, fingerprint=fingerprint)
 
 
 def make_state(sizes=MESH, seed=0):
@@ -51,13 +42,6 @@ def make_data():
 @jax.jit
 def more(state):
     return jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state)
-
-
-def assert_same(left, right):
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_state_and_data_come_back(tmp_path):
@@ -141,6 +125,23 @@ def test_the_best_so_far(tmp_path):
         assert [checkpoints.is_best(loss) for loss in (1.0, 0.9)] == [False, True]
 
 
+@pytest.mark.parametrize("losses", [[math.nan], [math.nan, 2.0, 1.0], [1.0, math.nan, 2.0]])
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path, losses):
+    state = {"x": jnp.zeros(())}
+    for step, loss in enumerate(losses):
+        numbers = [x for x in losses[: step + 1] if not math.isnan(x)]
+        best = losses.index(min(numbers)) if numbers else None
+        with make(tmp_path, keep=2) as checkpoints:  # the run is resumed for every step
+            if math.isnan(loss):
+                assert not checkpoints.is_best(loss)
+            checkpoints.save(step, state, loss=loss)
+            checkpoints.wait()
+            assert checkpoints.best == best
+        with make(tmp_path, keep=2) as checkpoints:
+            assert checkpoints.best == best
+            assert checkpoints.is_best(0.5)
+
+
 def test_no_loss_no_best(tmp_path):
     with make(tmp_path, keep=2) as checkpoints:
         for step in range(1, 5):
@@ -148,10 +149,6 @@ def test_no_loss_no_best(tmp_path):
         checkpoints.wait()
         assert checkpoints.best is None
     assert steps_on_disk(tmp_path) == [3, 4]
-
-
-def steps_on_disk(workdir) -> list[int]:
-    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
 
 
 def test_params_alone(tmp_path):
@@ -196,8 +193,20 @@ def test_folder_of_another_run(tmp_path, change, words):
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_what_may_change(tmp_path):
+    """Free keys, also those that an earlier version noted and compared."""
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
+    make(tmp_path, fingerprint=FINGERPRINT | {"num_heads": 5}, free=("num_heads",)).close()
+    fewer = {key: value for key, value in FINGERPRINT.items() if key != "lora"}
+    make(tmp_path, fingerprint=fewer, free=("lora",)).close()
+    other = FINGERPRINT | {"num_heads": 5, "model": "other"}
+    message = refused(lambda: make(tmp_path, fingerprint=other, free=("num_heads",)))
+    assert "model = 'tiny', this one has 'other'" in message
+
+
 def test_folder_of_a_run_without_a_checkpoint(tmp_path):
-    """It ended before there was anything to go on from: other settings are welcome."""
+    """It ended before there was anything to resume from: other settings are welcome."""
     make(tmp_path).close()
     with make(tmp_path, fingerprint={"x": 1}) as checkpoints:
         checkpoints.save(1, {"x": jnp.zeros(())})
@@ -253,85 +262,3 @@ def test_data_of_another_number_of_processes(tmp_path):
         checkpoints.restore(state, data)
         assert data.get_state() == read.get_state()
         assert data.get_state() != make_data().get_state()
-
-
-def test_leftovers_of_a_save_are_not_picked_up(tmp_path):
-    state = {"x": jnp.ones(())}
-    with make(tmp_path) as checkpoints:
-        checkpoints.save(1, state)
-    folder = tmp_path / "checkpoints"
-    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
-    assert read_params_step(tmp_path) == 1
-    with make(tmp_path) as checkpoints:
-        assert checkpoints.latest == 1
-        assert_same(checkpoints.restore({"x": jnp.zeros(())}), state)
-        checkpoints.save(2, state)
-    assert steps_on_disk(tmp_path) == [1, 2]
-
-
-def read_params_step(workdir) -> int:
-    """Another reader, at the same time: it must not clean up."""
-    before = sorted((workdir / "checkpoints").iterdir())
-    with pytest.raises(KeyError, match="params"):
-        read_params(workdir, make_mesh(1))
-    assert sorted((workdir / "checkpoints").iterdir()) == before
-    return max(int(path.name) for path in before if path.name.isdigit())
-
-
-def test_half_deleted_old_checkpoint(tmp_path):
-    state = {"x": jnp.ones(())}
-    with make(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(1, state, loss=5.0)
-        checkpoints.save(2, state, loss=2.0)
-        checkpoints.save(3, state, loss=3.0)
-    folder = tmp_path / "checkpoints" / "2"
-    for name in ("state", "metrics", "_CHECKPOINT_METADATA"):
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with make(tmp_path, keep=2) as checkpoints:
-        assert (checkpoints.latest, checkpoints.best) == (3, 3)
-        assert_same(checkpoints.restore(state), state)
-        checkpoints.save(4, state)
-        checkpoints.save(5, state)
-    assert steps_on_disk(tmp_path) == [3, 4, 5]
-
-
-KILLED = """
-import sys
-import jax, jax.numpy as jnp
-from train.checkpoints import Checkpoints
-with Checkpoints(sys.argv[1], save_every=1, keep=2, fingerprint={}) as checkpoints:
-    state = {"x": jnp.zeros((1 << 22,)), "y": [jnp.zeros((8,))] * 9}
-    for step in range(1, 10**6):
-        state = jax.tree.map(lambda x: x + 1, state)
-        checkpoints.save(step, state)
-"""
-
-
-def test_killed_while_saving(tmp_path):
-    """kill -9 when a step has begun to appear on disk, until one is left unfinished."""
-    folder = tmp_path / "checkpoints"
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    for after in (2, 4, 6, 8):
-        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
-            while not unfinished(folder, after):
-                assert process.poll() is None
-                time.sleep(0.001)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
-        if unfinished(folder, after):
-            break
-    assert unfinished(folder, after)
-    state = {"x": jnp.zeros((1 << 22,)), "y": [jnp.zeros((8,))] * 9}
-    with make(tmp_path, fingerprint={}) as checkpoints:
-        assert checkpoints.latest >= 2
-        for leaf in jax.tree.leaves(checkpoints.restore(state)):
-            np.testing.assert_array_equal(np.asarray(leaf), checkpoints.latest)
-        checkpoints.save(checkpoints.latest + 1, state)
-    assert not unfinished(folder, after=0)
-
-
-def unfinished(folder: Path, after: int) -> list[str]:
-    """Steps behind `after` that are being written, or were when the process died."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return [name for name in names if "tmp" in name and int(name.partition(".")[0]) > after]

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 def workdir(tmp_path_factory) -> Path:
     """Folder in which two processes have trained, stopped, saved and restored."""
     folder = tmp_path_factory.mktemp("run")
+    (folder / "file").write_text("")
     port = free_port()
     command = [sys.executable, "-m", "tests.train.two_processes"]
     processes = [
@@ -67,12 +68,27 @@ def test_a_signal_to_one_stops_both_at_the_same_step(reports):
     assert reports[0]["value"] == reports[1]["value"] > 0
 
 
-def test_both_go_on_where_they_were(reports):
+def test_both_resume_where_they_were(reports):
     for report in reports:
         assert report["latest"] == report["step"]
         assert report["again"] == report["batches"]
         assert report["same"]
     assert reports[0]["batches"] != reports[1]["batches"]
+
+
+def test_what_is_refused_at_the_start(workdir, reports):
+    found = [report["refusals"] for report in reports]
+    for name in ("shared", "same", "again"):
+        assert [each[name] for each in found] == ["", ""]
+    for number, each in enumerate(found):
+        assert f"process 1 does not see what process 0 writes to {workdir}/host_" in each["apart"]
+        assert "gs://BUCKET/PATH" in each["apart"]
+        assert "cannot write to" in each["read-only"]
+        assert "processes 0 and 1 differ in content of data" in each["other data"]
+        assert f"process {number} has 'abc{number}'" in each["other data"]
+        assert f"differ in config.steps (process {number} has {number})" in each["other steps"]
+        assert not any("\n" in message for message in each.values())
+    assert not [path.name for path in workdir.rglob("*") if "shared" in path.name]
 
 
 def test_another_mesh_and_a_single_process_read_it(workdir, reports):

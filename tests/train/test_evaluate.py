@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import medusa_jax
+from medusa_jax.chat import tokenize
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.running import fitted_heads
-from train.data.chat import tokenize
 
 ROOT = Path(__file__).resolve().parents[2]
 # Special tokens beside the words, so that a reply's text has the tokens that the model wrote.
@@ -58,7 +58,7 @@ def setup(stories260k, tmp_path_factory):
     settings["chat_template"] = TEMPLATE
     (folder / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
     lm = medusa_jax.load(str(folder / "model"), "none")
-    encoded = [encode_prompt(lm, prompt) for prompt in PROMPTS]
+    encoded = [list(encode_prompt(lm, prompt).ids) for prompt in PROMPTS]
     plain = medusa_jax.generate(lm, PROMPTS, batch_size=4, max_new_tokens=60)
     with_heads = fitted_heads(lm, encoded[:2], [reply.token_ids for reply in plain[:2]])
     save_heads(

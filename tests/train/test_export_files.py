@@ -3,75 +3,43 @@
 import dataclasses
 import functools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
 import medusa_jax
-from configs import base as base_recipe
-from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.load import find_heads, load_heads
 from medusa_jax.io.model import load_model
-from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.nn.lora import adapt, init_lora
+from medusa_jax.nn.lora import Lora
+from tests.train.exports import (
+    DRAFT,
+    OWN,
+    ROOT,
+    SCALE,
+    SHARED,
+    TOKEN_MAP,
+    assert_same,
+    noisy,
+    random_heads,
+    random_lora,
+    recipe,
+    settings_in,
+    write,
+)
 from train import export_files as exports
-from train.export_files import export, export_run
+from train.export_files import export_run
 from train.random_model import RANDOM_TINY, load_base, load_lm
-from train.run_files import read_run, write_run
-from train.settings import make_settings
-
-SCALE = 0.5
-TOKEN_MAP = np.array([3, 5, 70, 71, 200], np.int32)
-OWN = MedusaConfig(2, 64, 264, own_projection=True)
-SHARED = MedusaConfig(2, 64, 264, num_layers=2)
-ROOT = dataclasses.replace(SHARED, root_conditioned=True)
-DRAFT = dataclasses.replace(SHARED, vocab_size=5, draft_vocab=True)
 
 
 @pytest.fixture(scope="module")
 def base():
     return load_base(RANDOM_TINY, np.float32)
-
-
-def noisy(tree, seed=0):
-    """Every float leaf of a tree with noise added, so that none is mistaken for another."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + (rng.normal(size=x.shape) * 0.05).astype(x.dtype), tree)
-
-
-def random_heads(config: MedusaConfig, base, dtype=jnp.float32):
-    token_map = TOKEN_MAP if config.draft_vocab else None
-    heads = init_heads(config, base.params["embed"]["weight"], dtype, token_map)
-    return noisy({name: part for name, part in heads.items() if name != "token_map"})
-
-
-def random_lora(base):
-    return noisy(init_lora(base.params, 4, jax.random.key(0), jnp.float32))
-
-
-def write(folder, base, params, format, dtype="float32"):
-    options = {"base": base, "base_name": "org/base", "params": params, "lora_scale": SCALE}
-    export(folder, format=format, dtype=dtype, **options)
-    return folder
-
-
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-def settings_in(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -154,8 +122,9 @@ def check_merged(found, base, lora):
 @functools.partial(jax.jit, static_argnums=0)
 def hidden(config, params, lora=None):
     token_BT = jnp.arange(24, dtype=jnp.int32)[None]
-    with adapt(lora, SCALE):
-        return Llama(config).apply({"params": params}, token_BT, token_BT, causal_mask(24))[0]
+    lora = lora and Lora(lora, SCALE)
+    llama, mask = Llama(config), causal_mask(24)
+    return llama.apply({"params": params}, token_BT, token_BT, mask, lora=lora)[0]
 
 
 def test_whole_model_with_adapters(base, tmp_path):
@@ -269,21 +238,12 @@ def test_formats_that_cannot_hold_the_heads(base, tmp_path, config, format, mend
     assert list(tmp_path.iterdir()) == []
 
 
-def recipe(**changes):
-    values = base_recipe.get_config().to_dict() | {"model": RANDOM_TINY, "data": "x.jsonl"}
-    return make_settings(ConfigDict(values | changes))
-
-
-def test_run_is_noted_and_exported_by_its_settings(base, tmp_path):
+def test_a_run_is_exported_by_its_settings(base, tmp_path):
     settings = recipe(
         own_projection=False, draft_vocab=5, export_format="C", export_dtype="float32"
     )
-    write_run(tmp_path, settings, TOKEN_MAP)
-    read, token_map = read_run(tmp_path)
-    assert read == settings
-    np.testing.assert_array_equal(token_map, TOKEN_MAP)
     params = {"heads": random_heads(DRAFT, base)}
-    export_run(tmp_path / "export", read, params, token_map=token_map)
+    export_run(tmp_path / "export", settings, params, token_map=TOKEN_MAP)
     # No one else has a random model: it comes along, and is found.
     name = settings_in(tmp_path / "export")["base_model_name_or_path"]
     assert name == str(tmp_path / "export" / "backbone")
@@ -291,19 +251,10 @@ def test_run_is_noted_and_exported_by_its_settings(base, tmp_path):
     found, _ = load_heads(tmp_path / "export", hidden_size=64, vocab_size=264, dtype=jnp.float32)
     assert found == DRAFT
     with pytest.raises(UserError, match="exists"):
-        export_run(tmp_path / "export", read, params, token_map=token_map)
+        export_run(tmp_path / "export", settings, params, token_map=TOKEN_MAP)
     none = dataclasses.replace(settings, export_format="none")
     with pytest.raises(UserError, match="choose one with --format"):
         export_run(tmp_path / "y", none, params)
-
-
-def test_folders_without_a_run(tmp_path):
-    with pytest.raises(UserError, match="holds no run"):
-        read_run(tmp_path)
-    write_run(tmp_path, recipe(), TOKEN_MAP)
-    (tmp_path / "token_map.npy").write_bytes(b"junk")
-    with pytest.raises(UserError, match=r"token_map\.npy cannot be read"):
-        read_run(tmp_path)
 
 
 @pytest.mark.parametrize("model", [None, "org/model", "folder"])

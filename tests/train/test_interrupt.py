@@ -8,6 +8,16 @@ import pytest
 
 from train.interrupt import Interrupt
 
+pytestmark = pytest.mark.usefixtures("heeds_ctrl_c")
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """Python's own handler, even where pytest runs in the background and SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 def test_sigterm_is_noted():
     before = signal.getsignal(signal.SIGTERM)

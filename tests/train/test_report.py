@@ -84,7 +84,7 @@ def test_perplexity_is_that_of_the_answers(folder):
     assert done.returncode == 0, done.stderr
     (base, _) = json.loads((folder / "out.json").read_text())["rows"]
     lm = medusa_jax.load(str(folder / "model"), "none", dtype="float32")
-    prompt = encode_prompt(lm, "1 + 1?")
+    prompt = list(encode_prompt(lm, "1 + 1?").ids)
     answer = [lm.tokenizer.convert_tokens_to_ids(token) for token in ("2", "<|im_end|>")]
     token_BT = np.array([prompt + answer], np.int32)
     logits = forward(lm, token_BT)[0, len(prompt) - 1 : -1]

@@ -1,9 +1,7 @@
-"""Whole training runs: what they log, how they stop and go on, and what comes out."""
+"""Whole training runs: what they log, how they are resumed, and what comes out."""
 
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,47 +17,18 @@ from medusa_jax.sharding import make_mesh
 from tests.train.small_runs import (
     CACHED,
     LORA,
-    REPLY,
+    greedy,
     logged,
     make,
-    quick_compilation,
     run,
-    start,
-    wait_for,
+    stopped_after,
     write_data,
-    write_model,
 )
 from train.checkpoints import read_params
 from train.export_files import export_run
-from train.metrics import MetricsWriter
 from train.run import train
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Folder of programs."""
-    folder = tmp_path_factory.mktemp("compiled")
-    with quick_compilation(folder):
-        yield folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDUSA_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    return write_model(tmp_path_factory.mktemp("model") / "model")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl")
 
 
 RECIPES = {"medusa2_lora": LORA, "medusa1_cached": CACHED | {"export_format": "A"}}
@@ -83,23 +52,6 @@ def finished(model, data, tmp_path_factory):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def stopped_after(step: int, settings, workdir: Path) -> None:
-    """Runs until SIGTERM arrives in a step."""
-    write = MetricsWriter.write
-
-    def write_and_signal(self, row):
-        write(self, row)
-        if row["step"] == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MetricsWriter, "write", write_and_signal)
-        rows = run(settings, workdir)
-    assert [row["step"] for row in rows] == [*range(1, step + 1)]
-    assert not (workdir / "export").exists()
-    assert (workdir / "checkpoints" / str(step)).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +79,7 @@ def test_what_a_run_logs(finished, recipe, base, group):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(finished, tmp_path, recipe):
+def test_a_resumed_run_is_as_if_it_had_not_been_stopped(finished, tmp_path, recipe):
     settings, workdir = finished(recipe)
     stopped_after(4, settings, tmp_path / "run")
     # What may change; and the trace's first step is over.
@@ -159,6 +111,20 @@ def test_on_another_mesh(finished, tmp_path):
     for row, expected in zip(rows, logged(workdir), strict=True):
         np.testing.assert_allclose(row["loss"], expected["loss"], rtol=1e-5)
         np.testing.assert_allclose(row["head_loss"], expected["head_loss"], rtol=1e-5)
+
+
+def test_resumed_in_less_memory(model, data, tmp_path):
+    """Parts of a batch, devices and recomputation: none of them changes the result."""
+    settings = make(model, data, objective="medusa2", export_format="none")
+    whole = run(settings, tmp_path / "whole")
+    stopped_after(3, settings, tmp_path / "run")
+    mesh = dataclasses.replace(settings.mesh, data=2)
+    layout = {"accumulate": 2, "remat": True, "mesh": mesh}
+    rows = run(dataclasses.replace(settings, **layout), tmp_path / "run")
+    assert len(rows) == len(whole) == 6
+    for row, expected in zip(rows, whole, strict=True):
+        for name in expected.keys() & {"loss", "head_loss", "lm_loss", "held_out/lm_loss"}:
+            np.testing.assert_allclose(row[name], expected[name], rtol=2e-5, err_msg=name)
 
 
 def test_a_finished_run_is_left_as_it_is(finished, capsys):
@@ -244,80 +210,11 @@ def test_medusa1_leaves_the_backbone_as_it_was(finished, model, tmp_path):
     assert all(jax.tree.leaves(same))
 
 
-def greedy(lm: medusa_jax.MedusaLM, tree: str) -> medusa_jax.Generation:
-    return medusa_jax.generate(lm.with_tree(tree), ["Who is Lily, 5?"], max_new_tokens=24)[0]
-
-
-@pytest.fixture(scope="module")
-def learned(model, data, tmp_path_factory) -> tuple[Path, Path]:
-    """Folders of the two stages of MEDUSA-2: heads alone, then everything from these heads."""
-    folder = tmp_path_factory.mktemp("learned")
-    heads = {
-        "root_conditioned": True,
-        "draft_vocab": 40,
-        "own_projection": False,
-        "export_format": "C",
-    }
-    often = {"steps": 60, "learning_rate": 1e-2, "eval_every": 60, "save_every": 60}
-    run(make(model, data, **CACHED, **heads, **often), folder / "1")
-    medusa = str(folder / "1" / "export")
-    second = make(model, data, objective="medusa2", medusa=medusa, **heads, **often)
-    stopped_after(1, second, folder / "2")
-    first_step = read_params(folder / "2", make_mesh(1))[1]
-    run(second, folder / "2")
-    return folder, first_step
-
-
-def test_the_second_stage_starts_from_the_heads_of_the_first(learned):
-    folder, first_step = learned
-    heads = read_params(folder / "1", make_mesh(1))[1]["heads"]
-    assert np.abs(heads["root"]["weight"]).max() > 1e-3
-    # At the first step the learning rate is 0.
-    jax.tree.map(np.testing.assert_array_equal, first_step["heads"], heads)
-
-
-def test_trained_heads_speed_up_and_change_nothing(learned):
-    export = learned[0] / "2" / "export"
-    lm = medusa_jax.load(str(export), tree="mc_sim_7b_63")
-    assert lm.heads_config.root_conditioned
-    assert lm.heads_config.draft_vocab
-    assert lm.heads_config.vocab_size < 40
-    medusa, plain = greedy(lm, "mc_sim_7b_63"), greedy(lm, "chain:0")
-    assert medusa.token_ids == plain.token_ids
-    assert plain.text == REPLY
-    assert medusa.num_steps < plain.num_steps / 2
-
-
 def test_the_whole_model_in_one_folder_decodes(finished):
     lm = medusa_jax.load(str(finished("medusa2_lora")[1] / "export"))
     medusa, plain = greedy(lm, "mc_sim_7b_63"), greedy(lm, "chain:0")
     assert medusa.token_ids == plain.token_ids
     assert len(medusa.token_ids) > 4
-
-
-def test_killed_and_terminated(model, data, compiled, tmp_path):
-    """kill -9 at any moment; then SIGTERM; then to the end."""
-    changes = {"model": model, "data": data, "objective": "medusa1"}
-    changes |= {"steps": 120, "save_every": 10, "eval_every": 60}
-    workdir = tmp_path / "run"
-    where = {"devices": jax.device_count(), "compiled": compiled}
-    process = start(workdir, "--config.mesh.data=1", **where, **changes)
-    wait_for(process, lambda: (workdir / "checkpoints" / "20").exists())
-    process.kill()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, output
-    reached = len(logged(workdir))
-    process = start(workdir, "--config.mesh.data=1", **where, **changes)
-    wait_for(process, lambda: len(logged(workdir)) > reached + 10)
-    process.terminate()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    assert "stopped and saved" in output
-    assert not (workdir / "export").exists()
-    settings = make(**changes)
-    rows = run(settings, workdir)
-    assert len(rows) == 120
-    assert rows == run(settings, tmp_path / "whole")
 
 
 def bad_mesh(model, data, batch, accumulate):

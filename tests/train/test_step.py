@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.objectives.losses import IGNORE
+from medusa_jax.objectives.labels import IGNORE
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.nn.test_product import products
@@ -211,6 +211,35 @@ def test_a_step_that_is_not_finite_changes_nothing(kind):
     after, report = update(step, poisoned, frozen, batch(1))
     assert not np.isfinite(report["loss"])
     assert_identical(jax.device_get(after), before)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_though_the_loss_is():
+    """Frozen rows of the LM head so large that the gradient's norm overflows, and no logit does."""
+    trained, frozen = parameters("medusa1")
+    lm_head = {"weight": frozen["backbone"]["lm_head"]["weight"] * np.float32(1e25)}
+    frozen = {"backbone": frozen["backbone"] | {"lm_head": lm_head}}
+    step = make_step("medusa1")
+    state, _ = run(step, start(step, trained), parameters("medusa1")[1], [batch(0)])
+    after, report = update(step, jax.tree.map(jnp.asarray, state), frozen, batch(1))
+    assert np.isfinite(report["loss"])
+    assert not np.isfinite(report["grad_norm/heads"])
+    assert_identical(jax.device_get(after), state)
+
+
+def test_evaluation_counts_the_labels_that_heads_can_learn():
+    """With a draft vocabulary: a label outside of it is a miss, but no part of a mean loss."""
+    heads = dataclasses.replace(HEADS, vocab_size=9, draft_vocab=True)
+    objective = dataclasses.replace(make_step("medusa2").objective, heads=heads)
+    step = dataclasses.replace(make_step("medusa2"), objective=objective)
+    token_map = np.arange(0, 18, 2, dtype=np.int32)
+    params = {"backbone": random_backbone(SMALL), "heads": random_heads(heads)}
+    data = batch(0)
+    sums, count_J = quick_jit(step.evaluate)(params | {"token_map": token_map}, data, TREE)
+    whole = np.asarray(objective.labels({}, data))
+    in_draft = np.isin(whole[..., 1:], token_map).sum((0, 1))
+    np.testing.assert_array_equal(count_J, [(whole[..., 0] != IGNORE).sum(), *in_draft])
+    np.testing.assert_array_equal(sums["labels"], (whole[..., 1:] != IGNORE).sum((0, 1)))
+    assert (in_draft < sums["labels"]).all()
 
 
 def test_evaluation_of_parts_is_that_of_the_batch():

@@ -15,10 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medusa_jax.errors import UserError
 from medusa_jax.io.placement import place
 from medusa_jax.sharding import make_mesh, param_shardings, with_shardings
 from train.checkpoints import Checkpoints
-from train.distributed import batch_part, global_batch, initialize, is_first_process
+from train.distributed import (
+    batch_part,
+    check_shared,
+    global_batch,
+    initialize,
+    is_first_process,
+)
+from train.fingerprint import check_same
 from train.interrupt import Interrupt
 
 ROWS = np.arange(32, dtype=np.float32).reshape(8, 4)
@@ -82,6 +90,29 @@ def placed(mesh) -> dict:
     return {"rows": asked, "shards": local(place(read, ROWS.shape, sharding))}
 
 
+def refusal(check, *args) -> str:
+    try:
+        check(*args)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def refusals(workdir: Path, process: int) -> dict[str, str]:
+    """What the checks at the start of a run say."""
+    same = {"config": {"steps": 3, "data": "x.jsonl"}, "content of data": "abc"}
+    apart = same | {"content of data": f"abc{process}"}
+    return {
+        "shared": refusal(check_shared, workdir),
+        "apart": refusal(check_shared, workdir / f"host_{process}"),
+        "read-only": refusal(check_shared, workdir / "file" / "run"),
+        "same": refusal(check_same, same),
+        "other data": refusal(check_same, apart),
+        "other steps": refusal(check_same, {"config": {"data": "x", "steps": process}}),
+        "again": refusal(check_shared, workdir),  # nobody hangs after a refusal
+    }
+
+
 def main() -> None:
     process, port, workdir = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     jax.config.update("jax_num_cpu_devices", 2)
@@ -90,6 +121,7 @@ def main() -> None:
     report = {"first": is_first_process(), "parts": [batch_part(mesh), batch_part(other)]}
     total = jax.jit(jnp.sum)(global_batch(other, np.full((2, 3), process + 1.0, np.float32)))
     report |= {"sum": float(total), "placed": placed(mesh)}
+    report["refusals"] = refusals(workdir, process)
     step, params, batches = train(other, workdir, process)
     report |= {"step": step, "batches": batches, "value": float(jnp.mean(params["q"]["weight"]))}
     latest, restored, again = restore(other, workdir)

@@ -28,10 +28,10 @@ class Job:
       seq_len: tokens per sequence.
       num_heads: Medusa heads.
       own_projection: every head has its own projection (format A), else the LM head (format C).
-      dtype: of the computation.
+      dtype: compute dtype.
       remat: compute layers again in the backward pass.
       steps: per round.
-      rounds: of which the median counts.
+      rounds: how many; their median counts.
     """
 
     model: str | None
@@ -52,7 +52,7 @@ class Job:
         return self.batch_size * self.seq_len
 
     def settings(self, hidden_states: str) -> Settings:
-        """Of the training run that is timed; what is not said here is as in `configs/base.py`.
+        """Settings of the training run that is timed; the rest is as in `configs/base.py`.
 
         Args:
           hidden_states: "streamed" or "cached".

@@ -1,4 +1,4 @@
-"""Times all sides in turns."""
+"""Times all sides, taking turns."""
 
 import dataclasses
 import statistics
@@ -13,7 +13,7 @@ from train.bench.ours import OurTrainer
 from train.bench.torch_trainer import TorchTrainer, missing_reason
 from train.flops import device_memory_bytes
 
-TOLERANCE = 1e-3  # of the first losses, relative: both sides must do the same work
+TOLERANCE = 1e-3  # relative, between first losses: all sides must do the same work
 
 
 def measure(job: Job, advance: Callable[[], None]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def measure(job: Job, advance: Callable[[], None]) -> dict[str, Any]:
 
     Args:
       job: what to measure.
-      advance: called behind every round of every side; the first one, to warm up, is one step.
+      advance: called after every round of every side; the first round warms up with one step.
 
     Returns:
       JSON values: "settings", "rows" (one per side), "device_memory_bytes" (the most that was in

@@ -1,4 +1,4 @@
-"""Our side: the steps of `train.loop` on one batch, without logs, checkpoints and evaluations."""
+"""Our side: the steps of `train.loop` on one batch, without logs, checkpoints or evaluations."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
-from medusa_jax.objectives.losses import shift_labels
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.presets import load_tree
@@ -19,12 +18,12 @@ from train.setup import build, compiled_update
 
 
 class OurTrainer:
-    """Heads, and with "medusa2" the backbone, under training.
+    """Trains the heads, and with "medusa2" the backbone.
 
     Attributes:
       name: "streamed": the backbone runs at every step; "cached": it has run before.
-      flops_per_step: of the model; what remat computes again does not count.
-      peak_flops: per second, of all devices; None where that is not known.
+      flops_per_step: the model's; what remat computes again does not count.
+      peak_flops: per second, all devices together; None where that is not known.
     """
 
     def __init__(self, job: Job, lm: MedusaLM, batch: dict[str, Any], name: str) -> None:
@@ -45,7 +44,7 @@ class OurTrainer:
         self.peak_flops = None if peak is None else peak * self._mesh.size
 
     def step(self) -> float:
-        """One update; waits for it and returns the loss before it."""
+        """One update; waits for it, and returns the loss that it started from."""
         batch = global_batch(self._mesh, self._batch)
         self._state, report = self._update(self._state, self._frozen, batch, self._tree)
         return float(jax.block_until_ready((self._state, report))[1]["loss"])
@@ -57,11 +56,8 @@ def cached_batch(
     """The positions of a packed batch as `train.data.hidden_states` keeps them."""
     params = {"backbone": backbone}
     hidden_BTD = jax.jit(lambda *args: objective.hidden(*args).astype(jnp.float16))(params, batch)
-    labels = shift_labels(
-        batch["token"], batch["is_label"], batch["segment"], objective.heads.num_heads
-    )
     return {
         "hidden": np.asarray(hidden_BTD)[:, :, None],
         "next": np.roll(batch["token"], -1, axis=1),
-        "labels": np.asarray(labels)[:, :, 1:],
+        "labels": np.asarray(objective.labels({}, batch)),
     }

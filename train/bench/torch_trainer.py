@@ -58,7 +58,7 @@ class TorchTrainer:
         )
 
     def step(self) -> float:
-        """One update; waits for it and returns the loss before it."""
+        """One update; waits for it, and returns the loss that it started from."""
         torch = _torch()
         with torch.no_grad():
             hidden_BTD = self._backbone(self._token_BT, use_cache=False).last_hidden_state

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
+from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
-from medusa_jax.objectives.losses import IGNORE
+from medusa_jax.objectives.labels import IGNORE
 from train.data import hidden_states
-from train.data.chat import Example
 from train.data.hidden_states import HiddenStates
 from train.data.pipeline import Documents, Splits, held_out_batches, train_batches
 from train.distributed import batch_part
@@ -76,7 +76,7 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> D
     following = settings.num_heads if settings.soft_labels else 0
     return Data(
         _train_batches(settings, train, following),
-        len(train.used_P),
+        len(train.used),
         _whole(settings, held_out, following),
     )
 
@@ -89,14 +89,14 @@ def _compute(
     if not examples:
         return None
     states = hidden_states.compute(lm, examples, settings.num_heads, folder, name)
-    return states if len(states.used_P) else None
+    return states if len(states.used) else None
 
 
 def _train_batches(
     settings: Settings, states: HiddenStates, following: int
 ) -> grain.DatasetIterator:
     shape = (settings.batch_size, settings.seq_len)
-    positions = grain.MapDataset.range(len(states.used_P)).shuffle(seed=settings.seed).repeat()
+    positions = grain.MapDataset.range(len(states.used)).shuffle(seed=settings.seed).repeat()
     batches = positions.batch(settings.batch_size * settings.seq_len).map(
         lambda index: states.batch(index.reshape(shape), following)
     )
@@ -109,9 +109,9 @@ def _whole(settings: Settings, states: HiddenStates | None, following: int) -> l
         return []
     size = settings.batch_size * settings.seq_len
     batches = []
-    for start in range(0, min(len(states.used_P), _MAX_HELD_OUT_BATCHES * size), size):
+    for start in range(0, min(len(states.used), _MAX_HELD_OUT_BATCHES * size), size):
         index = np.arange(start, start + size)
-        real = index < len(states.used_P)
+        real = index < len(states.used)
         shape = (settings.batch_size, settings.seq_len)
         batch = states.batch(np.where(real, index, 0).reshape(shape), following)
         batch["labels"] = np.where(real.reshape(*shape, 1), batch["labels"], IGNORE)

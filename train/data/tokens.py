@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from medusa_jax import chat
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
-from train.data import chat
 from train.data.builder import progress_bar, publish
 from train.data.conversations import Conversation, Source
 from train.data.sharegpt import SKIP_HINT, base_ids
@@ -163,7 +163,7 @@ def _examples(
                         raise UserError(f"{conversation.where}: {error} ({SKIP_HINT})") from error
                     refused.append(f"{conversation.where}: {error}")
             if kept:
-                yield from zip(kept, chat.encode(tokenizer, marked), strict=True)
+                yield from zip(kept, chat.encode_marked(tokenizer, marked), strict=True)
             bar.advance(task, len(numbers))
 
 

@@ -105,7 +105,7 @@ def _wait(
 ) -> Dialogue:
     """The dialogue at a human turn; UserError when its prompt is refused or too long."""
     messages = (*before, {"role": "user", "content": conversation.questions[turn]})
-    ids = encode_prompt(lm, messages)
+    ids = list(encode_prompt(lm, messages).ids)
     longest = _longest_prompt(lm, settings)
     if len(ids) > longest:
         raise UserError(f"the prompt has {len(ids)} tokens, more than {longest}")

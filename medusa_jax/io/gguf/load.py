@@ -13,24 +13,11 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.gguf.config import eos_ids, read_config
 from medusa_jax.io.gguf.file import GGUFFile, read_header, read_tensor
-from medusa_jax.io.hf.weights import abstract_params, param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.io.placement import place_value
+from medusa_jax.nn.params import backbone_params, by_path
 from medusa_jax.sharding import param_shardings
 
-_TOP_MODULES = {"embed": "token_embd", "final_norm": "output_norm", "lm_head": "output"}
-_LAYER_MODULES = {
-    ("attn_norm",): "attn_norm",
-    ("mlp_norm",): "ffn_norm",
-    ("attn", "q"): "attn_q",
-    ("attn", "k"): "attn_k",
-    ("attn", "v"): "attn_v",
-    ("attn", "o"): "attn_output",
-    ("attn", "q_norm"): "attn_q_norm",
-    ("attn", "k_norm"): "attn_k_norm",
-    ("mlp", "gate"): "ffn_gate",
-    ("mlp", "up"): "ffn_up",
-    ("mlp", "down"): "ffn_down",
-}
 # Not parameters: the first is read into the configuration, the second is a leftover of early
 # converters that llama.cpp ignores as well.
 _NOT_PARAMETERS = ("rope_freqs.weight", "attn_rot_embd")
@@ -50,8 +37,8 @@ def load_gguf(
       mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
 
     Returns:
-      The configuration; the backbone's parameters, nested dicts shaped like
-      `medusa_jax.io.hf.weights.param_shapes`; the ids of the tokens that end a reply.
+      The configuration; the backbone's parameters, nested like
+      `medusa_jax.nn.params.backbone_params`; the ids of the tokens that end a reply.
 
     Raises:
       UserError: the file is missing, truncated or no GGUF file; its architecture or one of its
@@ -59,14 +46,13 @@ def load_gguf(
     """
     header = read_header(path)
     config = read_config(header)
-    shapes: dict[tuple[str, ...], Any] = dict(flatten_dict(param_shapes(config)))
-    names = {keys: _name(keys) for keys in shapes}
-    _check(header, {names[keys]: shape for keys, shape in shapes.items()})
+    records = by_path(backbone_params(config))
+    _check(header, {record.names["gguf"]: record.shape for record in records.values()})
     permuted = _permuted_heads(config, header.metadata["general.architecture"])
     shardings = _flat_shardings(config, mesh)
     params = {}
-    for keys in sorted(shapes, key=lambda keys: -math.prod(shapes[keys])):
-        value = read_tensor(header, names[keys], np.dtype(dtype))
+    for keys in sorted(records, key=lambda keys: -math.prod(records[keys].shape)):
+        value = read_tensor(header, records[keys].names["gguf"], np.dtype(dtype))
         if num_heads := permuted.get(keys[1:-1]):
             value = _restore_rows(value, num_heads)
         params[keys] = place_value(value, shardings.get(keys))
@@ -79,14 +65,6 @@ def _flat_shardings(config: LlamaConfig, mesh: Mesh | None) -> dict[tuple[str, .
         return {}
     # The dtype does not matter.
     return dict(flatten_dict(param_shardings(mesh, abstract_params(config, np.float32))))
-
-
-def _name(keys: tuple[str, ...]) -> str:
-    """Name in the file of a parameter, e.g. of ("layers_0", "attn", "q", "weight")."""
-    leaf = "bias" if keys[-1] == "bias" else "weight"
-    if keys[0] in _TOP_MODULES:
-        return f"{_TOP_MODULES[keys[0]]}.{leaf}"
-    return f"blk.{keys[0].removeprefix('layers_')}.{_LAYER_MODULES[keys[1:-1]]}.{leaf}"
 
 
 def _permuted_heads(config: LlamaConfig, architecture: str) -> dict[tuple[str, ...], int]:

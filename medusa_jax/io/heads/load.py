@@ -1,20 +1,12 @@
-"""Medusa heads out of every published checkpoint format; `heads_export` writes them.
+"""Loads Medusa heads from every published checkpoint format (see `medusa_jax.io.heads.formats`)."""
 
-Formats, by the names of their tensors (h: head, l: layer; all matrices are (out, in)):
-  A: "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight".
-  B: A's names behind "medusa_head." (or "medusa_heads.") among those of a full model.
-  C: A without projections; the heads share the LM head. Our extensions: a "token_map" beside
-    them, int32 [Vd], restricts the heads to those Vd rows of the LM head; "{h}.root.weight"
-    belongs to root-conditioned heads (see `MedusaConfig`).
-  vLLM: "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally behind
-    "medusa_heads."; optionally "token_map", int [Vd].
-"""
-
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
@@ -27,7 +19,14 @@ from medusa_jax.io.heads.files import (
     open_heads,
     read_integers,
 )
-from medusa_jax.io.heads.names import HeadKeys, parse_keys
+from medusa_jax.io.heads.formats import (
+    BIAS,
+    PROJECTION,
+    ROOT,
+    HeadKeys,
+    head_records,
+    parse_keys,
+)
 from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.placement import place_params
 from medusa_jax.io.tensor_files import aligned_buffer
@@ -102,23 +101,29 @@ def load_heads(
     one_projection = settings.get("original_lm_head") is True
     try:
         keys = parse_keys(tensors, one_projection=one_projection)
-        _check_shapes(keys, tensors, hidden_size)
+        config = _whole_config(keys, hidden_size, vocab_size)
+        _check_shapes(config, keys, tensors)
         token_map = _token_map(keys, tensors, vocab_size)
         _check_vocab(keys, tensors, settings, vocab_size, token_map)
     except UserError as error:
         raise UserError(f"cannot use the heads in {path}: {error}") from None
-    config = MedusaConfig(
+    if token_map is not None:
+        config = dataclasses.replace(config, vocab_size=len(token_map), draft_vocab=True)
+    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
+    return config, place_params(params, mesh)
+
+
+def _whole_config(keys: HeadKeys, hidden_size: int, vocab_size: int) -> MedusaConfig:
+    """The heads before their draft vocabulary is known."""
+    return MedusaConfig(
         num_heads=keys.num_heads,
         num_layers=keys.num_layers,
         hidden_size=hidden_size,
-        vocab_size=vocab_size if token_map is None else len(token_map),
-        bias=any(part == "bias" for _, _, part in keys.blocks),
-        own_projection=bool(keys.projections),
-        draft_vocab=token_map is not None,
-        root_conditioned=bool(keys.roots),
+        vocab_size=vocab_size,
+        bias=bool(keys.names[BIAS]),
+        own_projection=bool(keys.names[PROJECTION]),
+        root_conditioned=bool(keys.names[ROOT]),
     )
-    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
-    return config, place_params(params, mesh)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -126,23 +131,20 @@ def _settings(path: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def _check_shapes(keys: HeadKeys, tensors: Mapping[str, StoredTensor], hidden_size: int) -> None:
-    D = hidden_size
-    expected: dict[str, tuple[int | None, ...]] = dict.fromkeys(
-        keys.projections.values(), (None, D)
-    )
-    expected |= dict.fromkeys(keys.roots.values(), (D, D))
-    for (_, _, part), name in keys.blocks.items():
-        expected[name] = (D, D) if part == "weight" else (D,)
-    for name, wanted in expected.items():
-        shape = tensors[name].shape
-        if len(shape) == len(wanted) and shape[-1] != D:
-            raise UserError(
-                f"heads are for hidden size {shape[-1]}, the model has {D}: take heads that were "
-                "trained for this model"
-            )
-        if len(shape) != len(wanted) or wanted[0] not in (None, shape[0]):
-            raise UserError(f"tensor {name} has shape {list(shape)}: download the file again")
+def _check_shapes(
+    config: MedusaConfig, keys: HeadKeys, tensors: Mapping[str, StoredTensor]
+) -> None:
+    """All but the rows of projections, which `_check_vocab` knows more about."""
+    for path, record in head_records(config).items():
+        for index, name in keys.names[path].items():
+            shape, wanted = tensors[name].shape, record.shape[len(index) :]
+            if len(shape) == len(wanted) and shape[-1] != config.hidden_size:
+                raise UserError(
+                    f"heads are for hidden size {shape[-1]}, the model has {config.hidden_size}: "
+                    "take heads that were trained for this model"
+                )
+            if len(shape) != len(wanted) or (path != PROJECTION and shape != wanted):
+                raise UserError(f"tensor {name} has shape {list(shape)}: download the file again")
 
 
 def _token_map(
@@ -169,7 +171,7 @@ def _check_vocab(
     token_map: np.ndarray | None,
 ) -> None:
     allowed = {vocab_size} if token_map is None else {vocab_size, len(token_map)}
-    sizes = [tensors[name].shape[0] for name in keys.projections.values()]
+    sizes = [tensors[name].shape[0] for name in keys.names[PROJECTION].values()]
     for size in sizes or [settings.get("vocab_size", vocab_size)]:
         if size not in allowed:
             raise UserError(
@@ -186,26 +188,20 @@ def _read_params(
     dtype: np.dtype,
 ) -> dict[str, Any]:
     """Reads tensor after tensor straight into its place in the stacked arrays."""
-    M, L, D = config.num_heads, config.num_layers, config.hidden_size
-    blocks: dict[str, np.ndarray] = {"weight": aligned_buffer((M, L, D, D), dtype)[0]}
-    if config.bias:
-        blocks["bias"] = aligned_buffer((M, L, D), dtype)[0]
-        blocks["bias"][:] = 0  # a bias that only some layers have is zero in the others
-    for (head, layer, part), name in keys.blocks.items():
-        blocks[part][head, layer] = tensors[name].read(dtype)
-    params: dict[str, Any] = {"blocks": blocks}
-    if config.root_conditioned:
-        weight, _ = aligned_buffer((M, D, D), dtype)
-        for head, name in keys.roots.items():
-            weight[head] = tensors[name].read(dtype)
-        params["root"] = {"weight": weight}
-    if config.own_projection:
-        params["projection"] = {
-            "weight": _read_projections(config, keys, tensors, token_map, dtype)
-        }
+    params: dict[tuple[str, ...], Any] = {}
+    for path, record in head_records(config).items():
+        if path == PROJECTION:
+            params[path] = _read_projections(config, keys, tensors, token_map, dtype)
+            continue
+        stacked, _ = aligned_buffer(record.shape, dtype)
+        if path == BIAS:
+            stacked[:] = 0  # a bias that only some layers have is zero in the others
+        for index, name in keys.names[path].items():
+            stacked[index] = tensors[name].read(dtype)
+        params[path] = stacked
     if token_map is not None:
-        params["token_map"] = token_map
-    return params
+        params[("token_map",)] = token_map
+    return unflatten_dict(params)
 
 
 def _read_projections(
@@ -215,7 +211,7 @@ def _read_projections(
     token_map: np.ndarray | None,
     dtype: np.dtype,
 ) -> np.ndarray:
-    names = dict.fromkeys(keys.projections[head] for head in range(config.num_heads))
+    names = dict.fromkeys(keys.names[PROJECTION][head,] for head in range(config.num_heads))
     weight, _ = aligned_buffer((len(names), config.vocab_size, config.hidden_size), dtype)
     for row, name in enumerate(names):
         weight[row] = _read_rows(tensors[name], token_map, dtype)

@@ -1,8 +1,9 @@
 """Writes Medusa heads in the formats that other software reads."""
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,15 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.heads.files import HEADS_FILES
-from medusa_jax.io.heads.names import MODEL_PREFIXES
+from medusa_jax.io.heads.formats import (
+    MODEL_PREFIXES,
+    PROJECTION,
+    ExportFormat,
+    HeadsFormat,
+    head_records,
+    tensor_name,
+)
 from medusa_jax.io.tensor_export import save_tensors
-
-HeadsFormat = Literal["A", "C", "vllm"]
-# Format B is no file of heads: its tensors lie among those of a model (see `model_export`).
-ExportFormat = Literal["A", "B", "C", "vllm"]
 
 
 def save_heads(
@@ -68,7 +72,7 @@ def head_tensors(
     Args:
       config: of the heads.
       params: in the layout of `MedusaHeads`; dtypes stay as they are.
-      format: see `medusa_jax.io.heads.load`.
+      format: see `medusa_jax.io.heads.formats`.
       lm_head: [V, D], the model's LM head; needed by all but "C" for heads that share it.
 
     Raises:
@@ -80,10 +84,12 @@ def head_tensors(
             f"format {format} needs a projection and these heads share the LM head: give the "
             "model's LM head, or save as C"
         )
-    tensors = _blocks(config, params, format) | _projections(config, params, format, lm_head)
-    if config.root_conditioned:
-        weights = np.asarray(params["root"]["weight"])
-        tensors |= {f"{h}.root.weight": np.ascontiguousarray(w) for h, w in enumerate(weights)}
+    tensors: dict[str, np.ndarray] = {}
+    stacks = _stacks(config, params, format, lm_head)
+    for path, record in head_records(dataclasses.replace(config, own_projection=True)).items():
+        for index, tensor in stacks.get(path, {}).items():
+            name = tensor_name(record, index, config, format)
+            tensors[name] = np.ascontiguousarray(tensor)
     if "token_map" in params:
         # torch indexes by int64; the extended format C is only our own.
         kind = np.int64 if format == "vllm" else np.int32
@@ -130,30 +136,24 @@ def _check_folder(folder: Path, format: HeadsFormat) -> None:
         raise UserError(f"{folder} holds other heads ({others[0]}): save to an empty folder")
 
 
-def _blocks(config: MedusaConfig, params: dict[str, Any], format: str) -> dict[str, np.ndarray]:
-    pattern = "blocks.{}.layers.{}.{}" if format == "vllm" else "{}.{}.linear.{}"
-    parts = {part: np.asarray(array) for part, array in params["blocks"].items()}
-    return {
-        pattern.format(head, layer, part): np.ascontiguousarray(array[head, layer])
-        for head in range(config.num_heads)
-        for layer in range(config.num_layers)
-        for part, array in parts.items()
-    }
-
-
-def _projections(
+def _stacks(
     config: MedusaConfig, params: dict[str, Any], format: str, lm_head: Any
-) -> dict[str, np.ndarray]:
-    if format == "C":
-        return {}
-    pattern = "lm_heads.{}.weight" if format == "vllm" else f"{{}}.{config.num_layers}.weight"
-    if config.own_projection:
-        weights = list(np.asarray(params["projection"]["weight"]))
-    else:
+) -> dict[tuple[str, ...], dict[tuple[int, ...], np.ndarray]]:
+    """Every tensor of the file by the path of its parameter and its index: head and layer."""
+    stacks: dict[tuple[str, ...], dict[tuple[int, ...], np.ndarray]] = {}
+    for path, record in head_records(config).items():
+        stacked = np.asarray(params[path[0]][path[1]])
+        num_stacked = sum(axis in ("medusa", "layer") for axis in record.axes)
+        indices = np.ndindex(*stacked.shape[:num_stacked])
+        stacks[path] = {index: stacked[index] for index in indices}
+    if format != "C" and not config.own_projection:
         rows = np.asarray(lm_head)
         rows = rows[np.asarray(params["token_map"])] if config.draft_vocab else rows
-        weights = [rows] * (1 if format == "vllm" else config.num_heads)
-    return {pattern.format(head): np.ascontiguousarray(w) for head, w in enumerate(weights)}
+        # vLLM reads one for all (`original_lm_head`).
+        stacks[PROJECTION] = {
+            (h,): rows for h in range(1 if format == "vllm" else config.num_heads)
+        }
+    return stacks
 
 
 def _settings(

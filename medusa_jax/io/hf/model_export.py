@@ -22,6 +22,7 @@ from medusa_jax.io.hf.tokenizer import quiet_transformers
 from medusa_jax.io.hf.weights import hf_keys
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.io.tensor_export import save_tensors
+from medusa_jax.nn.params import untied
 
 _SHARD_BYTES = 5_000_000_000
 _TOKENIZER_FILES = (
@@ -114,10 +115,8 @@ def to_dtype(name: str, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _named(config: LlamaConfig, params: dict[str, Any]) -> dict[str, Any]:
     """The backbone's tensors by their Hugging Face names, the LM head always among them."""
-    flat: dict[Any, Any] = dict(flatten_dict(params))
-    untied = dataclasses.replace(config, tie_embeddings=False)
-    keys = hf_keys(untied)
-    flat.setdefault(("lm_head", "weight"), flat[("embed", "weight")])
+    flat: dict[Any, Any] = dict(flatten_dict(untied(params)))
+    keys = hf_keys(dataclasses.replace(config, tie_embeddings=False))
     return {keys[path]: flat[path] for path in keys}
 
 

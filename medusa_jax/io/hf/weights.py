@@ -6,67 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.placement import place
 from medusa_jax.io.tensor_files import stored_tensors
-
-_TOP_MODULES = {"embed": "model.embed_tokens", "final_norm": "model.norm", "lm_head": "lm_head"}
-_LAYER_MODULES = {
-    ("attn_norm",): "input_layernorm",
-    ("mlp_norm",): "post_attention_layernorm",
-    ("attn", "q"): "self_attn.q_proj",
-    ("attn", "k"): "self_attn.k_proj",
-    ("attn", "v"): "self_attn.v_proj",
-    ("attn", "o"): "self_attn.o_proj",
-    ("attn", "q_norm"): "self_attn.q_norm",
-    ("attn", "k_norm"): "self_attn.k_norm",
-    ("mlp", "gate"): "mlp.gate_proj",
-    ("mlp", "up"): "mlp.up_proj",
-    ("mlp", "down"): "mlp.down_proj",
-}
+from medusa_jax.nn.params import backbone_params, by_path
 
 
 def param_shapes(config: LlamaConfig) -> dict[str, Any]:
-    """Shapes of the backbone's parameters, nested as the parameters are.
+    """Shapes of the backbone's parameters, nested as the parameters are: tuples of ints.
 
     Matrices are (out, in), as Hugging Face stores them.
-
-    Args:
-      config: of the backbone.
-
-    Returns:
-      Nested dicts whose leaves are tuples of ints.
     """
-    D, V = config.hidden_size, config.vocab_size
-    shapes: dict[str, Any] = {"embed": {"weight": (V, D)}}
-    for layer in range(config.num_layers):
-        shapes[f"layers_{layer}"] = {
-            "attn_norm": {"scale": (D,)},
-            "attn": _attention_shapes(config),
-            "mlp_norm": {"scale": (D,)},
-            "mlp": _mlp_shapes(config),
-        }
-    shapes["final_norm"] = {"scale": (D,)}
-    if not config.tie_embeddings:
-        shapes["lm_head"] = {"weight": (V, D)}
-    return shapes
+    return jax.tree.map(lambda record: record.shape, backbone_params(config))
 
 
 def abstract_params(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
     """The backbone's parameters as `jax.ShapeDtypeStruct`s of one dtype."""
     return jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
-        param_shapes(config),
-        is_leaf=lambda node: isinstance(node, tuple),
+        lambda record: jax.ShapeDtypeStruct(record.shape, dtype), backbone_params(config)
     )
 
 
 def hf_keys(config: LlamaConfig) -> dict[tuple[str, ...], str]:
     """Path of every backbone parameter, e.g. ("layers_0", "attn", "q", "weight"), to its HF key."""
-    return {path: _hf_key(path) for path in _flat_shapes(config)}
+    return {path: record.names["hf"] for path, record in by_path(backbone_params(config)).items()}
 
 
 def load_safetensors(
@@ -96,56 +62,16 @@ def load_safetensors(
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
-    keys = hf_keys(config)
-    for path, shape in _flat_shapes(config).items():
-        _check(folder, stored, keys[path], shape)
+    records = by_path(backbone_params(config))
+    for record in records.values():
+        _check(folder, stored, record.names["hf"], record.shape)
     params = {}
     # Large tensors first: whatever a reader needs beside its result fits into what is still free.
-    for path in sorted(keys, key=lambda path: -math.prod(stored[keys[path]].shape)):
-        tensor = stored[keys[path]]
+    for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
+        tensor = stored[records[path].names["hf"]]
         read = functools.partial(tensor.read, dtype)
         params[path] = place(read, tensor.shape, _sharding_of(path, sharding))
-    return unflatten_dict({path: params[path] for path in keys})
-
-
-def _flat_shapes(config: LlamaConfig) -> dict[tuple[str, ...], Any]:
-    return dict(flatten_dict(param_shapes(config)))
-
-
-def _attention_shapes(config: LlamaConfig) -> dict[str, Any]:
-    D, H = config.hidden_size, config.head_dim
-    q_size, kv_size = config.num_heads * H, config.num_kv_heads * H
-    shapes = {
-        "q": _linear(q_size, D, config.qkv_bias),
-        "k": _linear(kv_size, D, config.qkv_bias),
-        "v": _linear(kv_size, D, config.qkv_bias),
-        "o": _linear(D, q_size, config.o_bias),
-    }
-    if config.qk_norm:
-        shapes |= {"q_norm": {"scale": (H,)}, "k_norm": {"scale": (H,)}}
-    return shapes
-
-
-def _mlp_shapes(config: LlamaConfig) -> dict[str, Any]:
-    D, F = config.hidden_size, config.intermediate_size
-    return {
-        "gate": _linear(F, D, config.mlp_bias),
-        "up": _linear(F, D, config.mlp_bias),
-        "down": _linear(D, F, config.mlp_bias),
-    }
-
-
-def _linear(num_out: int, num_in: int, has_bias: bool) -> dict[str, tuple[int, ...]]:
-    weight = {"weight": (num_out, num_in)}
-    return weight | {"bias": (num_out,)} if has_bias else weight
-
-
-def _hf_key(path: tuple[str, ...]) -> str:
-    leaf = "bias" if path[-1] == "bias" else "weight"
-    if path[0] in _TOP_MODULES:
-        return f"{_TOP_MODULES[path[0]]}.{leaf}"
-    layer = path[0].removeprefix("layers_")
-    return f"model.layers.{layer}.{_LAYER_MODULES[path[1:-1]]}.{leaf}"
+    return unflatten_dict({path: params[path] for path in records})
 
 
 def _check(folder: Path, stored: dict[str, Any], key: str, shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ import medusa_jax
 from medusa_jax import GenerationConfig, UserError, model
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import programs
+from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import Runtime
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
@@ -59,6 +60,18 @@ def test_batches_keep_order_and_texts(lm, batch_size):
     assert [r.text for r in results] == expected
 
 
+def test_an_encoded_prompt_is_not_encoded_again_and_results_keep_what_was_given(lm, monkeypatch):
+    encoded = [encode_prompt(lm, prompt) for prompt in PROMPTS]
+    expected = medusa_jax.generate(lm, PROMPTS, max_new_tokens=8)
+    monkeypatch.setattr("medusa_jax.decoding.generate.encode_text", None)
+    results = medusa_jax.generate(lm, encoded, max_new_tokens=8)
+    assert [r.prompt for r in results] == PROMPTS
+    assert [r.token_ids for r in results] == [r.token_ids for r in expected]
+    *_, last = medusa_jax.stream(lm, encoded[1], max_new_tokens=8)
+    assert (last.result.prompt, last.result.token_ids) == (PROMPTS[1], expected[1].token_ids)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
     calls, advance = [], Runtime.advance
 
@@ -237,6 +250,11 @@ def test_large_seeds_do_not_alias_small_ones(lm):
     assert len(set(texts)) == 3
 
 
+def test_a_wrong_tree_is_refused_before_the_model_is_looked_for():
+    with pytest.raises(UserError, match="unknown tree 'mc_sim'"):
+        medusa_jax.load("/no/such/model", tree="mc_sim")
+
+
 def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):
     for file in [*stories260k.iterdir(), heads / "medusa_lm_head.safetensors"]:
         (tmp_path / file.name).symlink_to(file)
@@ -251,7 +269,7 @@ def test_bfloat16_tokens_are_the_base_models_own_choice_or_a_near_tie(lm, storie
     half = medusa_jax.load(str(stories260k), str(heads), dtype="bfloat16", tree="mc_sim_7b_63")
     for prompt in PROMPTS:
         (result,) = medusa_jax.generate(half, [prompt], max_new_tokens=32)
-        ids = medusa_jax.decoding.generate.encode_prompt(lm, prompt)
+        ids = list(encode_prompt(lm, prompt).ids)
         for i, token in enumerate(result.token_ids):
             (best,) = medusa_jax.generate(
                 lm.with_tree("chain:0"), [ids + result.token_ids[:i]], max_new_tokens=1

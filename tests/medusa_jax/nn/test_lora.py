@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.nn.layers import Linear
 from medusa_jax.nn.llama import Llama, causal_mask
-from medusa_jax.nn.lora import adapt, dropped, init_lora, lora_product, merge_lora
+from medusa_jax.nn.lora import Lora, adapted, dropped, init_lora, merge_lora
+from medusa_jax.nn.params import Param
 from tests.medusa_jax.packed import SMALL, TIED, quick_jit, random_backbone, random_lora
 from tests.medusa_jax.tiny import CONFIG
 
@@ -26,23 +27,12 @@ def forward(config, backbone, lora=None, *, scale=SCALE, dropout=0.0, key=None, 
     llama = Llama(config, remat=remat)
     position_BT = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32)[None], (2, 9))
     variables = {"params": backbone}
-    with adapt(lora, scale, dropout, key):
-        hidden, _ = llama.apply(variables, TOKEN_BT, position_BT, causal_mask(9))
-    logits = llama.apply(variables, hidden, method="logits")
-    if lora is not None:
-        logits = logits + lora_product(lora["lm_head"], hidden, scale, jnp.dtype("float32"))
-    return hidden, logits
+    lora = None if lora is None else Lora(lora, scale, dropout, key)
+    hidden, _ = llama.apply(variables, TOKEN_BT, position_BT, causal_mask(9), lora=lora)
+    return hidden, llama.apply(variables, hidden, lora, method="logits")
 
 
 jitted = quick_jit(forward, static_argnums=0, static_argnames=("scale", "dropout", "remat"))
-
-
-class TwoMaps(nn.Module):
-    """Two linear maps of one input."""
-
-    @nn.compact
-    def __call__(self, inputs):
-        return [Linear(8, False, jnp.float32, name=name)(inputs) for name in "xy"]
 
 
 def assert_close(got, wanted, tolerance=2e-5):
@@ -50,7 +40,7 @@ def assert_close(got, wanted, tolerance=2e-5):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("config", [SMALL, TIED, BIASED], ids=["untied", "tied", "biased"])
+@pytest.mark.parametrize("config", [CONFIG, TIED, BIASED], ids=["untied", "tied", "biased"])
 def test_adapted_network_equals_the_merged_one(config):
     backbone = random_backbone(config)
     lora = random_lora(backbone)
@@ -141,21 +131,53 @@ def test_dropout_follows_its_key():
     assert np.abs(one - jitted(SMALL, backbone, lora)[0]).max() > 0.1
 
 
+class TwoMaps(nn.Module):
+    """Two linear maps of one input, both the identity."""
+
+    @nn.compact
+    def __call__(self, x, lora):
+        records = {"weight": Param((8, 8), (None, None), nn.initializers.zeros, {})}
+        return [adapted(Linear(records, jnp.float32, name=name), x, lora) for name in "xy"]
+
+
 @pytest.mark.parametrize("remat", [False, True])
 def test_modules_drop_different_inputs(remat):
-    """Adapters of two layers that are equal, on the same input."""
+    """Equal adapters of two linear maps, on the same input."""
     module = nn.remat(TwoMaps) if remat else TwoMaps
     one = np.eye(8, dtype=np.float32)
     variables = {"params": {name: {"weight": one} for name in "xy"}}
 
     def maps(key):
-        with adapt({name: {"a": one, "b": one} for name in "xy"}, SCALE, 0.5, key):
-            return module().apply(variables, jnp.ones((4, 8)))
+        lora = Lora({name: {"a": one, "b": one} for name in "xy"}, SCALE, 0.5, key)
+        return module().apply(variables, jnp.ones((4, 8)), lora)
 
     np.testing.assert_array_equal(*quick_jit(maps)(None))
     x, y = quick_jit(maps)(jax.random.key(0))
     assert set(np.unique(x)) == {np.float32(1), np.float32(1 + 2 * SCALE)}
     assert (x != y).any()
+
+
+def test_every_adapter_of_every_layer_drops_inputs_of_its_own():
+    one = {"a": np.eye(64, dtype=np.float32), "b": np.eye(64, dtype=np.float32)}
+    paths = [("attn", "q"), ("attn", "k"), ("mlp", "up")]
+    layer = unflatten_dict(dict.fromkeys(paths, one))
+    layers = {f"layers_{i}": layer for i in range(3)}
+    lora = Lora(layers | {"lm_head": one}, 1.0, 0.5, jax.random.key(0))
+    adapters = [lora.layer(i).part(a).part(b) for i in range(3) for a, b in paths]
+    x = jnp.ones((1, 64), jnp.float32)
+    kept = {
+        np.asarray(part(x, jnp.float32)).tobytes() for part in (*adapters, lora.part("lm_head"))
+    }
+    assert len(kept) == 10
+
+
+def test_a_module_without_adapters_is_left_as_it_is():
+    backbone = random_backbone(SMALL)
+    lora = random_lora(backbone)
+    lora["layers_0"] = {"mlp": lora["layers_0"]["mlp"]}
+    merged = quick_jit(merge_lora)(backbone, lora, SCALE)
+    for got, wanted in zip(jitted(SMALL, backbone, lora), jitted(SMALL, merged), strict=True):
+        assert_close(got, wanted)
 
 
 def test_dropout_keeps_the_expectation():

@@ -9,8 +9,8 @@ from jax.extend.core import jaxprs_in_params
 from medusa_jax.nn.product import product
 
 EQUATIONS = {
-    "RD,FD->RF": ((5, 3), (4, 3)),
-    "MRD,MFD->MRF": ((2, 5, 3), (2, 4, 3)),
+    "XD,FD->XF": ((5, 3), (4, 3)),
+    "MXD,MFD->MXF": ((2, 5, 3), (2, 4, 3)),
     "BKTH,BKHS->BKTS": ((2, 3, 4, 5), (2, 3, 5, 6)),
 }
 
@@ -40,7 +40,7 @@ def test_value_and_gradients_are_einsums(equation):
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_every_product_runs_in_bfloat16(equation):
     """Small ones take other ways through XLA's CPU backend than those of a real model."""
-    axes = dict(zip("RDFMBKTHS", (128, 64, 96, 3, 2, 3, 64, 16, 48), strict=True))
+    axes = dict(zip("XDFMBKTHS", (128, 64, 96, 3, 2, 3, 64, 16, 48), strict=True))
     left, right = equation.split("->")[0].split(",")
     x, y = (jnp.ones([axes[letter] for letter in term], jnp.bfloat16) for term in (left, right))
 
@@ -65,10 +65,10 @@ def products(jaxpr):
 
 
 def test_bfloat16_is_multiplied_backwards_too():
-    x, y, _ = operands("RD,FD->RF", jnp.float32)
+    x, y, _ = operands("XD,FD->XF", jnp.float32)
 
     def loss(x, y):
-        return (product("RD,FD->RF", x, y, jnp.bfloat16) ** 2).sum()
+        return (product("XD,FD->XF", x, y, jnp.bfloat16) ** 2).sum()
 
     program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, y)
     found = list(products(program.jaxpr))

@@ -10,10 +10,12 @@ import pytest
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.hf.weights import param_shapes
-from medusa_jax.nn.heads import init_heads
+from medusa_jax.nn.heads import MedusaHeads, init_heads
+from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import init_lora
-from medusa_jax.nn.quantize import quantize_backbone, widened
-from medusa_jax.objectives.losses import count_labels
+from medusa_jax.nn.product import product
+from medusa_jax.nn.quantize import is_quantized, quantize_backbone, widened
+from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.tiny import CONFIG as SMALL
 
@@ -84,7 +86,9 @@ def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, remat)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         quantised = quantize_backbone(params, kind)
         wide = jax.tree.map(
-            lambda w: widened(w, jnp.float32), quantised, is_leaf=lambda x: hasattr(x, "qvalue")
+            lambda w: widened(w, jnp.float32) if is_quantized(w) else w,
+            quantised,
+            is_leaf=is_quantized,
         )
         value, gradient = loss_and_gradient(trained, quantised)
         expected, expected_gradient = loss_and_gradient(trained, wide)
@@ -100,3 +104,74 @@ def test_columns_that_no_block_divides_are_refused(params):
     small = {"layers_0": {"attn": {"q": {"weight": jnp.ones((8, 48))}}}}
     with pytest.raises(UserError, match="48 columns"):
         quantize_backbone(small, "nf4")
+
+
+def quantize(weight, kind, *channels):
+    qwix = pytest.importorskip("qwix", reason="the extra [quant] is not installed")
+    qtype, tiles = (jnp.int8, {}) if kind == "int8" else (kind, {weight.ndim - 1: 64})
+    return qwix.quantize(weight, qtype, channelwise_axes=channels, tiled_axes=tiles)
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("equation", ["XD,FD->XF", "MXD,MFD->MXF", "XF,FD->XD"])
+def test_products_and_their_gradients_are_those_of_the_widened_matrix(equation, kind):
+    axes = {"X": 5, "F": 64, "D": 128, "M": 3}
+    of_x, of_y = equation.split("->")[0].split(",")
+    x, weight = (normal(*(axes[c] for c in term)) for term in (of_x, of_y))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        y = quantize(weight, kind, *range(weight.ndim - 1))
+        wide = np.asarray(widened(y, jnp.float32), np.float64)
+        value, vjp = jax.vjp(lambda x: product(equation, x, y, jnp.float32), x)
+        gradient = vjp(jnp.cos(value))[0]
+    np.testing.assert_allclose(value, np.einsum(equation, x, wide), rtol=1e-4, atol=1e-4)
+    back = f"{equation.split('->')[1]},{of_y}->{of_x}"
+    np.testing.assert_allclose(gradient, np.einsum(back, np.cos(value), wide), rtol=1e-4, atol=1e-4)
+
+
+def test_codes_with_a_scale_per_row_are_never_widened():
+    """Forwards and backwards: no float array of the matrix's size but the operand itself."""
+    x, weight = normal(4, 64), normal(32, 64, seed=1)
+    with jax.numpy_dtype_promotion("standard"):
+        y = quantize(weight, "int8", 0)
+
+    def loss(x, y):
+        return product("XD,FD->XF", x, y, jnp.bfloat16).sum()
+
+    text = jax.jit(jax.value_and_grad(loss)).lower(x, y).as_text()
+    assert "multiply" in text
+    assert not [line for line in text.splitlines() if "multiply" in line and "32x64" in line]
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_embedding_lm_head_and_heads_may_be_quantised_too(params, kind):
+    heads = MedusaConfig(2, 64, CONFIG.vocab_size, num_layers=2, own_projection=True)
+    blocks, projection = normal(2, 2, 64, 64), normal(2, CONFIG.vocab_size, 64, seed=1)
+    token_BT = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)
+    position_BT = jnp.arange(5, dtype=jnp.int32)[None]
+
+    def logits(embed, lm_head, blocks, projection):
+        backbone = params | {"embed": {"weight": embed}, "lm_head": {"weight": lm_head}}
+        variables, llama = {"params": backbone}, Llama(CONFIG)
+        hidden, _ = llama.apply(variables, token_BT, position_BT, causal_mask(5))
+        own = {
+            "blocks": {"weight": blocks, "bias": jnp.zeros((2, 2, 64))},
+            "projection": {"weight": projection},
+        }
+        next_logits = MedusaHeads(heads).apply({"params": own}, hidden)
+        return llama.apply(variables, hidden, method="logits"), next_logits
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        quantised = [
+            quantize(params["embed"]["weight"], kind, 0),
+            quantize(params["lm_head"]["weight"], kind, 0),
+            quantize(blocks, kind, 0, 1, 2),
+            quantize(projection, kind, 0, 1),
+        ]
+        found = jax.jit(logits)(*quantised)
+        wanted = jax.jit(logits)(*(widened(weight, jnp.float32) for weight in quantised))
+    for got, exact in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)

@@ -1,71 +1,33 @@
 """Objectives: packing, caching and blocks change nothing; what is trained by what; draft ids."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.config import MedusaConfig
-from medusa_jax.nn.lora import init_lora
-from medusa_jax.objectives.losses import IGNORE, OUTSIDE, count_labels
-from medusa_jax.objectives.objective import Objective, metrics
-from medusa_jax.tree.build import build_tree
-from tests.medusa_jax.packed import (
-    SMALL,
-    TIED,
-    packed_batch,
-    quick_jit,
-    random_backbone,
-    random_heads,
-    random_lora,
-    single_documents,
+from medusa_jax.objectives.labels import IGNORE, OUTSIDE
+from medusa_jax.objectives.objective import metrics
+from tests.medusa_jax.objectives.networks import (
+    BASE,
+    BATCH,
+    DRAFT,
+    ROOTED,
+    TOKEN_MAP,
+    D,
+    M,
+    T,
+    V,
+    adapted_lm_head,
+    assert_tree_close,
+    gradients,
+    jitted,
+    jitted_hidden,
+    parameters,
 )
-
-M, V, D, T = 3, 24, 16, 14
-HEADS = MedusaConfig(M, D, V)
-ROOTED = dataclasses.replace(HEADS, root_conditioned=True)
-DRAFT = MedusaConfig(M, D, 7, draft_vocab=True)
-TOKEN_MAP = np.array([20, 3, 0, 11, 5, 8, 17], np.int32)
-BATCH = packed_batch(np.random.default_rng(0), rows=2, length=T)
-TREE = build_tree([[0], [1], [0, 0], [1, 0], [0, 0, 1]])
-BASE = Objective(SMALL, HEADS, lora_scale=0.5, time_block=7)
-
-
-@functools.cache
-def parameters(heads=HEADS, config=SMALL, lora=False):
-    params = {"backbone": random_backbone(config), "heads": random_heads(heads)}
-    if heads.draft_vocab:
-        params["token_map"] = TOKEN_MAP
-    return params | ({"lora": random_lora(params["backbone"])} if lora else {})
-
-
-def evaluate(objective, params, batch, **options):
-    labels = objective.labels(params, batch)
-    count = count_labels(labels)
-    loss, sums = objective.loss(params, batch, labels, count, tree=TREE, **options)
-    return loss, sums, metrics(sums, count)
-
-
-jitted = quick_jit(evaluate, static_argnums=0)
-jitted_hidden = quick_jit(BASE.hidden)
-
-
-def gradients(objective, params, **options):
-    def loss(params):
-        return evaluate(objective, params, BATCH, **options)[0]
-
-    return quick_jit(jax.grad(loss))(params)
-
-
-def assert_tree_close(got, wanted, rtol=2e-5, atol=1e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, wanted)
-
-
-def log_softmax(x):
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+from tests.medusa_jax.objectives.problems import log_softmax
+from tests.medusa_jax.packed import TIED, quick_jit, single_documents
 
 
 @pytest.mark.parametrize(
@@ -143,7 +105,8 @@ def test_draft_logits_are_rows_of_the_adapted_lm_head():
     np.testing.assert_allclose(out["head_loss"], sums["head_loss"] / inside, rtol=1e-6)
     # A token that the heads cannot propose is a miss.
     np.testing.assert_allclose(out["head_top5"], sums["hits"][4] / num_labels, rtol=1e-6)
-    np.testing.assert_allclose(out["accepted"], 1 + sums["accepted"] / num_labels[0], rtol=1e-6)
+    num_roots = (np.asarray(BASE.labels({}, BATCH))[..., 0] != IGNORE).sum()
+    np.testing.assert_allclose(out["accepted"], 1 + sums["accepted"] / num_roots, rtol=1e-6)
 
 
 def test_cached_hidden_states_give_the_loss_of_the_sequences():
@@ -154,7 +117,7 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     cached = {
         "hidden": np.stack([np.roll(hidden, -k, axis=1) for k in range(M + 1)], axis=2),
         "next": np.roll(BATCH["token"], -1, axis=1),
-        "labels": np.asarray(objective.labels(params, BATCH))[..., 1:],
+        "labels": np.asarray(objective.labels(params, BATCH)),
     }
 
     def shuffled(x):  # positions are all that counts now, as in a file of them
@@ -164,7 +127,8 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     loss, sums, _ = jitted(objective, params, jax.tree.map(shuffled, cached))
     np.testing.assert_allclose(loss, streamed[0], rtol=2e-3)
     np.testing.assert_allclose(sums["head_loss"], streamed[1]["head_loss"], rtol=2e-3)
-    np.testing.assert_array_equal(sums["labels"], streamed[1]["labels"])
+    for name in ("labels", "accepted"):
+        np.testing.assert_array_equal(sums[name], streamed[1][name])
 
 
 def test_medusa2_adds_the_weighted_medusa1_loss_to_the_models_own():
@@ -188,32 +152,6 @@ def test_medusa1_trains_the_heads_alone():
     assert all(x.any() for x in jax.tree.leaves(out["heads"]))
 
 
-def test_self_distillation_starts_at_the_original_model():
-    params = parameters()
-    fresh = init_lora(params["backbone"], 2, jax.random.key(0), jnp.float32)
-    objective = dataclasses.replace(BASE, kind="self_distill", lora_dropout=0.1)
-
-    def divergence(lora):
-        return jitted(objective, params | {"lora": lora}, BATCH, key=jax.random.key(1))[2]["kl"]
-
-    np.testing.assert_allclose(divergence(fresh), 0.0, atol=1e-6)
-    changed = random_lora(params["backbone"], rank=2)
-    for part in ("lm_head", "layers_0"):  # either alone leads away from it
-        assert divergence(fresh | {part: changed[part]}) > 0.01
-
-
-def test_teachers_do_not_learn():
-    """Where model and original agree, nothing pulls at the LM head: not the divergence, nor, of
-    heads with projections of their own, the soft labels."""
-    own = dataclasses.replace(HEADS, own_projection=True)
-    objective = dataclasses.replace(BASE, heads=own, kind="self_distill", soft_labels=True)
-    params = parameters(own)
-    fresh = init_lora(params["backbone"], 2, jax.random.key(0), jnp.float32)
-    out = gradients(objective, params | {"lora": fresh})
-    np.testing.assert_allclose(out["backbone"]["lm_head"]["weight"], 0.0, atol=1e-6)
-    np.testing.assert_allclose(out["lora"]["lm_head"]["b"], 0.0, atol=1e-6)
-
-
 def test_neither_remat_nor_blocks_change_gradients():
     params, key = parameters(lora=True), jax.random.key(0)
     objective = dataclasses.replace(BASE, kind="self_distill", lora_dropout=0.2, time_block=64)
@@ -221,25 +159,6 @@ def test_neither_remat_nor_blocks_change_gradients():
     got = gradients(dataclasses.replace(objective, remat=True, time_block=5), params, key=key)
     assert all(x.any() for x in jax.tree.leaves((got["heads"], got["lora"])))
     assert_tree_close(got, wanted, rtol=1e-4, atol=1e-5)
-
-
-def adapted_lm_head(params):
-    adapter = params["lora"]["lm_head"]
-    return params["backbone"]["lm_head"]["weight"] + 0.5 * adapter["b"] @ adapter["a"]
-
-
-def test_soft_labels_come_from_the_adapted_lm_head():
-    """Heads with projections of their own: the adapter changes the teacher all the same."""
-    own = dataclasses.replace(HEADS, own_projection=True)
-    objective = dataclasses.replace(BASE, heads=own, kind="medusa2", soft_labels=True)
-    params = parameters(own, lora=True)
-    zero = jax.tree.map(np.zeros_like, params["lora"]["lm_head"])
-    merged = {
-        "backbone": params["backbone"] | {"lm_head": {"weight": adapted_lm_head(params)}},
-        "lora": params["lora"] | {"lm_head": zero},
-    }
-    got, wanted = (jitted(objective, p, BATCH)[1] for p in (params, params | merged))
-    assert_tree_close(got, wanted, atol=1e-4)
 
 
 def in_bfloat16(backbone):
@@ -276,5 +195,5 @@ def test_adapters_count_that_bfloat16_weights_could_not_hold():
 def test_accepted_counts_the_root():
     sums = {"head_loss": jnp.ones(2), "hits": jnp.ones((5, 2)), "labels": jnp.asarray([4.0, 2.0])}
     out = metrics(sums | {"accepted": jnp.float32(6.0)}, jnp.asarray([5.0, 3.0, 2.0]))
-    assert out["accepted"] == 1 + 6 / 4
+    assert out["accepted"] == 1 + 6 / 5  # roots are labels of the base head
     assert out.keys() == {"accepted", "head_loss", *(f"head_top{k}" for k in range(1, 6))}

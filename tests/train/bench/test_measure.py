@@ -78,8 +78,8 @@ def test_cached_hidden_states_are_the_backbones():
     hidden = jax.jit(objective.hidden)({"backbone": lm.params}, batch)
     assert cached["hidden"].dtype == np.float16
     np.testing.assert_allclose(cached["hidden"][:, :, 0], hidden, rtol=1e-3, atol=1e-4)
-    for k in (1, 2, 3):  # head k's label at t is the token at t + k + 1
-        labels = cached["labels"][:, :, k - 1]
+    for k in range(4):  # head k's label at t is the token at t + k + 1; 0 is the base head
+        labels = cached["labels"][:, :, k]
         np.testing.assert_array_equal(labels[:, : 11 - k], batch["token"][:, k + 1 :])
         assert (labels[:, 11 - k :] == -100).all()
     np.testing.assert_array_equal(cached["next"][:, :-1], batch["token"][:, 1:])

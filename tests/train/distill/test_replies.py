@@ -42,7 +42,7 @@ def replay(lm, conversation, max_prompt_tokens, max_new_tokens):
     turns, messages = [], []
     for question in conversation.questions:
         messages.append({"role": "user", "content": question})
-        if len(encode_prompt(lm, messages)) > max_prompt_tokens:
+        if len(encode_prompt(lm, messages).ids) > max_prompt_tokens:
             break
         (reply,) = medusa_jax.generate(lm, [messages], max_new_tokens=max_new_tokens)
         messages.append({"role": "assistant", "content": reply.text})
@@ -96,7 +96,7 @@ def test_replies_are_drawn_from_the_whole_distribution(lm):
 
 
 def next_token_probabilities(lm, question, temperature):
-    ids = encode_prompt(lm, question)
+    ids = encode_prompt(lm, question).ids
     token_BT = jnp.asarray([ids], jnp.int32)
     position_BT = jnp.arange(len(ids), dtype=jnp.int32)[None]
     llama = Llama(lm.config, jnp.dtype(lm.dtype))

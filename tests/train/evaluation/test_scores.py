@@ -3,63 +3,17 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.config import MedusaConfig
+from medusa_jax.chat import Example
 from medusa_jax.decoding.runtime import make_request, make_runtime
-from medusa_jax.nn.heads import init_heads
-from medusa_jax.objectives.losses import followed_nodes
+from medusa_jax.objectives.accuracy import MISS
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
-from train.data.chat import Example
-from train.evaluation.scores import MISS, count_steps, score
-
-V, D = 24, 16
-DRAFT = np.asarray([0, 2, 3, 5, 7, 11, 13, 17, 19, 23])
-PATHS = [[0], [1], [2], [0, 0], [0, 1], [1, 0], [0, 0, 0], [3], [0, 2], [2, 1], [2, 1, 0]]
-TREE = build_tree(PATHS)
-
-
-def lm_with(kind):
-    """The tiny model with random heads of a kind."""
-    lm = tiny_lm("chain:0")
-    if kind == "none":
-        return dataclasses.replace(lm, heads_config=None, heads_params=None)
-    if kind == "shared":
-        return lm
-    config = MedusaConfig(
-        num_heads=4,
-        hidden_size=D,
-        vocab_size=len(DRAFT) if kind == "draft" else V,
-        num_layers=2,
-        own_projection=kind == "own",
-        draft_vocab=kind == "draft",
-        root_conditioned=kind == "draft",
-    )
-    token_map = jnp.asarray(DRAFT, jnp.int32) if kind == "draft" else None
-    params = init_heads(config, lm.params["lm_head"]["weight"], jnp.float32, token_map)
-    rng = np.random.default_rng(1)
-    noisy = {
-        name: jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(np.float32) * 0.2, part)
-        for name, part in params.items()
-        if name != "token_map"
-    }
-    return dataclasses.replace(lm, heads_config=config, heads_params=params | noisy)
-
-
-def conversations():
-    """Lengths on both sides of the padded widths; replies that touch both ends."""
-    rng = np.random.default_rng(2)
-    out = []
-    for length in (2, 9, 64, 65, 97):
-        is_label = rng.random(length) < 0.1
-        is_label[length // 3 : length // 2] = True
-        is_label[[0, 1, -1]] = True
-        out.append(Example(rng.integers(0, V, length).astype(np.int32), is_label))
-    return out
+from tests.train.evaluation.samples import DRAFT, PATHS, TREE, V, conversations, lm_with
+from train.evaluation.scores import score
 
 
 def head_logits(lm, hidden, following):
@@ -190,17 +144,3 @@ def test_the_walk_takes_as_many_steps_as_decoding():
     assert state.stopped_B.any()
     assert not state.stopped_B.all()
     assert state.num_steps_B.sum() < state.num_new_B.sum()
-
-
-def test_every_reply_starts_a_step_of_its_own():
-    is_root = np.asarray([[0, 1, 1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0]], bool)
-    followed = np.asarray([[9, 1, 9, 0, 9, 0, 9, 0], [9] * 8])
-    assert count_steps(is_root, followed) == 4
-
-
-def test_followed_nodes_by_hand():
-    rank_NM = jnp.asarray(
-        [[0, 0, 0], [0, 2, 0], [2, 1, 0], [2, 1, 1], [3, 0, 0], [4, 0, 0], [MISS, 0, 0]], jnp.int32
-    )
-    assert followed_nodes(TREE, rank_NM).tolist() == [3, 2, 3, 2, 1, 0, 0]
-    assert followed_nodes(build_tree([]), rank_NM).tolist() == [0] * 7

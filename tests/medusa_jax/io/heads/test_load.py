@@ -1,85 +1,27 @@
 """Head checkpoints of every format, written name by name here and read by the package."""
 
 import json
-import sys
 import tracemalloc
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.errors import UserError
-from medusa_jax.io.heads.load import find_heads, load_heads
+from medusa_jax.io.heads.load import find_heads
 from medusa_jax.sharding import make_mesh, param_shardings
 from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, assert_same, random_heads
-
-BASE_CONFIG = {"hidden_size": D, "vocab_size": V, "num_attention_heads": 2, "medusa_num_heads": 2}
-
-
-def named_a(config: MedusaConfig, params: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    """Formats A, B and C, spelled out independently of the code under test."""
-    tensors = {}
-    for h in range(config.num_heads):
-        for layer in range(config.num_layers):
-            for part, array in params["blocks"].items():
-                tensors[f"{prefix}{h}.{layer}.linear.{part}"] = array[h, layer]
-        if config.own_projection:
-            tensors[f"{prefix}{h}.{config.num_layers}.weight"] = params["projection"]["weight"][h]
-    if config.draft_vocab:
-        tensors["token_map"] = params["token_map"]
-    return tensors
-
-
-def named_vllm(config: MedusaConfig, params: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    tensors = {}
-    for h in range(config.num_heads):
-        for layer in range(config.num_layers):
-            for part, array in params["blocks"].items():
-                tensors[f"{prefix}blocks.{h}.layers.{layer}.{part}"] = array[h, layer]
-        tensors[f"{prefix}lm_heads.{h}.weight"] = params["projection"]["weight"][h]
-    return tensors
-
-
-def write(file: Path, tensors: dict[str, np.ndarray], config: dict | None = None) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, file)
-    if config is not None:
-        (file.parent / "config.json").write_text(json.dumps(config))
-    return file
-
-
-def write_torch(file: Path, tensors: dict[str, np.ndarray]) -> Path:
-    torch = pytest.importorskip("torch")
-    state = {}
-    for name, array in tensors.items():
-        if array.dtype == ml_dtypes.bfloat16:
-            bits = torch.from_numpy(np.ascontiguousarray(array).view(np.int16))
-            state[name] = bits.view(torch.bfloat16)
-        else:
-            state[name] = torch.from_numpy(np.ascontiguousarray(array))
-    torch.save(state, file)
-    return file
-
-
-def load(path, dtype=np.float32, hidden_size=D, vocab_size=V, mesh=None):
-    return load_heads(path, hidden_size=hidden_size, vocab_size=vocab_size, dtype=dtype, mesh=mesh)
-
-
-HEADS = {
-    "A": MedusaConfig(M, D, V, own_projection=True),
-    "A, two layers": MedusaConfig(M, D, V, num_layers=2, own_projection=True),
-    "A, no bias": MedusaConfig(M, D, V, bias=False, own_projection=True),
-    "A, linear": MedusaConfig(M, D, V, num_layers=0, bias=False, own_projection=True),
-    "A, twelve heads": MedusaConfig(12, D, V, own_projection=True),
-    "C": MedusaConfig(M, D, V),
-    "C, two layers, no bias": MedusaConfig(M, D, V, num_layers=2, bias=False),
-    "C, draft": MedusaConfig(M, D, len(TOKEN_MAP), draft_vocab=True),
-}
+from tests.medusa_jax.io.heads.head_files import (
+    BASE_CONFIG,
+    HEADS,
+    load,
+    named_a,
+    named_vllm,
+    write,
+    write_torch,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -231,92 +173,3 @@ def test_loading_holds_one_tensor_beside_the_result(tmp_path):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     # One projection in the target dtype, and its piece in the file's.
     assert peak < size + 3.5 * vocab * hidden * 2
-
-
-A = named_a(HEADS["A"], random_heads(HEADS["A"]))
-C_DRAFT = named_a(HEADS["C, draft"], random_heads(HEADS["C, draft"]))
-BAD = {
-    "other hidden size": (
-        {"0.0.linear.weight": np.zeros((16, 16), np.float32)},
-        "hidden size 16, the model has 8",
-    ),
-    "other hidden size, linear": (
-        {"0.0.weight": np.zeros((V, 16), np.float32)},
-        "hidden size 16, the model has 8",
-    ),
-    "other vocabulary": (
-        A | {"1.1.weight": np.zeros((30, D), np.float32)},
-        "vocabulary of 30 tokens, the model has 24",
-    ),
-    "wrong shape": (A | {"1.0.linear.weight": np.zeros((4, D), np.float32)}, r"shape \[4, 8\]"),
-    "missing block": (
-        {k: v for k, v in A.items() if k != "2.0.linear.weight"},
-        "weight of block 0 of head 2 is missing",
-    ),
-    "missing projection": (
-        {k: v for k, v in A.items() if k != "1.1.weight"},
-        "projection of head 1 is missing",
-    ),
-    "gap": (
-        {k: v for k, v in A.items() if not k.startswith("1.")},
-        "head 1 of heads 0 to 2 is missing",
-    ),
-    "unequal depth": (
-        A | {"2.1.linear.weight": np.zeros((D, D), np.float32)},
-        "weight of block 1 of head 0 is missing",
-    ),
-    "unknown name": (A | {"0.0.conv.weight": np.zeros(1, np.float32)}, "tensor 0.0.conv.weight"),
-    "quantized": (
-        A | {"0.0.linear.weight": np.zeros((D, D), np.int8)},
-        "0.0.linear.weight is stored as I8",
-    ),
-    "token_map out of range": (C_DRAFT | {"token_map": TOKEN_MAP + 1}, "beyond the model's 24"),
-    "token_map negative": (C_DRAFT | {"token_map": TOKEN_MAP - 1}, "beyond the model's 24"),
-    "token_map of floats": (C_DRAFT | {"token_map": TOKEN_MAP * 1.0}, "must hold int32 or int64"),
-    "token_map not a list": (C_DRAFT | {"token_map": TOKEN_MAP[None]}, r"shape \[1, 5\]"),
-    "token_map alone": ({"token_map": TOKEN_MAP}, "token_map and nothing else"),
-    "no heads": ({"model.norm.weight": np.zeros(D)}, "no heads found"),
-}
-
-
-@pytest.mark.parametrize(("tensors", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_heads_get_one_line(tmp_path, tensors, message):
-    write(tmp_path / "medusa_lm_head.safetensors", tensors)
-    with pytest.raises(UserError, match=message) as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_nothing_to_load(tmp_path):
-    with pytest.raises(UserError, match=r"no heads found in .*none of medusa_lm_head"):
-        load(tmp_path)
-    with pytest.raises(UserError, match="no such file or folder"):
-        load(tmp_path / "absent")
-    other = tmp_path / "heads.txt"
-    other.write_text("no heads")
-    with pytest.raises(UserError, match=r"give a folder, a \.safetensors or a \.pt file"):
-        load(other)
-
-
-@pytest.mark.parametrize("kept", [4, 200, -1])
-def test_truncated_safetensors(tmp_path, kept):
-    file = write(tmp_path / "medusa_lm_head.safetensors", A)
-    file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(UserError, match="download it again") as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_broken_torch_file(tmp_path):
-    pytest.importorskip("torch")
-    (tmp_path / "medusa_lm_head.pt").write_bytes(b"\x80\x02junk")
-    with pytest.raises(UserError, match="download it again") as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
-
-
-def test_torch_file_without_torch(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "medusa_lm_head.pt").write_bytes(b"anything")
-    with pytest.raises(UserError, match="torch"):
-        load(tmp_path)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from infer.prompt_file import check_text, read_prompt_file
+from infer.prompts import check_text, read_prompt_file
 from medusa_jax import UserError
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]

@@ -1,12 +1,11 @@
 """The report of `--compare`: a table, and in words what is gained in steps and in time."""
 
-import jax
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from infer.compare import Comparison
-from infer.display import Totals
+from infer.totals import Totals
 from medusa_jax import MedusaLM
 
 
@@ -19,7 +18,7 @@ def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableT
       greedy: whether the acceptance was.
     """
     plain, medusa = comparison.totals()
-    sentences = [steps_sentence(plain, medusa), time_sentence(plain, medusa)]
+    sentences = [steps_sentence(plain, medusa), time_sentence(plain, medusa, lm.platform)]
     if comparison.different:
         sentences.insert(0, difference_sentence(comparison, lm.dtype, greedy=greedy))
     return Group(Text(), _table(comparison), *(Text(sentence) for sentence in sentences))
@@ -68,13 +67,13 @@ def steps_sentence(plain: Totals, medusa: Totals) -> str:
     )
 
 
-def time_sentence(plain: Totals, medusa: Totals) -> str:
+def time_sentence(plain: Totals, medusa: Totals, platform: str) -> str:
     """What is gained in time where it was measured."""
     factor = speedup(plain, medusa)
     # Within a few per cent nobody is faster: two runs of the same side differ as much.
     verdict = ", so plain decoding is the faster one here" if factor < 0.95 else ""
     return (
-        f"In time: on this machine's {jax.default_backend().upper()}, measured just now, "
+        f"In time: on this machine's {platform.upper()}, measured just now, "
         f"{medusa.tokens_per_second:.1f} tokens/s with Medusa ({medusa.tokens_per_step:.2f} "
         f"tokens/step) and {plain.tokens_per_second:.1f} without, a speedup of {factor:.2f}x"
         f"{verdict}."

@@ -1,4 +1,4 @@
-from infer.bench.prompts import QUESTIONS
+from infer.bench.questions import QUESTIONS
 
 
 def test_the_built_in_questions_are_eight_different_ones():

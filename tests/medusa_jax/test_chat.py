@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from medusa_jax import UserError
+from medusa_jax.chat import encode_text, mark, tokenize
 from tests.train.data.samples import TEMPLATE, character_tokenizer
-from train.data.chat import tokenize
 
 USER, ASSISTANT = "user", "assistant"
 
@@ -106,6 +106,37 @@ def test_labels_follow_the_prompt_that_generation_uses(template):
     assert example.token_T[:first].tolist() == list(prompt)
     whole = tokenizer.apply_chat_template(messages)["input_ids"]
     assert example.token_T.tolist() == list(whole)
+
+
+@pytest.mark.parametrize("contents", CONVERSATIONS)
+def test_every_prompt_is_the_beginning_of_the_labels_text(template, contents):
+    """A model is asked in the very characters that it is trained on, turn after turn."""
+    _, tokenizer, _, _ = template
+    messages = talk(*contents)
+    marked = mark(tokenizer, messages)
+    example = tokenize(tokenizer, messages, truncated=False, max_length=9999)
+    for (first, _), turn in zip(marked.spans, range(1, len(messages), 2), strict=True):
+        ids = encode_text(tokenizer, messages[:turn], None)
+        assert ids == encode_text(tokenizer, messages[:turn], True)
+        assert example.token_T[: len(ids)].tolist() == ids
+        assert "".join(tokenizer.convert_ids_to_tokens(ids)) == marked.text[:first]
+
+
+def test_a_text_is_the_user_s_message_unless_it_is_asked_for_as_it_stands():
+    tokenizer = character_tokenizer(CHATML, MARKS)
+    message = [{"role": USER, "content": "hi"}]
+    assert encode_text(tokenizer, "hi", None) == encode_text(tokenizer, message, None)
+    plain = encode_text(tokenizer, "hi", False)
+    assert "".join(tokenizer.convert_ids_to_tokens(plain)) == "hi"
+
+
+def test_prompts_and_labels_are_refused_in_the_same_words():
+    tokenizer = character_tokenizer("{{ raise_exception('not today') }}")
+    with pytest.raises(UserError) as of_prompt:
+        encode_text(tokenizer, talk("a"), None)
+    with pytest.raises(UserError) as of_labels:
+        tokenize(tokenizer, talk("a", "b"), truncated=False, max_length=99)
+    assert str(of_prompt.value) == str(of_labels.value)
 
 
 def test_a_truncated_reply_has_no_end(template):

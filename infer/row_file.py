@@ -1,0 +1,161 @@
+"""`--output`: rows are kept in FILE.part as they are done, and become FILE at the end.
+
+FILE.part begins with a line that identifies the call: its options, and digests of its prompts and
+of local model files. Each line after it is a row, in the order of the prompts. A rerun of the same
+call takes these rows over and resumes with the next prompt.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medusa_jax.cli_console import note
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, write_text
+
+_HEADER = "unfinished call"
+_ELSE = "name another --output, or start anew with --overwrite"
+_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt")
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """Rows in memory alone, for a call without `--output`.
+
+    Attributes:
+      rows: JSON objects, one per prompt that has been answered, in order.
+    """
+
+    def __init__(self, rows: Sequence[Row] = ()) -> None:
+        self.rows = list(rows)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Adds a batch's rows."""
+        self.rows += rows
+
+
+class RowFile(Rows):
+    """Rows that are also kept in FILE.part, which appears with the first new ones.
+
+    Attributes:
+      part: FILE.part.
+    """
+
+    def __init__(self, part: Path, call: Row, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
+        self.part = part
+        self._call = call
+        self._begun = False
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Adds a batch's rows, and keeps them.
+
+        Raises:
+          UserError: writing failed, for example because the disk is full.
+        """
+        if self._begun:
+            self._append(_lines(rows))
+        else:  # at once, without what an interruption may have left at the end
+            write_text(self.part, _lines([{_HEADER: self._call}, *self.rows, *rows]))
+            self._begun = True
+        super().add(rows)
+
+    def _append(self, text: str) -> None:
+        try:
+            with self.part.open("a", encoding="ascii") as file:
+                file.write(text)
+        except OSError as error:
+            raise UserError(f"cannot write {self.part} ({error.strerror}): make room") from None
+
+
+@contextlib.contextmanager
+def open_rows(
+    path: str | None, call: Row, prompts: Sequence[Any], *, overwrite: bool
+) -> Iterator[Rows]:
+    """Opens `--output`, which is complete, or left as it was, at the end of the `with` block.
+
+    Args:
+      path: of the file; None: rows are kept in memory alone.
+      call: JSON values that identify the call, "batch_size" among them.
+      prompts: JSON values, what the call answers; they become a part of its identity.
+      overwrite: start anew, whatever FILE.part holds.
+
+    Yields:
+      The rows, with those that an interrupted run of the same call has kept: all, or those of
+      whole batches.
+
+    Raises:
+      UserError: the file cannot be written, or FILE.part belongs to another call.
+    """
+    if path is None:
+        yield Rows()
+        return
+    target = check_output(path)
+    part = check_output(target.with_name(f"{target.name}.part"))
+    call = {**call, "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()}
+    kept = [] if overwrite else _read(part, call, prompts)
+    rows = RowFile(part, call, kept)
+    if kept:
+        note(f"resuming: {len(kept)} of {len(prompts)} answers are in {part}")
+    try:
+        yield rows
+    except BaseException:
+        if rows.rows:
+            done = f"{len(rows.rows)} of {len(prompts)} answers are kept in {part}"
+            note(f"{done}: rerun the same command to resume")
+        raise
+    write_text(target, _lines(rows.rows))
+    part.unlink(missing_ok=True)
+    note(f"wrote {target}")
+
+
+def identify(name: str | None) -> Any:
+    """What a flag names: with local files, also what changes with their content.
+
+    Args:
+      name: of a hub id, a file, a folder with weights, or anything else.
+
+    Returns:
+      A JSON value.
+    """
+    path = Path(name or "").expanduser()
+    try:
+        if name is None or not path.exists():
+            return name
+        files = path.iterdir() if path.is_dir() else [path]
+        weights = sorted(f for f in files if f == path or f.suffix in _WEIGHTS)
+        stats = [(file.name, file.stat()) for file in weights]
+    except OSError:  # loading will say what is wrong
+        return name
+    return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]
+
+
+def _lines(rows: Sequence[Row]) -> str:
+    # json.dumps escapes to ASCII: U+2028 and its like would end the line for some readers.
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _read(part: Path, call: Row, prompts: Sequence[Any]) -> list[Row]:
+    """The rows that an interrupted run has kept; a half-written last line is left out."""
+    try:
+        lines = part.read_bytes().split(b"\n")[:-1] if part.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read {part} ({error.strerror}): {_ELSE}") from None
+    if not part.exists() or part.stat().st_size == 0:
+        return []
+    try:
+        header, *rows = map(json.loads, lines)
+        other = [key for key in call if header[_HEADER].get(key) != call[key]]
+        is_whole = [row["prompt"] for row in rows] == list(prompts[: len(rows)])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{part} holds no rows of an interrupted command: {_ELSE}") from None
+    if other:
+        raise UserError(f"{part} is of a call with other {', '.join(other)}: {_ELSE}")
+    if not is_whole:
+        raise UserError(f"{part} is damaged, its rows do not follow the prompts: {_ELSE}")
+    whole = len(rows) - len(rows) % call["batch_size"]
+    return rows if len(rows) == len(prompts) else rows[:whole]

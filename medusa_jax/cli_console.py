@@ -1,0 +1,24 @@
+"""Consoles of the command lines: colours only in a terminal, notes and warnings on stderr."""
+
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that colours only in a terminal, and never under NO_COLOR."""
+    plain = bool(os.environ.get("NO_COLOR"))
+    return Console(stderr=stderr, color_system=None if plain else "auto", highlight=False)
+
+
+def note(message: str) -> None:
+    """One dim line on stderr."""
+    make_console(stderr=True).print(Text(message, "dim"), soft_wrap=True)
+
+
+def show_warning(message: Warning | str, *where: Any) -> None:
+    """Replaces `warnings.showwarning`: a note, not the source line that gave the warning."""
+    del where
+    note(" ".join(str(message).split()))

@@ -1,0 +1,159 @@
+"""The published formats of Medusa heads: which software writes them, and how they name tensors.
+
+With h the head, l one of its L residual blocks, and all matrices (out, in):
+
+  A     "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight" (the original
+        code, TGI, TensorRT-LLM).
+  B     A's names after "medusa_head." (or "medusa_heads.") among those of a full model.
+  C     A without projections; the heads share the LM head (TGI). Our extensions: a "token_map"
+        beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head;
+        "{h}.root.weight" belongs to root-conditioned heads (see `MedusaConfig`).
+  vllm  "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally after
+        "medusa_heads."; optionally "token_map", int [Vd].
+
+The names themselves are in the records of `medusa_jax.nn.params.heads_params`.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.errors import UserError
+from medusa_jax.nn.params import Param, by_path, heads_params
+
+HeadsFormat = Literal["A", "C", "vllm"]
+# Format B is no file of heads: its tensors lie among those of a model (see `model_export`).
+ExportFormat = Literal["A", "B", "C", "vllm"]
+
+# Full models name their heads medusa_head (the original) or medusa_heads (Model-Optimizer);
+# vLLM drops the latter from its own files as well.
+MODEL_PREFIXES = ("medusa_head.", "medusa_heads.")
+_PREFIX = re.compile(r"medusa_heads?\.")
+_CANDIDATE = re.compile(r"\d+\.|blocks\.|lm_heads\.|token_map$")
+
+ParamPath = tuple[str, ...]
+BLOCK, BIAS = ("blocks", "weight"), ("blocks", "bias")
+ROOT, PROJECTION = ("root", "weight"), ("projection", "weight")
+
+
+def head_records(config: MedusaConfig) -> dict[ParamPath, Param]:
+    """Records of the heads' parameters by path, e.g. ("blocks", "weight")."""
+    return by_path(heads_params(config))
+
+
+def tensor_name(record: Param, index: tuple[int, ...], config: MedusaConfig, format: str) -> str:
+    """What a format calls one slice of a stacked parameter.
+
+    Args:
+      record: of the parameter.
+      index: of the slice: head and, for blocks, layer.
+      config: of the heads.
+      format: an `ExportFormat`; the prefix of B is left out.
+    """
+    head, *layer = index
+    template = record.names["vllm" if format == "vllm" else "medusa"]
+    return template.format(head=head, layer=layer[0] if layer else config.num_layers)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    pattern = re.escape(template)
+    for field in ("head", "layer"):
+        pattern = pattern.replace(re.escape(f"{{{field}}}"), rf"(?P<{field}>\d+)")
+    return re.compile(pattern)
+
+
+_PATTERNS = [
+    (path, _pattern(template))
+    for path, record in head_records(
+        MedusaConfig(1, 1, 1, own_projection=True, root_conditioned=True)
+    ).items()
+    for template in record.names.values()
+]
+
+
+@dataclass(frozen=True)
+class HeadKeys:
+    """Names of the tensors of complete heads.
+
+    Attributes:
+      num_heads: M.
+      num_layers: L.
+      names: by the path of the stacked parameter and the index of its slice: head and, for blocks,
+        layer. Biases may be absent, in some layers or in all; projections are when the heads share
+        the LM head, roots without root conditioning.
+      token_map: name of the draft vocabulary, if any.
+    """
+
+    num_heads: int
+    num_layers: int
+    names: dict[ParamPath, dict[tuple[int, ...], str]]
+    token_map: str | None
+
+
+def is_head_key(key: str) -> bool:
+    """Whether a tensor is meant to belong to heads, be its name one that `parse_keys` knows or not.
+
+    Args:
+      key: name of the tensor in its file.
+    """
+    return key.startswith(MODEL_PREFIXES) or _CANDIDATE.match(key) is not None
+
+
+def parse_keys(tensors: Collection[str], *, one_projection: bool) -> HeadKeys:
+    """Counts heads and layers from tensor names and checks that none is missing.
+
+    Args:
+      tensors: names of those that `open_heads` found.
+      one_projection: the projection of head 0 is everybody's (vLLM's `original_lm_head`).
+
+    Raises:
+      UserError: a name that belongs to no known format, or incomplete heads.
+    """
+    names: dict[ParamPath, dict[tuple[int, ...], str]] = {path: {} for path, _ in _PATTERNS}
+    token_map, depths = None, [0]
+    for name in tensors:
+        local = _PREFIX.sub("", name, count=1)
+        if local == "token_map":
+            token_map = name
+            continue
+        path, head, layer = _parse(name, local)
+        is_block = path in (BLOCK, BIAS)
+        names[path][(head, layer) if is_block else (head,)] = name
+        depths.append(layer + is_block)
+    heads = {head for path in (BLOCK, BIAS, PROJECTION) for head, *_ in names[path]}
+    if not heads:
+        raise UserError("there is a token_map and nothing else")
+    num_heads, num_layers = max(heads) + 1, max(depths)
+    if one_projection and (0,) in names[PROJECTION]:
+        shared = names[PROJECTION][0,]
+        names[PROJECTION] = {(head,): shared for head in range(num_heads)}
+    keys = HeadKeys(num_heads, num_layers, names, token_map)
+    if gap := _first_gap(keys, heads):
+        raise UserError(f"{gap} is missing: the file is incomplete, download it again")
+    return keys
+
+
+def _parse(name: str, local: str) -> tuple[ParamPath, int, int]:
+    """Path, head and layer of a tensor; A's projections count as layer L, where no layer is: 0."""
+    for path, pattern in _PATTERNS:
+        if match := pattern.fullmatch(local):
+            found = match.groupdict()
+            return path, int(found["head"]), int(found.get("layer", 0))
+    raise UserError(f"tensor {name} fits none of the formats A, B, C and vLLM")
+
+
+def _first_gap(keys: HeadKeys, heads: set[int]) -> str | None:
+    """What is missing: files cut short and heads of unequal depth end here."""
+    for head in range(keys.num_heads):
+        if head not in heads:
+            return f"head {head} of heads 0 to {keys.num_heads - 1}"
+        for layer in range(keys.num_layers):
+            if (head, layer) not in keys.names[BLOCK]:
+                return f"the weight of block {layer} of head {head}"
+        if keys.names[PROJECTION] and (head,) not in keys.names[PROJECTION]:
+            return f"the projection of head {head}"
+        if keys.names[ROOT] and (head,) not in keys.names[ROOT]:
+            return f"the root matrix of head {head}"
+    return None

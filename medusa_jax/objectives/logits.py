@@ -1,0 +1,94 @@
+"""Logits of the base head and of the Medusa heads, from hidden states.
+
+An LM head here is {"weight" [V, D]}, with {"a", "b"} beside it where it has an adapter. The adapter
+is not merged: a bfloat16 weight would swallow it.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.heads import MedusaHeads
+from medusa_jax.nn.layers import project
+from medusa_jax.nn.llama import lm_head_weight
+from medusa_jax.nn.lora import lora_product
+
+LMHead = dict[str, jax.Array]
+
+
+def lm_heads(params: dict[str, Any]) -> tuple[LMHead, LMHead]:
+    """The LM head with its adapter, and the rows of it that the Medusa heads share.
+
+    Args:
+      params: {"backbone", and where there are: "lora", "token_map" (int32 [Vd])}.
+
+    Returns:
+      Both; they are the same where the heads have no draft vocabulary.
+    """
+    base = {"weight": lm_head_weight(params["backbone"])}
+    base |= (params.get("lora") or {}).get("lm_head", {})
+    if "token_map" not in params:
+        return base, base
+    rows = {name: base[name][params["token_map"]] for name in ("weight", "b") if name in base}
+    return base, base | rows
+
+
+def lm_head_logits(
+    lm_head: LMHead,
+    hidden: jax.Array,
+    *,
+    dtype: str,
+    lora_scale: float = 1.0,
+    hidden_dropped: jax.Array | None = None,
+) -> jax.Array:
+    """LM head times hidden state.
+
+    Args:
+      lm_head: with or without an adapter.
+      hidden: [..., D], any float dtype.
+      dtype: compute dtype.
+      lora_scale: alpha / r.
+      hidden_dropped: [..., D], what the adapter sees (after dropout); None: the hidden state.
+
+    Returns:
+      float32 [..., V].
+    """
+    logits = project(hidden, lm_head["weight"], jnp.dtype(dtype))
+    if "a" not in lm_head:
+        return logits
+    x = hidden if hidden_dropped is None else hidden_dropped
+    return logits + lora_product(lm_head, x, lora_scale, jnp.dtype(dtype))
+
+
+def head_logits(
+    config: MedusaConfig,
+    heads: dict[str, Any],
+    lm_head: LMHead,
+    hidden: jax.Array,
+    root: jax.Array | None,
+    *,
+    dtype: str,
+    lora_scale: float = 1.0,
+) -> jax.Array:
+    """Logits of all Medusa heads.
+
+    Args:
+      config: of the heads.
+      heads: their parameters.
+      lm_head: the rows to share; not used by heads with projections of their own.
+      hidden: [..., D], the backbone's hidden states.
+      root: [..., D], embeddings of the tokens at t + 1; needed by root-conditioned heads.
+      dtype: compute dtype.
+      lora_scale: alpha / r.
+
+    Returns:
+      float32 [..., M, V].
+    """
+    module, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": heads}
+    if config.own_projection:
+        logits: Any = module.apply(variables, hidden, None, root)
+        return logits
+    x: Any = module.apply(variables, hidden, root, method="hidden")
+    return lm_head_logits(lm_head, x, dtype=dtype, lora_scale=lora_scale)

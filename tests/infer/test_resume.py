@@ -1,0 +1,166 @@
+"""Interrupted commands: killed, and rerun to the very rows of a run without interruption."""
+
+import functools
+import json
+import signal
+import time
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+import medusa_jax
+from infer import generate, row_file
+from tests.infer.commands import run_one
+
+PROMPTS = ["Once upon a time", "The cat", "Lily and Tom went to the park. They saw", "One", "A"]
+TIMES = ("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds")
+# Every way to answer that can write a file.
+MODES = {
+    "batches": ["--batch_size=2"],
+    "sampled": ["--batch_size=2", "--temperature=1", "--sampled_root"],
+    "streamed": ["--stream"],
+    "compared": ["--compare", "--batch_size=2"],
+    "compared, streamed": ["--compare", "--stream"],
+}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return functools.cache(medusa_jax.load)
+
+
+@pytest.fixture
+def command(stories260k, heads, loaded, monkeypatch):
+    """Runs a command in this process, with models that are loaded and compiled once."""
+    monkeypatch.setattr(generate, "load", loaded)
+    flags = [f"--model={stories260k}", f"--medusa={heads}", "--tree=mc_sim_7b_63:16"]
+    flags += [
+        "--max_new_tokens=12",
+        "--compilation_cache=none",
+        *(f"--prompt={p}" for p in PROMPTS),
+    ]
+
+    def run(*argv):
+        return run_one([*flags, *map(str, argv)])
+
+    return run
+
+
+def without_times(row):
+    row = {key: value for key, value in row.items() if key not in TIMES}
+    if "autoregressive" in row:
+        row["autoregressive"] = without_times(row["autoregressive"])
+    return row
+
+
+def rows_of(path):
+    return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def interrupt_after(monkeypatch, batches):
+    """Ctrl-C right after so many batches are kept."""
+    add, calls = row_file.RowFile.add, []
+
+    def interrupted(self, rows):
+        add(self, rows)
+        calls.append(len(rows))
+        if len(calls) == batches:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(row_file.RowFile, "add", interrupted)
+    return calls
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rerun_gives_the_rows_of_a_run_without_interruption(command, tmp_path, mode):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    assert command(*MODES[mode], f"--output={whole}")["code"] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 2)
+        first = command(*MODES[mode], f"--output={path}")
+    kept = 2 if "streamed" in mode else 4
+    assert first["code"] == 130
+    assert not path.exists()
+    assert rows_of(tmp_path / "a.jsonl.part")[1:] == rows_of(whole)[:kept]
+    with pytest.MonkeyPatch.context() as patch:
+        calls = interrupt_after(patch, None)
+        second = command(*MODES[mode], f"--output={path}")
+    assert second["code"] == 0
+    assert sum(calls) == len(PROMPTS) - kept
+    assert second["err"].startswith(f"resuming: {kept} of 5 answers are in {path}.part\n")
+    assert rows_of(path) == rows_of(whole)
+    assert list(json.loads(path.read_text().splitlines()[0])) == list(
+        json.loads(whole.read_text().splitlines()[0])
+    )
+    assert not (tmp_path / "a.jsonl.part").exists()
+
+
+def test_only_the_same_call_resumes(command, tmp_path):
+    path = tmp_path / "a.jsonl"
+    argv = ["--batch_size=2", f"--output={path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert command(*argv)["code"] == 130
+    before = (tmp_path / "a.jsonl.part").read_text()
+    for flag, name in {
+        "--seed=1": "seed",
+        "--medusa=none": "medusa",
+        "--prompt=B": "prompts",
+    }.items():
+        refused = command(*argv, flag)
+        assert refused["code"] == 2
+        assert f"a.jsonl.part is of a call with other {name}: " in refused["err"]
+        assert refused["err"].count("\n") == 1
+    assert (tmp_path / "a.jsonl.part").read_text() == before
+    anew = command(*argv, "--prompt=B", "--overwrite")
+    assert anew["code"] == 0
+    assert [row["prompt"] for row in rows_of(path)] == [*PROMPTS, "B"]
+
+
+def test_a_finished_call_replaces_its_file(command, tmp_path):
+    path = tmp_path / "a.jsonl"
+    for _ in range(2):
+        assert command(f"--output={path}", "--batch_size=2")["code"] == 0
+        assert [row["prompt"] for row in rows_of(path)] == PROMPTS
+        path.write_text(path.read_text().replace('"text": "', '"text": "old'))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("mode", ["printed", *MODES])
+def test_a_prompt_is_encoded_once(command, tmp_path, mode, monkeypatch):
+    texts, call = [], PreTrainedTokenizerBase.__call__
+
+    def counted(self, text, *args, **kwargs):
+        texts.append(text)
+        return call(self, text, *args, **kwargs)
+
+    command(*MODES["compared"])  # loads
+    monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", counted)
+    monkeypatch.setattr(PreTrainedTokenizerBase, "encode", None)
+    assert command(*MODES.get(mode, []))["code"] == 0
+    assert texts == PROMPTS
+
+
+def test_a_killed_process_is_resumed(cli, stories260k, heads, tmp_path):
+    (tmp_path / "many.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Once {n} times"}) + "\n" for n in range(80))
+    )
+    argv = [f"--model={stories260k}", f"--medusa={heads}", "--tree=chain:2", "--batch_size=4"]
+    argv += ["--max_new_tokens=60", f"--prompt_file={tmp_path}/many.jsonl"]
+    path, part = tmp_path / "a.jsonl", tmp_path / "a.jsonl.part"
+    process = cli.start(*argv, f"--output={path}")
+    while not part.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=900)
+    assert process.returncode == -signal.SIGKILL
+    assert not path.exists()
+    with part.open("a") as file:
+        file.write('{"prompt": "Once 1')  # what a kill in the middle of a write leaves
+    whole, resumed = cli.many(
+        [[*argv, f"--output={tmp_path}/whole.jsonl"], [*argv, f"--output={path}"]]
+    )
+    assert (whole.code, resumed.code) == (0, 0)
+    assert resumed.err.startswith("resuming: ")
+    assert rows_of(path) == rows_of(tmp_path / "whole.jsonl")
+    assert len(rows_of(path)) == 80

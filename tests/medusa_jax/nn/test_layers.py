@@ -1,0 +1,91 @@
+"""Rows of tables and lone rows of products: what only a program for a CPU may contain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.nn.heads import _per_head
+from medusa_jax.nn.layers import project, take_rows
+
+V, D, M = 32, 16, 3
+RNG = np.random.default_rng(0)
+TABLE = jnp.asarray(RNG.normal(size=(V, D)), jnp.bfloat16)
+INDEX = jnp.asarray([[3, 0, 31], [3, 7, 7]], jnp.int32)
+ROW = jnp.asarray(RNG.normal(size=(1, D)), jnp.bfloat16)
+BLOCKS = jnp.asarray(RNG.normal(size=(M, D, D)), jnp.bfloat16)
+
+
+def looked_up(row, table, blocks):
+    return take_rows(table, INDEX).astype(jnp.float32).sum()
+
+
+def projected(row, table, blocks):
+    return project(row, table, jnp.bfloat16).sum()
+
+
+def through_heads(row, table, blocks):
+    x = jnp.broadcast_to(row[:, None], (1, M, D))
+    return _per_head(x, blocks, jnp.bfloat16).sum()
+
+
+def everything(row, table, blocks):
+    return sum(part(row, table, blocks) for part in (looked_up, projected, through_heads))
+
+
+def trained(row, table, blocks):
+    """Gradients under vmap, in a scan."""
+
+    def body(total, _):
+        gradients = jax.vmap(jax.grad(everything, (0, 1)), (0, None, None))(
+            jnp.stack([row, row]), table, blocks
+        )
+        return jax.tree.map(lambda x, y: x + y.sum(0), total, gradients), None
+
+    return jax.lax.scan(body, (row, table), None, length=2)[0]
+
+
+PROGRAMS = {"looked up": looked_up, "projected": projected, "through heads": through_heads}
+ALL = PROGRAMS | {"trained": trained}
+# The marks of either trick in StableHLO: bits of a table, and a row that is there twice.
+MARKS = ("ui16", "stablehlo.concatenate")
+
+
+def lowered(program, platform):
+    traced = jax.jit(program).trace(ROW, TABLE, BLOCKS)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_for_accelerators_have_no_tricks(name, platform):
+    """Lowered in a process whose backend is a CPU, as ahead-of-time compilation does."""
+    assert any(mark in lowered(PROGRAMS[name], "cpu") for mark in MARKS)
+    assert not any(mark in lowered(PROGRAMS[name], platform) for mark in MARKS)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_compiled_program_has_no_branches(name):
+    text = jax.jit(ALL[name]).lower(ROW, TABLE, BLOCKS).compile().as_text()
+    assert "conditional" not in text
+
+
+def test_rows_and_their_gradient():
+    exact = np.asarray(TABLE, np.float32)
+    np.testing.assert_array_equal(np.asarray(take_rows(TABLE, INDEX), np.float32), exact[INDEX])
+    gradient = jax.grad(looked_up, 1)(ROW, TABLE, BLOCKS)
+    times = np.bincount(np.asarray(INDEX).ravel(), minlength=V)
+    np.testing.assert_array_equal(
+        np.asarray(gradient, np.float32), np.repeat(times[:, None], D, axis=1)
+    )
+
+
+def test_a_lone_row_is_computed_like_one_of_many():
+    exact = np.asarray(ROW, np.float32) @ np.asarray(TABLE, np.float32).T
+    one = project(ROW, TABLE, jnp.bfloat16)
+    assert one.shape == (1, V)
+    np.testing.assert_allclose(one, exact, rtol=1e-5, atol=1e-5)
+    gradient = jax.grad(projected)(ROW, TABLE, BLOCKS)
+    np.testing.assert_allclose(
+        np.asarray(gradient, np.float32), np.asarray(TABLE, np.float32).sum(0)[None], rtol=0.02
+    )

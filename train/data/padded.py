@@ -1,0 +1,90 @@
+"""Conversations one per row, padded, and one forward pass of the backbone over them."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medusa_jax.chat import Example
+from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.objectives.labels import shift_labels
+
+_MIN_WIDTH = 64
+
+
+def batches_of_like_length(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
+    """Groups of one padded width each, the shortest first.
+
+    Args:
+      examples: tokenized conversations.
+      tokens: the most that a batch has, padding included, unless one conversation has more.
+    """
+    batch: list[Example] = []
+    for example in sorted(examples, key=lambda example: len(example.token_T)):
+        if batch:
+            width = _width(len(example.token_T))
+            full = len(batch) >= max(tokens // width, 1)
+            if full or width != _width(len(batch[0].token_T)):
+                yield batch
+                batch = []
+        batch.append(example)
+    if batch:
+        yield batch
+
+
+def pad(batch: Sequence[Example], tokens: int) -> dict[str, np.ndarray]:
+    """One of these batches in few shapes, so that few programs are compiled.
+
+    Args:
+      batch: at least one conversation.
+      tokens: see `batches_of_like_length`.
+
+    Returns:
+      {"token" int32, "is_label" bool, "segment" int32 (1, and 0 for padding)}, each [B, T]. Rows
+      beyond the batch are all padding.
+    """
+    width = _width(max(len(example.token_T) for example in batch))
+    rows = min(1 << (len(batch) - 1).bit_length(), max(tokens // width, 1))
+    shape = (rows, width)
+    out = {
+        "token": np.zeros(shape, np.int32),
+        "is_label": np.zeros(shape, bool),
+        "segment": np.zeros(shape, np.int32),
+    }
+    for row, example in enumerate(batch):
+        length = len(example.token_T)
+        out["token"][row, :length] = example.token_T
+        out["is_label"][row, :length] = example.is_label_T
+        out["segment"][row, :length] = 1
+    return out
+
+
+def _width(length: int) -> int:
+    """Next of 64, 96, 128, 192, ...: a third of padding at most."""
+    power = 1 << max(length - 1, _MIN_WIDTH - 1).bit_length()
+    return power * 3 // 4 if max(length, _MIN_WIDTH + 1) <= power * 3 // 4 else power
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def hidden_and_labels(
+    llama: Llama, num_heads: int, params: dict[str, Any], batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """What the heads see at every position, and what they have to say there.
+
+    Args:
+      llama: the backbone.
+      num_heads: M.
+      params: of the backbone.
+      batch: see `pad`.
+
+    Returns:
+      hidden_BTD in the compute dtype, and labels_BTJ (see `shift_labels`).
+    """
+    token_BT = batch["token"]
+    T = token_BT.shape[1]
+    position_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], token_BT.shape)
+    hidden: Any = llama.apply({"params": params}, token_BT, position_BT, causal_mask(T))[0]
+    return hidden, shift_labels(token_BT, batch["is_label"], batch["segment"], num_heads)

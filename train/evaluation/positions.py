@@ -1,0 +1,76 @@
+"""Losses and ranks at single positions, for as many of them as have logits at the same time."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax import MedusaLM
+from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.layers import take_rows
+from medusa_jax.objectives.accuracy import count_hits, followed_nodes, label_rank
+from medusa_jax.objectives.cross_entropy import cross_entropy
+from medusa_jax.objectives.logits import head_logits, lm_head_logits, lm_heads
+from medusa_jax.tree.build import Tree
+
+RANKS = 20  # of a head's tokens that are told apart
+
+
+def scoring_params(lm: MedusaLM) -> dict[str, Any]:
+    """What `score_positions` reads of a model."""
+    heads = dict(lm.heads_params or {})
+    token_map = {"token_map": heads.pop("token_map")} if "token_map" in heads else {}
+    base, shared = lm_heads({"backbone": lm.params} | token_map)
+    embed = lm.params["embed"]["weight"]
+    return {"heads": heads, "base": base, "shared": shared, "embed": embed}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score_positions(
+    config: MedusaConfig | None,
+    dtype: str,
+    params: dict[str, Any],
+    tree: Tree,
+    hidden_TD: jax.Array,
+    next_T: jax.Array,
+    labels_TJ: jax.Array,
+) -> dict[str, jax.Array]:
+    """Scores T positions, in any order.
+
+    Args:
+      config: of the heads, if there are any.
+      dtype: compute dtype.
+      params: see `scoring_params`.
+      tree: at most as deep as there are heads.
+      hidden_TD: the backbone's hidden states.
+      next_T: int32, the token after each position.
+      labels_TJ: int32, the base head's in V, the heads' in their vocabulary; IGNORE or OUTSIDE.
+
+    Returns:
+      "lm_loss" [T], "head_loss" [T, M]; "hits" [RANKS, M], see `count_hits`; and "followed" [T],
+      the nodes of the tree that the labels follow where the base head has a label.
+    """
+    base_TV = lm_head_logits(params["base"], hidden_TD, dtype=dtype)
+    lm_loss_T = cross_entropy(base_TV, labels_TJ[:, 0])
+    if config is None:
+        empty_TM = jnp.zeros(labels_TJ[:, 1:].shape, jnp.float32)
+        loss_TM, rank_TM = empty_TM, empty_TM.astype(jnp.int32)
+    else:
+        root_TD = take_rows(params["embed"], next_T) if config.root_conditioned else None
+        one = dataclasses.replace(config, num_heads=1)
+
+        def score_head(head: Any) -> tuple[jax.Array, jax.Array]:
+            weights, labels_T = jax.tree.map(lambda x: x[None], head[0]), head[1]
+            logits_TV = head_logits(
+                one, weights, params["shared"], hidden_TD, root_TD, dtype=dtype
+            )[:, 0]
+            return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
+
+        # Head by head, so that no more logits exist at once than those of the base head.
+        loss_MT, rank_MT = jax.lax.map(score_head, (params["heads"], labels_TJ[:, 1:].T))
+        loss_TM, rank_TM = loss_MT.T, rank_MT.T
+    followed_T = jnp.where(labels_TJ[:, 0] < 0, 0, followed_nodes(tree, rank_TM))
+    hits = count_hits(rank_TM, RANKS)
+    return {"lm_loss": lm_loss_T, "head_loss": loss_TM, "hits": hits, "followed": followed_T}
