@@ -12,6 +12,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FOLDERS = ("medusa_jax", "train", "infer", "configs", "runs", "notebooks", "docs", "tests")
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]+)?\)")
 _FILE = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w/.-]*)`")
+_NAME_IN_FILE = re.compile(r"((?:`[\w.]+`(?: and )?)+) in `([\w/]+\.py)`")
 _MODULE = re.compile(r"`((?:medusa_jax|train|infer|configs)(?:\.\w+)+)`")
 
 
@@ -40,6 +41,17 @@ def test_links_lead_somewhere(page):
 def test_files_that_are_named_exist(page):
     missing = [name for name in _FILE.findall(text_of(page)) if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_names_are_defined_where_the_concepts_say():
+    found = _NAME_IN_FILE.findall(text_of(ROOT / "docs" / "concepts.md"))
+    assert len(found) > 7
+    for names, file in found:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w.]+)`", names):
+            *owner, last = name.split(".")
+            assert re.search(rf"^ *(?:def|class) {last}\b", source, re.MULTILINE), (name, file)
+            assert all(re.search(rf"^class {o}\b", source, re.MULTILINE) for o in owner), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
