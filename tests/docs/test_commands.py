@@ -1,0 +1,94 @@
+"""Every command in the documentation names a module, flags and configuration keys that exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import PROJECT, ROOT, SCRIPTS, Command, commands, commands_of_script
+
+FOUND = commands()
+PYTHON = [c for c in FOUND if c.words[0] not in ("make", "pip")]
+
+
+def argv(command: Command) -> list[str]:
+    """Module and arguments of a command line."""
+    if command.words[0] == "python":
+        return list(command.words[2:])
+    return [PROJECT["scripts"][command.words[0]].partition(":")[0], *command.words[1:]]
+
+
+def parsed(lines: list[list[str]]) -> list[str | None]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.docs.parse_commands"],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def complaints(found: list[Command]) -> list[str]:
+    errors = parsed([argv(command) for command in found])
+    return [f"{c}: {e}" for c, e in zip(found, errors, strict=True) if e]
+
+
+def test_commands_are_found():
+    """Or the other tests would pass on nothing."""
+    pages = {command.page for command in FOUND}
+    assert {"README.md", "docs/training.md", "docs/results.md", "docs/benchmarks.md"} <= pages
+    assert sum(page.startswith("configs/") for page in pages) > 8
+    assert len({argv(command)[0] for command in PYTHON}) > 7
+
+
+def test_flags_and_keys_exist():
+    assert complaints(PYTHON) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_run_commands_that_exist(script, tmp_path):
+    found = commands_of_script(script, tmp_path)
+    assert len(found) >= 4
+    assert complaints(found) == []
+
+
+def test_there_are_two_stories():
+    assert [script.name for script in SCRIPTS] == ["smollm2_cpu.sh", "vicuna_7b_tpu.sh"]
+
+
+def test_the_check_itself():
+    """What it says of wrong commands, and that it lets a right one pass."""
+    wanted = {
+        "infer.generate --promt=x": "promt",
+        "infer.generate --acceptance=lenient": "acceptance",
+        "infer.generate x": "unexpected argument 'x'",
+        "train.main --config=configs/tiny.py --config.step=3": "step",
+        "train.main --config=configs/tiny.py --config.steps=many": "steps",
+        "train.main --config=configs/tiny.py --config.objective=medusa3": "objective",
+        "train.nothing --data=x": "train.nothing",
+        "train.main --config=configs/smollm2_medusa1.py:soft --workdir=x": "None",
+    }
+    errors = parsed([line.split() for line in wanted])
+    for says, error in zip(wanted.values(), errors, strict=True):
+        assert says in str(error)
+
+
+def test_targets_of_make_exist():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    used = {word for c in FOUND if c.words[0] == "make" for word in c.words[1:] if "=" not in word}
+    assert used
+    assert used <= set(targets)
+
+
+def test_extras_exist():
+    installs = [word for c in FOUND if c.words[0] == "pip" for word in c.words[2:]]
+    extras = {extra for word in installs for extra in re.findall(r"\[(.+)\]", word)}
+    assert extras
+    assert extras <= set(PROJECT["optional-dependencies"])
