@@ -24,9 +24,10 @@ from typing import Any
 from absl import flags
 
 from infer.bench import tables
-from infer.bench.checkpoint import DEFAULT_TREES, CheckpointJob, measure_checkpoint, parse_trees
+from infer.bench.checkpoint import CheckpointJob, measure_checkpoint
 from infer.bench.questions import QUESTIONS
 from infer.bench.steps import ShapeJob, measure_shape
+from infer.bench.trees import DEFAULT_TREES, parse_trees
 from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache

@@ -15,13 +15,11 @@ from infer.bench.contenders import (
     ratio,
     summarize,
 )
-from medusa_jax import MedusaLM, UserError
+from infer.bench.trees import fitting_trees
+from medusa_jax import MedusaLM
 from medusa_jax.chat import Prompt
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io import default_model, hub
-from medusa_jax.tree.presets import load_tree
-
-DEFAULT_TREES = "chain:1,mc_sim_7b_63:2,:4,:6,:8,:16,:64"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,24 +43,6 @@ class CheckpointJob:
     dtypes: list[str]
     max_new_tokens: int
     rounds: int
-
-
-def parse_trees(text: str) -> list[str]:
-    """Splits "NAME:2,:8,chain:1" into ["NAME:2", "NAME:8", "chain:1"].
-
-    Raises:
-      UserError: a tree that does not exist, or `:N` with no name before it.
-    """
-    trees: list[str] = []
-    for item in (part.strip() for part in text.split(",")):
-        name = trees[-1].rpartition(":")[0] or trees[-1] if trees else ""
-        if item.startswith(":") and not name:
-            raise UserError(f"--trees {text}: {item} needs a tree's name in front of it")
-        tree = name + item if item.startswith(":") else item
-        load_tree(tree)
-        if tree not in trees:
-            trees.append(tree)
-    return trees
 
 
 def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
@@ -99,18 +79,11 @@ def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
 def _our_contenders(lm: MedusaLM, job: CheckpointJob) -> list[Contender]:
     limit = job.max_new_tokens
     contenders = [our_contender(lm, "autoregressive", None, limit)]
-    for tree in _trees(lm, job.trees):
+    for tree in fitting_trees(job.trees, lm.heads_config):
         with_tree = lm.with_tree(tree)
         if with_tree.tree.R > 1:  # the root alone is the autoregressive row
             contenders.append(our_contender(with_tree, "medusa", tree, limit))
     return contenders
-
-
-def _trees(lm: MedusaLM, trees: list[str] | None) -> list[str]:
-    if trees is not None:
-        return trees
-    available = lm.heads_config.num_heads if lm.heads_config else 0
-    return [t for t in parse_trees(DEFAULT_TREES) if load_tree(t).max_depth <= available]
 
 
 def _answers(

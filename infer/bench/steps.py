@@ -10,8 +10,9 @@ import numpy as np
 
 from infer import display
 from infer.bench.experiments import run_experiments
-from infer.bench.random_models import random_lm, shape_trees
+from infer.bench.random_models import NUM_HEADS, random_lm
 from infer.bench.timing import copy_bandwidth
+from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.runtime import make_request, make_runtime
@@ -54,7 +55,7 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
     Raises:
       UserError: a tree needs more heads than there are.
     """
-    trees = shape_trees(job.trees)
+    trees = shape_trees(job.trees, NUM_HEADS)
     copy = copy_bandwidth(job.rounds)
     rows: list[dict[str, Any]] = []
     experiments: dict[str, Any] = {}

@@ -96,15 +96,7 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
     if raw.get("quantization_config"):
         raise UserError("quantized weights are not supported: use the float16 or bfloat16 model")
     rope = _rope(values)
-    num_heads = _count(values, "num_attention_heads")
-    num_kv_heads = num_heads
-    if values["num_key_value_heads"] is not None:
-        num_kv_heads = _count(values, "num_key_value_heads")
-    if num_heads % num_kv_heads:
-        raise UserError(
-            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads "
-            f"{num_kv_heads}: mend config.json"
-        )
+    num_heads, num_kv_heads = _num_heads(values)
     has_bias = bool(values["attention_bias"]) and kind in ("llama", "qwen3")
     num_layers = _count(values, "num_hidden_layers")
     extension = rope.factor if rope.kind in ("linear", "dynamic") else 1
@@ -126,6 +118,19 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
         qk_norm=kind == "qwen3",
         windows=_windows(kind, values, num_layers),
     )
+
+
+def _num_heads(values: dict[str, Any]) -> tuple[int, int]:
+    """Query heads and key/value heads."""
+    num_heads = num_kv_heads = _count(values, "num_attention_heads")
+    if values["num_key_value_heads"] is not None:
+        num_kv_heads = _count(values, "num_key_value_heads")
+    if num_heads % num_kv_heads:
+        raise UserError(
+            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads "
+            f"{num_kv_heads}: mend config.json"
+        )
+    return num_heads, num_kv_heads
 
 
 def eos_ids(

@@ -1,30 +1,5 @@
-import pytest
-
-from infer.bench.checkpoint import _different, parse_trees
+from infer.bench.checkpoint import _different
 from infer.bench.contenders import Answer
-from medusa_jax import UserError
-
-
-def test_a_bare_number_repeats_the_name_before_it():
-    text = "chain:1, mc_sim_7b_63:2,:4,:64,zephyr_stage2,:8,chain:1"
-    assert parse_trees(text) == [
-        *("chain:1", "mc_sim_7b_63:2", "mc_sim_7b_63:4", "mc_sim_7b_63:64"),
-        *("zephyr_stage2", "zephyr_stage2:8"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (":4", "needs a tree's name in front of it"),
-        ("", "unknown tree ''"),
-        ("mc_sim_7b_63:2,:65", "whole number from 1 to 64"),
-        ("mc_sim_7b_63:2,", "unknown tree ''"),
-    ],
-)
-def test_bad_trees_are_refused(text, message):
-    with pytest.raises(UserError, match=message):
-        parse_trees(text)
 
 
 def test_a_prompt_differs_when_any_round_does():

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import pytest
 
 from infer.bench import random_models as shapes
-from medusa_jax import UserError
 from medusa_jax.io.hf.weights import abstract_params
 
 
@@ -25,22 +24,3 @@ def test_random_model_is_what_its_description_says():
     weight = lm.params["layers_4"]["mlp"]["down"]["weight"]
     assert 0.019 < float(weight.astype("float32").std()) < 0.021
     assert not jnp.array_equal(weight, lm.params["layers_3"]["mlp"]["down"]["weight"])
-
-
-def test_trees_grow_from_8_to_128_nodes():
-    trees = shapes.shape_trees(None)
-    assert [tree.R for tree in trees.values()] == [8, 16, 32, 64, 128]
-    assert [tree.max_depth for tree in trees.values()] == [3, 3, 3, 4, 5]
-    assert next(iter(trees)) == "mc_sim_7b_63:8"
-
-
-def test_own_trees_may_need_five_heads():
-    assert [tree.R for tree in shapes.shape_trees(["chain:5", "chain:1"]).values()] == [6, 2]
-    with pytest.raises(UserError, match="needs 6 heads"):
-        shapes.shape_trees(["chain:6"])
-
-
-def test_grown_tree_takes_the_most_likely_nodes():
-    # 0.6, then its child 0.6 * 0.48, then the second guess 0.3, whose order is 0.3 > 0.288.
-    assert shapes.grow_tree(3).paths() == [[0], [1]]
-    assert shapes.grow_tree(4).paths() == [[0], [1], [0, 0]]

@@ -20,28 +20,28 @@ from medusa_jax.tree.search import search_tree
     ),
     st.data(),
 )
-def test_no_tree_of_the_same_size_expects_more(accuracy_MK, data):
-    accuracy_MK = -np.sort(-accuracy_MK, axis=1)
-    M, K = accuracy_MK.shape
+def test_no_tree_of_the_same_size_expects_more(accuracy, data):
+    accuracy = -np.sort(-accuracy, axis=1)
+    M, K = accuracy.shape
     paths = [p for depth in range(1, M + 1) for p in itertools.product(range(K), repeat=depth)]
     size = data.draw(st.integers(1, len(paths)))
-    found = search_tree(accuracy_MK, size)
+    found = search_tree(accuracy, size)
     # A path is at most as likely as what it begins with, so the likeliest paths make a tree.
-    likeliest = sorted((probability(accuracy_MK, p) for p in paths), reverse=True)[:size]
+    likeliest = sorted((probability(accuracy, p) for p in paths), reverse=True)[:size]
     np.testing.assert_allclose(
-        sum(probability(accuracy_MK, p) for p in found), sum(likeliest), rtol=1e-12
+        sum(probability(accuracy, p) for p in found), sum(likeliest), rtol=1e-12
     )
     assert size + 1 == build_tree(found).R
     assert size // 2 + 1 == build_tree(found[: size // 2]).R
 
 
-def probability(accuracy_MK, path):
-    return math.prod(accuracy_MK[head, rank] for head, rank in enumerate(path))
+def probability(accuracy, path):
+    return math.prod(accuracy[head, rank] for head, rank in enumerate(path))
 
 
 def test_a_tree_by_hand():
-    accuracy_MK = np.array([[0.5, 0.2, 0.1], [0.4, 0.3, 0.0]])
-    found = search_tree(accuracy_MK, 6)
+    accuracy = np.array([[0.5, 0.2, 0.1], [0.4, 0.3, 0.0]])
+    found = search_tree(accuracy, 6)
     assert found == [[0], [0, 0], [1], [0, 1], [2], [1, 0]]
 
 
