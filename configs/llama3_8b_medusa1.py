@@ -1,13 +1,13 @@
-"""MEDUSA-1 for Llama-3-8B-Instruct, which the paper does not have; its numbers for Vicuna-7B.
+"""MEDUSA-1 for Llama-3-8B-Instruct, with the paper's numbers for Vicuna-7B (it has no Llama 3).
 
   python -m train.main --config=configs/llama3_8b_medusa1.py --workdir=runs/llama3_8b_medusa1 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
 The heads share the LM head: with 128k tokens, five projections would have 2.6 billion weights.
-Replies of the model itself (`python -m train.self_distill`) suit the heads better than ShareGPT's,
-which another model wrote.
+The model's own replies (`python -m train.self_distill`) suit the heads better than those in
+ShareGPT, which another model wrote.
 
-Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded.
 Hours: not measured here. Expected: not measured here.
 """
 

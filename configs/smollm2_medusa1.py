@@ -1,8 +1,8 @@
 """MEDUSA-1 heads for SmolLM2-135M-Instruct: those that the package ships.
 
 The heads are root-conditioned (see `MedusaConfig`) and propose from a draft vocabulary; the
-backbone is frozen; the labels are the model's own greedy replies. "soft" goes on from the heads of
-"hard" and learns the model's distributions in place of its tokens. The last command chooses the
+backbone is frozen; the labels are the model's own greedy replies. "soft" continues from the heads
+of "hard" and learns the model's distributions instead of its tokens. The last command chooses the
 tree, on replies that the heads have not seen.
 
   python -m train.self_distill --prompts sharegpt --output replies.jsonl --limit 3569 \\
@@ -17,8 +17,9 @@ tree, on replies that the heads have not seen.
 Data: greedy replies, at most 128 tokens, to the first turns of 3569 conversations (drawn from
 16 583 of the sample's 17 545 rows, so the command above draws others); 403k training positions
 (3488 conversations), 81 conversations held out; 448 more for the tree.
-Hardware: 2 CPU cores, at times shared with other work: replies about 250 tokens/s, hidden states 27
-minutes, training 19 minutes (hard, 2400 steps, 3 epochs) and 10 minutes (soft, 1000 steps).
+Hardware: 2 CPU cores, at times shared with other work: about 250 tokens/s for the replies, 27
+minutes for the hidden states, and for training 19 minutes ("hard", 2400 steps, 3 epochs) and
+10 minutes ("soft", 1000 steps).
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .50 .30 .21 .17, top-5 .72
 .50 .39 .33 ("hard" alone the same within .01).
 Tokens per step on MT-bench, hard against soft labels and root-conditioned heads against others:

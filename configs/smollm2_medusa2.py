@@ -1,15 +1,15 @@
-"""MEDUSA-2 for SmolLM2-135M-Instruct by both warm-ups of the heads, and without any.
+"""MEDUSA-2 for SmolLM2-135M-Instruct, with either warm-up of the heads and with none.
 
   python -m train.main --config=configs/smollm2_medusa2.py:two_stage --workdir=runs/two_stage
   python -m train.main --config=configs/smollm2_medusa2.py:one_stage --workdir=runs/one_stage
   python -m train.main --config=configs/smollm2_medusa2.py:naive --workdir=runs/naive
 
-"two_stage" goes on from the heads in the package (first stage: configs/smollm2_medusa1.py);
+"two_stage" continues from the heads in the package (first stage: configs/smollm2_medusa1.py);
 "one_stage" starts with fresh heads and lets lambda_0 rise along a sine; "naive" trains fresh heads
-and adapters at once from the first step, as the paper's table 2 does to show the harm.
+and adapters together from the first step, which the paper's table 2 shows to be harmful.
 
-The few steps (51k tokens) are what two CPU cores do in ten minutes. They show the order of things;
-raise steps and batch_size on an accelerator.
+Fifty steps (51k tokens) are what two CPU cores manage in ten minutes: enough to rank the variants.
+On an accelerator, raise steps and batch_size.
 
 Hardware: 2 CPU cores. Hours: 0.2.
 Expected: docs/results.md.

@@ -4,8 +4,8 @@
     --workdir=runs/self_distill
 
 Data: the model's own greedy replies, as for configs/smollm2_medusa1.py. The base head learns to
-stay the original model, the heads to predict it. (The measured run began with the heads of the
-first stage, "hard", of that recipe.)
+remain the original model, the heads learn to predict it. (The measured run started from that
+recipe's first stage, "hard".)
 Hardware: 2 CPU cores. Hours: 0.3, beside other work.
 Expected: docs/results.md.
 """
@@ -16,7 +16,7 @@ from configs import smollm2_medusa2
 
 
 def get_config() -> ConfigDict:
-    """Returns the configuration: that of the two-stage MEDUSA-2 but for data and base loss."""
+    """Returns the configuration: two-stage MEDUSA-2 with other data and another base loss."""
     c = smollm2_medusa2.get_config("two_stage")
     c.data = "replies.jsonl"
     c.held_out = 0.02

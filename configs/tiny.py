@@ -5,9 +5,9 @@
 
 Data: 60 short conversations that come with this file, 57 to train on.
 Hardware: anything. Hours: none; 38 seconds on 2 CPU cores.
-Expected: it learns the conversations by heart. Loss of the base head 4.04 after 10 steps, 0.10
-after all; top-1 of heads 1 to 4 .57 .38 .35 .27. The second
-command answers with the sentence that it was trained on.
+Expected: the model learns the conversations by heart. On what it learns from, the base head's loss
+falls from 4.04 after 10 steps to 0.10, and the top-1 accuracies of heads 1 to 4 reach .57 .38 .35
+.27. The second command answers with the sentence that the model was trained on.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
   python -m train.main --config=configs/vicuna_13b_medusa1.py --workdir=runs/vicuna_13b_medusa1 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
-Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded.
 Hours: not in the paper; not measured here.
 Expected: paper: 2.33 times the speed (figure 3). The authors' first release (Vicuna v1.3, learning
 rate 1e-3, heads summed without weights, 537 steps of 128) logged top-1 .59 .34 .22 .15 .12 and

@@ -7,7 +7,7 @@
 
 Data: about 100k conversations: the human turns of ShareGPT, answered by the model at temperature
 0.3. The first command keeps the model on one device (65 GB in bfloat16, and the cache); more
-machines take shares of the prompts, and any other engine may write the file just as well.
+machines share the prompts (--shard_index), and any other engine may write the file instead.
 Hardware: the authors' files are for 8 GPUs.
 Hours: not in the paper; not measured here.
 Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01

@@ -3,7 +3,7 @@
   python -m train.main --config=configs/vicuna_7b_medusa1.py --workdir=runs/vicuna_7b_medusa1 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
-Hardware: one accelerator with 80 GB, or more of them: the backbone is spread over all.
+Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded.
 Hours: paper: about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here.
 Expected: paper: MT-bench quality 6.23 (base model 6.17) at 2.18 times the speed (table 2, figure
 3). The authors' first release (Vicuna v1.3, learning rate 1e-3, heads summed without weights, 537
@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
     c.held_out = 0.01
     c.num_heads = 5
     c.num_layers = 1
-    # The original's 2 epochs of about 68.6k conversations, one to a row: 2 * 68_600 / 64. Rows are
-    # packed here, so the data are seen more often: a run says how often when it starts.
-    c.steps = 2144
+    c.steps, c.epochs = None, 2.0
     c.batch_size = 64
     c.seq_len = 4096
     c.accumulate = 4

@@ -1,6 +1,6 @@
 """MEDUSA-2 for Vicuna-7B v1.5 in two stages with QLoRA (paper, sections 2.2.2 and appendix B).
 
-First the heads on the frozen 4-bit backbone, then both together, from the heads of the first stage:
+First the heads, on the frozen 4-bit backbone; then both together, starting from those heads:
 
   python -m train.main --config=configs/vicuna_7b_medusa2.py:stage1 \\
     --workdir=runs/vicuna_7b_medusa2/stage1 \\

@@ -1,7 +1,7 @@
 """Self-distilled MEDUSA-2 for Zephyr-7B-beta in one stage (paper, section 2.3.2, appendix B).
 
-The model's own replies, LoRA beside full-precision weights, and a weight of the heads' loss that
-rises from nothing: the sine ramp is what warms the heads up.
+The model's own replies, LoRA on full-precision weights, and a weight of the heads' loss that rises
+from 0 along a sine: this is how the heads are warmed up.
 
   python -m train.self_distill --model HuggingFaceH4/zephyr-7b-beta --prompts ultrachat.jsonl \\
     --output replies.jsonl --max_new_tokens 2048 --batch_size 16
@@ -33,8 +33,7 @@ def get_config() -> ConfigDict:
     c.heads_ramp = 1.0
     c.num_heads = 5
     c.num_layers = 1
-    # 2 epochs of one conversation to a row: 2 * 100_000 / 128. Packed rows hold more of them.
-    c.steps = 1562
+    c.steps, c.epochs = None, 2.0
     c.batch_size = 128
     c.seq_len = 2048
     c.accumulate = 4

@@ -23,7 +23,7 @@ from train.fingerprint import claim
 from train.folder import AnyPath, reaching, run_path
 
 _FOLDER = "checkpoints"
-_LOSS = "held_out_loss"
+_SCORE = "score"
 
 
 class Checkpoints:
@@ -46,7 +46,7 @@ class Checkpoints:
         Args:
           workdir: made if missing, or gs://BUCKET/PATH; the same for all processes.
           save_every: steps between checkpoints.
-          keep: checkpoints to keep beside the one with the lowest held-out loss.
+          keep: checkpoints to keep beside the one with the highest score.
           fingerprint: what must not change between a run and its continuation; JSON values.
           free: keys that may differ all the same; see `train.fingerprint.claim`.
 
@@ -61,12 +61,12 @@ class Checkpoints:
         self._manager = _manager(
             self._workdir,
             preservation_policy=_LatestAndBest(keep),
-            best_fn=_loss_of,
-            best_mode="min",
+            best_fn=_score_of,
+            best_mode="max",
             cleanup_tmp_directories=True,
         )
         best = self.best
-        self._lowest = math.inf if best is None else _loss_of(self._manager.metrics(best))
+        self._highest = -math.inf if best is None else _score_of(self._manager.metrics(best))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -81,10 +81,14 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step with the lowest held-out loss, of those that are kept and have one."""
+        """The step with the highest score, of those that are kept and have one."""
         step = self._manager.best_step()
-        is_judged = step is not None and _loss_of(self._manager.metrics(step)) < math.inf
+        is_judged = step is not None and _score_of(self._manager.metrics(step)) > -math.inf
         return step if is_judged else None
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What a checkpoint was saved with: "score" and its notes; those that it has."""
+        return dict(self._manager.metrics(step) or {})
 
     def is_due(self, step: int, *, force: bool = False) -> bool:
         """Whether `save` would save; the same on every process."""
@@ -92,9 +96,9 @@ class Checkpoints:
         is_wanted = force or step % self._save_every == 0
         return is_wanted and (self.latest is None or step > self.latest)
 
-    def is_best(self, loss: float | None) -> bool:
-        """Whether it is lower than every loss that a checkpoint has been saved with."""
-        return loss is not None and loss < self._lowest
+    def is_best(self, score: float | None) -> bool:
+        """Whether it is higher than every score that a checkpoint has been saved with."""
+        return score is not None and score > self._highest
 
     def save(
         self,
@@ -102,7 +106,8 @@ class Checkpoints:
         state: Any,
         data: grain.DatasetIterator | None = None,
         *,
-        loss: float | None = None,
+        score: float | None = None,
+        notes: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> bool:
         """Saves a step in the background, if it is due.
@@ -113,7 +118,8 @@ class Checkpoints:
           step: steps done.
           state: pytree of arrays, sharded as they are.
           data: an iterator that has given the batches of these steps, and no more.
-          loss: on held-out data, the same on every process; lower is better.
+          score: see `train.ranking`, the same on every process; higher is better.
+          notes: numbers to keep with it.
           force: save although no checkpoint is due; still, a saved step is never replaced.
 
         Returns:
@@ -127,8 +133,8 @@ class Checkpoints:
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(state)}  # pyright: ignore[reportCallIssue]
         if data is not None:
             items["data"] = CheckpointSave(data)
-        metrics = {} if loss is None else {_LOSS: float(loss)}
-        self._lowest = min(self._lowest, _loss_of(metrics))
+        metrics = dict(notes or {}) | ({} if score is None else {_SCORE: float(score)})
+        self._highest = max(self._highest, _score_of(metrics))
         args = ocp.args.Composite(**items)
         with reaching(self._workdir):  # raises what went wrong with the save before, too
             return self._manager.save(step, args=args, metrics=metrics, force=True)
@@ -198,22 +204,22 @@ def read_params(
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the last checkpoints and the one with the lowest held-out loss."""
+    """Keeps the last checkpoints and the one with the highest score."""
 
     def __init__(self, num_latest: int):
         self._num_latest = num_latest
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """One answer per checkpoint, oldest first."""
-        losses = [_loss_of(info.metrics) for info in checkpoints]
-        best = losses.index(min(losses)) if losses and min(losses) < math.inf else None
+        scores = [_score_of(info.metrics) for info in checkpoints]
+        best = scores.index(max(scores)) if scores and max(scores) > -math.inf else None
         first = len(checkpoints) - self._num_latest
         return [i >= first or i == best for i in range(len(checkpoints))]
 
 
-def _loss_of(metrics: Mapping[str, float] | None) -> float:
-    loss = (metrics or {}).get(_LOSS, math.inf)
-    return math.inf if math.isnan(loss) else loss
+def _score_of(metrics: Mapping[str, float] | None) -> float:
+    score = (metrics or {}).get(_SCORE, -math.inf)
+    return -math.inf if math.isnan(score) else score
 
 
 def _absolute(workdir: str | AnyPath) -> AnyPath:

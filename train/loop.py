@@ -1,4 +1,4 @@
-"""The training loop: batches in; checkpoints, metrics and at last exported heads out."""
+"""The training loop: batches in; parameters, checkpoints and metrics out."""
 
 import contextlib
 import dataclasses
@@ -8,24 +8,25 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medusa_jax.errors import UserError
-from medusa_jax.objectives.objective import metrics as means
 from medusa_jax.tree.build import Tree
 from train.checkpoints import Checkpoints
+from train.console import held_out_line, training_line
 from train.data.inputs import Data
 from train.distributed import global_batch, is_first_process
 from train.flops import device_memory_bytes, flops_per_token, mfu
 from train.folder import Folder
+from train.held_out import HeldOut
 from train.interrupt import Interrupt
-from train.metrics import MetricsWriter, describe
+from train.metrics import MetricsWriter
 from train.optimizer import learning_rate_schedule
+from train.ranking import Judge, Score
 from train.settings import Settings
-from train.setup import Experiment, abstract_state, compiled_evaluate, compiled_update
+from train.setup import Experiment, abstract_state, compiled_update
 
 
 @dataclasses.dataclass
@@ -40,7 +41,7 @@ class _Window:
 
 
 class Loop:
-    """One run in a working folder, from its last checkpoint on."""
+    """One run in a working folder, resumed from its last checkpoint if there is one."""
 
     def __init__(
         self,
@@ -59,9 +60,12 @@ class Loop:
         self._traces = False
         self._writer = MetricsWriter(folder.local, process_index=jax.process_index())
         self._update = compiled_update(experiment, mesh)
-        self._evaluate = compiled_evaluate(experiment, mesh)
+        self._held_out = HeldOut(experiment, data.held_out, tree, mesh)
+        latest = checkpoints.latest
+        reference = None if latest is None else checkpoints.metrics(latest).get("reference")
+        self._judge = Judge(settings.objective, reference)
         self._schedule = learning_rate_schedule(
-            settings.learning_rate, settings.warmup_steps, settings.steps
+            settings.learning_rate, settings.warmup_steps, settings.num_steps
         )
         self._flops = self._tokens * flops_per_token(
             experiment.step.objective.llama, experiment.heads, settings.seq_len, experiment.work
@@ -80,9 +84,11 @@ class Loop:
         state, first = self._start()
         step = first
         self._writer.truncate(first + 1)
-        window = _Window()
         with Interrupt() as interrupt, self._progress(first) as advance:
-            for step in range(first + 1, self._settings.steps + 1):
+            if self._judge.needs_reference and first == 0:
+                advance(0, {}, self._score(0, state)[1])
+            window = _Window()
+            for step in range(first + 1, self._settings.num_steps + 1):
                 position = self._data.train.get_state()
                 batch = self._next_batch(window)
                 with self._profile(step):
@@ -93,27 +99,28 @@ class Loop:
                     if step > 1:
                         self._save(step - 1, state, force=True)
                     self._stop(step, bad)
-                loss, row = self._held_out(step, state)
-                if row or self._is_due(self._settings.log_every, step):
-                    row = self._row(step, report, window) | row
-                    self._writer.write(row)
+                score, held_out = self._score(step, state)
+                row = {}
+                if held_out or self._is_due(self._settings.log_every, step):
+                    row = self._row(step, report, window)
+                    self._writer.write(row | {f"held_out/{k}": v for k, v in held_out.items()})
                     window = _Window()
                 elif step == first + 1:
                     window = _Window(worst=window.worst)  # compiling does not count
-                advance(step, row)
+                advance(step, row, held_out)
                 stop = interrupt.reached(step)
-                last = stop or step == self._settings.steps
-                force = last or self._checkpoints.is_best(loss)
-                self._save(step, state, loss=loss, force=force)
+                last = stop or step == self._settings.num_steps
+                force = last or self._checkpoints.is_best(score and score.rank)
+                self._save(step, state, score, force=force)
                 if last:
                     break
         self._stop_trace()
         self._checkpoints.wait()
         self._writer.close()
-        return state["params"] if step == self._settings.steps else None
+        return state["params"] if step == self._settings.num_steps else None
 
     def _start(self) -> tuple[Any, int]:
-        """The state to go on from, and the last step that it has seen."""
+        """The state to start from, and the last step that it has seen."""
         latest = self._checkpoints.latest
         if latest is None:
             return self._experiment.state, 0
@@ -122,12 +129,19 @@ class Loop:
             array.delete()  # two states may not fit into the devices' memory
         return self._checkpoints.restore(wanted, self._data.train), latest
 
-    def _save(self, step: int, state: Any, *, loss: float | None = None, force: bool) -> None:
+    def _save(
+        self, step: int, state: Any, score: Score | None = None, *, force: bool = False
+    ) -> None:
         """Saves the step if it is due, what was reported up to it first."""
         if self._checkpoints.is_due(step, force=force):
             self._writer.flush()
             self._folder.upload()
-            self._checkpoints.save(step, state, self._data.train, loss=loss, force=force)
+            notes = {} if self._judge.reference is None else {"reference": self._judge.reference}
+            notes |= score.notes() if score else {}
+            rank = score.rank if score else None
+            self._checkpoints.save(
+                step, state, self._data.train, score=rank, notes=notes, force=force
+            )
 
     def _next_batch(self, window: _Window) -> Any:
         start = time.perf_counter()
@@ -174,25 +188,19 @@ class Loop:
         optional = {"mfu": utilisation, "device_memory_bytes": memory}
         return row | {name: value for name, value in optional.items() if value is not None}
 
-    def _held_out(self, step: int, state: Any) -> tuple[float | None, dict[str, Any]]:
-        """When due: the loss on held-out data by which checkpoints are judged, and all metrics."""
-        if not (self._data.held_out and self._is_due(self._settings.eval_every, step)):
+    def _score(self, step: int, state: Any) -> tuple[Score | None, dict[str, Any]]:
+        """When an evaluation is due: its score, and what it has measured."""
+        if not (self._held_out and self._is_due(self._settings.eval_every, step)):
             return None, {}
-        params = self._experiment.frozen | state["params"]
-        total: Any = None
-        for batch in self._data.held_out:
-            part = self._evaluate(params, global_batch(self._mesh, batch), self._tree)
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
-        sums, count = total
-        report = jax.device_get(means(sums, jnp.maximum(count, 1)))
-        base = report.get("lm_loss", report.get("kl"))
-        loss = float(np.mean(report["head_loss"]) if base is None else base)
+        report = self._held_out.report(state["params"])
+        score = self._judge.score(report)
+        loss = score.head_loss if score.loss is None else score.loss
         if not math.isfinite(loss):
             self._stop(step, f"the held-out loss is {loss}")
-        return loss, {f"held_out/{name}": value for name, value in report.items()}
+        return score, report
 
     def _is_due(self, every: int, step: int) -> bool:
-        return step % every == 0 or step == self._settings.steps
+        return step % every == 0 or step == self._settings.num_steps
 
     @contextlib.contextmanager
     def _profile(self, step: int) -> Iterator[None]:
@@ -206,20 +214,25 @@ class Loop:
             self._stop_trace()
 
     def _stop_trace(self) -> None:
-        if self._traces:  # not if the run went on behind the first step
+        if self._traces:  # not if the run was resumed after the first step
             jax.profiler.stop_trace()
             self._traces = False
 
     @contextlib.contextmanager
-    def _progress(self, first: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    def _progress(self, first: int) -> Iterator[Callable[..., None]]:
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not is_first_process()) as progress:
-            task = progress.add_task("", total=self._settings.steps, completed=first)
+            task = progress.add_task("", total=self._settings.num_steps, completed=first)
 
-            def advance(step: int, row: dict[str, Any]) -> None:
+            def show(line: str) -> None:
+                if is_first_process():
+                    progress.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+            def advance(step: int, row: dict[str, Any], held_out: dict[str, Any]) -> None:
                 progress.update(task, completed=step)
-                if row and is_first_process():
-                    line = f"step {step} | {describe(row)}"
-                    progress.console.print(line, soft_wrap=True, highlight=False)
+                if row:
+                    show(training_line(step, row, self._settings.objective))
+                if held_out:
+                    show(held_out_line(step, held_out))
 
             yield advance

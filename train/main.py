@@ -19,7 +19,7 @@ from medusa_jax.errors import UserError
 from train import distributed
 from train.settings import make_settings
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe; see configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train by; see configs/.")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
-    settings = make_settings(_loaded(_CONFIG.value))
+    settings = make_settings(_with_one_length(_loaded(_CONFIG.value)))
     distributed.initialize_from_flags()
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
@@ -48,6 +48,15 @@ def _loaded(config: Any) -> Any:
     except OSError as error:
         reason = str(error).partition("Failed loading config file")[2] or str(error)
         raise UserError(f"cannot load --config: {reason}") from error
+    return config
+
+
+def _with_one_length(config: Any) -> Any:
+    """A length on the command line, in steps or in epochs, replaces the recipe's other one."""
+    lengths = {"steps", "epochs"} & set(config)
+    given = lengths & config_flags.get_override_values(flags.FLAGS[_CONFIG.name]).keys()
+    if len(given) == 1:
+        config.update(dict.fromkeys(lengths - given))
     return config
 
 

@@ -123,20 +123,3 @@ def _is_before(line: str, step: int) -> bool:
         return json.loads(line)["step"] < step
     except (ValueError, KeyError, TypeError):  # a line that a kill cut short
         return False
-
-
-def describe(row: Row) -> str:
-    """A row in one line, for a progress bar: losses, and the top-1 accuracy of every head."""
-    shown = (
-        ("loss", "loss", ".3f"),
-        ("lm", "lm_loss", ".3f"),
-        ("kl", "kl", ".4f"),
-        ("heads", "head_loss", ".2f"),
-        ("top-1", "head_top1", ".2f"),
-        ("tokens/step", "accepted", ".2f"),
-    )
-    return " | ".join(
-        " ".join([label, *(format(float(x), digits) for x in np.atleast_1d(row[name]))])
-        for label, name, digits in shown
-        if name in row
-    )

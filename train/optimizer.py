@@ -1,4 +1,4 @@
-"""AdamW with a learning rate per group of parameters, and the ramps of the heads' loss."""
+"""AdamW with a learning rate per group of parameters, and the warm-up of the heads (lambda_0)."""
 
 import math
 from typing import Any, Literal
@@ -11,23 +11,28 @@ Moments = Literal["float32", "bfloat16", "factored"]
 
 
 def learning_rate_schedule(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
-    """Linear warm-up to the peak, then half a cosine to zero at the last step."""
+    """The learning rate: a linear warm-up to its peak, then half a cosine to 0 at the last step."""
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(steps, warmup_steps + 1))
 
 
-def heads_schedule(kind: str, coef: float, ramp_steps: int) -> optax.Schedule:
-    """lambda_0, the weight of the heads' loss in MEDUSA-2, per step (paper, section 2.2.2).
+def heads_warmup(kind: str, coef: float, steps: int) -> optax.Schedule:
+    """The heads' warm-up: lambda_0, the weight of their loss in MEDUSA-2, at every step.
+
+    Fresh heads have large losses, whose gradients would distort the backbone. The paper (section
+    2.2.2) therefore trains the heads first ("two-stage": a run of MEDUSA-1, then "constant" here),
+    or lets their weight grow from zero ("one-stage": "sine"). Not to be confused with the
+    learning rate's own warm-up, see `learning_rate_schedule`.
 
     Args:
-      kind: "constant"; "linear" or "sine" (a quarter of a wave) to rise from zero.
-      coef: lambda_0, or where the rise ends.
-      ramp_steps: steps that the rise takes.
+      kind: "constant"; "linear"; or "sine", a quarter of a wave (`config.heads_schedule`).
+      coef: lambda_0 at the end of the warm-up (`config.heads_coef`).
+      steps: how long the weight grows (`config.heads_ramp` times the steps of the run).
     """
     if kind == "constant":
         return lambda step: jnp.asarray(coef, jnp.float32)
 
     def rising(step):
-        done = jnp.minimum(jnp.asarray(step, jnp.float32) / max(ramp_steps, 1), 1.0)
+        done = jnp.minimum(jnp.asarray(step, jnp.float32) / max(steps, 1), 1.0)
         return coef * (jnp.sin(done * (math.pi / 2)) if kind == "sine" else done)
 
     return rising
@@ -43,20 +48,20 @@ def make_optimizer(
     grad_clip: float,
     moments: Moments,
 ) -> optax.GradientTransformation:
-    """AdamW on {"heads", "backbone", "lora"}; the heads' rate is a multiple of the others'.
+    """AdamW for {"heads", "backbone", "lora"}, with a higher learning rate for the heads.
 
-    Biases have the rate of their group (the original trainer leaves the heads' at the backbone's)
-    and, like norms, no weight decay.
+    Biases learn at the rate of their group (the original trainer leaves the heads' biases at the
+    backbone's rate) and, like norms, have no weight decay.
 
     Args:
-      steps: of the schedule.
-      learning_rate: peak, of backbone or adapters.
-      head_lr_multiplier: the heads' peak is this times as high (paper: 4).
-      warmup_steps: of both groups.
-      weight_decay: of matrices.
+      steps: length of the run, over which the learning rate falls to 0.
+      learning_rate: peak for the backbone or its adapters.
+      head_lr_multiplier: the heads' peak is this many times higher (the paper: 4).
+      warmup_steps: of the learning rates, not of lambda_0 (see `heads_warmup`).
+      weight_decay: applied to matrices only.
       grad_clip: bound on the norm of all gradients together.
-      moments: dtype of AdamW's first moments; or "factored": second moments kept as the sums of
-        rows and columns, and no first moments (Adafactor).
+      moments: dtype of AdamW's first moments; "factored" keeps row and column sums of the second
+        moments and no first moments (Adafactor).
     """
 
     def group(multiplier: float) -> optax.GradientTransformation:

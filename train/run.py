@@ -13,7 +13,9 @@ from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.presets import load_tree
 from train.checkpoints import Checkpoints
+from train.console import closing_lines
 from train.data import inputs
+from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
 from train.distributed import check_shared, is_first_process
 from train.export_files import export_run
@@ -76,7 +78,9 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     )
     check_same({"content of data": splits.fingerprint})
     token_map = _token_map(settings, lm, splits)
-    experiment = build(settings, lm, mesh, token_map)
+    per_epoch = steps_per_epoch(settings, splits.train)
+    sized = with_steps(settings, per_epoch)
+    experiment = build(sized, lm, mesh, token_map)
     if settings.export_format != "none":
         check_format(experiment.heads, settings.export_format)
     with Checkpoints(
@@ -93,14 +97,18 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
             data = inputs.cached(settings, splits, lm, folder.local)
         else:
             data = inputs.packed(settings, splits, mesh)
-        _say(_epochs(settings, data))
+        _say(describe_length(sized, per_epoch))
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         tree = load_tree(settings.tree, settings.num_heads)
-        params = Loop(settings, experiment, data, tree, mesh, checkpoints, folder).run()
+        params = Loop(sized, experiment, data, tree, mesh, checkpoints, folder).run()
+        closing = _closing(checkpoints, settings.tree)
     folder.upload()
     if params is None:
         _say(f"stopped and saved in {folder}: rerun the same command to resume")
-    elif settings.export_format != "none":
+        return
+    for line in closing:
+        _say(line)
+    if settings.export_format != "none":
         _export(settings, params, token_map, mesh, folder)
 
 
@@ -131,16 +139,6 @@ def _check_context(settings: Settings, lm: MedusaLM) -> None:
         )
 
 
-def _epochs(settings: Settings, data: inputs.Data) -> str:
-    """How often the data will be seen; padding, of which packing leaves little, counts too."""
-    seen = settings.steps * settings.batch_size * settings.seq_len
-    kind = "positions" if settings.hidden_states == "cached" else "tokens"
-    return (
-        f"{settings.steps:,} steps of {seen // settings.steps:,} {kind}: "
-        f"{seen / data.size:.2g} times the {data.size:,} there are to learn from"
-    )
-
-
 def _params_dtype(settings: Settings) -> str:
     """A backbone that is trained as a whole is kept in float32, a frozen one as it is computed."""
     whole = settings.objective == "medusa2" and not settings.lora_rank
@@ -156,6 +154,14 @@ def _token_map(settings: Settings, lm: MedusaLM, splits: Splits) -> np.ndarray |
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+
+
+def _closing(checkpoints: Checkpoints, tree: str) -> list[str]:
+    last, best = checkpoints.latest, checkpoints.best
+    if last is None:
+        return []
+    metrics = {step: checkpoints.metrics(step) for step in (last, best) if step is not None}
+    return closing_lines(last, best, metrics, tree)
 
 
 def _export(

@@ -1,27 +1,27 @@
-"""Lets a model write its own training replies, with our batched decode loop.
+"""Lets a model write its own training replies, with our batched decoding loop.
 
 Examples:
-  Replies as in the paper, drawn at temperature 0.3, to all human turns of 1000 conversations:
+  Replies as in the paper, sampled at temperature 0.3, to every human turn of 1000 conversations:
     python -m train.self_distill --prompts sharegpt --output replies.jsonl --limit 1000
 
   Greedy replies to first turns:
     python -m train.self_distill --prompts sharegpt --output replies.jsonl --temperature 0 \\
       --max_turns 1
 
-  A quarter of the work on each of four machines, then all of it in one file:
+  A quarter of the work on each of four machines, then everything in one file:
     python -m train.self_distill ... --output replies.jsonl --shard_index 0 --shard_count 4
     cat replies-?????-of-00004.jsonl > replies.jsonl
 
 The model answers the first human turn of every conversation, then sees its own answer and the next
 human turn, and so on. A conversation ends after its last human turn, before a prompt that is too
-long, or with a reply that --max_new_tokens cuts off; its row then has "truncated": true, so that
-training does not learn an end of turn there. The output is ShareGPT-format JSON lines.
+long, or with a reply that --max_new_tokens cuts off; such a row has "truncated": true, so that
+training does not take the cut for an end of turn. The output is ShareGPT-format JSON lines.
 
-Running the command again continues where it stopped, and OUTPUT.meta.json keeps the settings from
-being mixed. Replies depend on the seed, the conversation's id and its turns, not on the batch.
-Processes of a TPU pod, SLURM, Open MPI or Kubernetes job take a share each by themselves, others
-with --coordinator_address, --num_processes and --process_id; each works on the first device that
-it sees.
+Rerun the same command to resume; OUTPUT.meta.json records the settings, and other settings are
+refused. Replies depend on the seed, the conversation's id and its turns, not on the batch. In a TPU
+pod, SLURM, Open MPI or Kubernetes job, every process takes its own share; elsewhere, give
+--coordinator_address, --num_processes and --process_id. Each process uses the first device that it
+sees.
 """
 
 import hashlib
@@ -42,8 +42,8 @@ from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from train import distributed
 from train.data import sharegpt
-from train.distill import dialogues, replies, reply_file
-from train.distill.human_turns import Conversation, read_conversations
+from train.distill import dialogues, files, replies
+from train.distill.conversations import Conversation, read_conversations
 
 flags.adopt_module_key_flags(distributed)
 _MODEL = flags.DEFINE_string(
@@ -55,48 +55,50 @@ _MEDUSA = flags.DEFINE_string(
 _PROMPTS = flags.DEFINE_string(
     "prompts", None, "ShareGPT-format JSON or JSON lines (.gz, .xz), or 'sharegpt': its sample."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON lines to write or to continue.")
+_OUTPUT = flags.DEFINE_string("output", None, "File of JSON lines to write or to resume.")
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     0.3,
-    "Of sampling from the model's whole distribution; 0: greedy.",
+    "Sampling temperature, over the model's whole distribution; 0 is greedy.",
     lower_bound=0.0,
 )
 _LIMIT = flags.DEFINE_integer(
     "limit",
     None,
-    "Conversations in all, over all shards; a higher one continues a file. Default: every one.",
+    "Conversations in total, over all shards; raise it to extend a file. Default: all of them.",
     lower_bound=1,
 )
 _TURNS = flags.DEFINE_integer(
-    "max_turns", None, "Human turns per conversation. Default: all.", lower_bound=1
+    "max_turns", None, "Human turns to answer per conversation. Default: all.", lower_bound=1
 )
 _NEW = flags.DEFINE_integer("max_new_tokens", 512, "Longest reply in tokens.", lower_bound=1)
 _LONGEST = flags.DEFINE_integer(
     "max_prompt_tokens",
     2048,
-    "Longest prompt, earlier turns included, if the model's context has room for it and a reply.",
+    "Longest prompt in tokens, earlier turns included; less if the model's context is too short.",
     lower_bound=1,
 )
 _BATCH = flags.DEFINE_integer(
     "batch_size",
     64,
-    "Conversations decoded at once; fewer where prompt and reply may take over 512 tokens.",
+    "Conversations decoded at once; fewer where a prompt and its reply may exceed 512 tokens.",
     lower_bound=1,
 )
 _SEED = flags.DEFINE_integer(
     "seed",
     0,
-    "Of the choice of conversations and of sampling.",
+    "Seed for choosing conversations and for sampling.",
     lower_bound=0,
     upper_bound=2**32 - 1,
 )
 _DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about bad rows in the prompts."
+    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do at a malformed row of the prompts."
 )
-_SHARD_INDEX = flags.DEFINE_integer("shard_index", None, "Which share, from 0.", lower_bound=0)
+_SHARD_INDEX = flags.DEFINE_integer(
+    "shard_index", None, "Which share to work on, from 0.", lower_bound=0
+)
 _SHARD_COUNT = flags.DEFINE_integer(
-    "shard_count", None, "Shares, for machines that do not know of each other.", lower_bound=1
+    "shard_count", None, "Number of shares, for independent machines.", lower_bound=1
 )
 
 
@@ -109,17 +111,17 @@ def main(argv: list[str]) -> None:
         temperature=_TEMPERATURE.value,
         seed=_SEED.value,
     )
-    settings = dialogues.Settings(generation, _LONGEST.value, _BATCH.value)
+    settings = dialogues.ReplySettings(generation, _LONGEST.value, _BATCH.value)
     index, count = _share()
-    path = check_output(reply_file.shard_path(str(_OUTPUT.value), index, count))
+    path = check_output(files.shard_path(str(_OUTPUT.value), index, count))
     conversations, record = _read_prompts()
-    done = reply_file.read_done(path, record)
+    done = files.read_done(path, record)
     setup_compilation_cache()
     lm = medusa_jax.load(_MODEL.value, _MEDUSA.value)
     dialogues.check_context(lm, settings)
     share = dialogues.select(lm, conversations, settings, _LIMIT.value)[index::count]
     pending = [conversation for conversation in share if conversation.name not in done]
-    with reply_file.append_rows(path, record) as add:
+    with files.append_rows(path, record) as add:
         summary = _answer(lm, pending, settings, add, len(share))
     print(f"{path}: {len(share)} conversations, of which {summary}")
 
@@ -129,10 +131,10 @@ def _check_flags() -> None:
         raise UserError("--prompts and --output are both needed")
     if _MEDUSA.value != "none" and _TEMPERATURE.value > 0:
         raise UserError(
-            "--medusa goes with --temperature 0: above it, heads would change what is drawn"
+            "--medusa needs --temperature 0: above it, heads would change what is sampled"
         )
     if (_SHARD_INDEX.value is None) != (_SHARD_COUNT.value is None):
-        raise UserError("give both --shard_index and --shard_count, or none of them")
+        raise UserError("give both --shard_index and --shard_count, or neither")
     index, count = _SHARD_INDEX.value, _SHARD_COUNT.value
     if index is not None and count is not None and index >= count:
         raise UserError(
@@ -172,11 +174,11 @@ def _read_prompts() -> tuple[list[Conversation], dict[str, Any]]:
 def _answer(
     lm: MedusaLM,
     pending: list[Conversation],
-    settings: dialogues.Settings,
+    settings: dialogues.ReplySettings,
     add: Any,
     total: int,
 ) -> str:
-    """Answers with a progress bar; returns what was done in words."""
+    """Answers with a progress bar; returns a summary in words."""
     begin = time.perf_counter()
     tokens, seconds, speed = 0, 0.0, ""
     columns = (TextColumn("replies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""From settings to everything that a training loop needs: networks, parameters, objective."""
+"""From settings to all that a training loop needs: networks, parameters, objective, optimizer."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from medusa_jax.nn.quantize import quantize_backbone
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.sharding import Pin, param_shardings, replicated, with_shardings
 from train.flops import Work
-from train.optimizer import heads_schedule, make_optimizer
+from train.optimizer import heads_warmup, make_optimizer
 from train.settings import Settings
 from train.step import State, Step
 
@@ -33,7 +33,7 @@ class Experiment:
       heads: the Medusa heads.
       state: parameters that are trained, optimizer state and step, in their shards.
       frozen: the other parameters, in theirs.
-      work: what a step costs at least (recomputation is no merit), for `train.flops`.
+      work: what a step has to compute, for `train.flops` (recomputing layers does not count).
     """
 
     step: Step
@@ -60,10 +60,10 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
     step = Step(
         _objective(settings, lm, heads, mesh),
         _optimizer(settings),
-        heads_schedule(
+        heads_warmup(
             settings.heads_schedule,
             settings.heads_coef,
-            round(settings.heads_ramp * settings.steps),
+            round(settings.heads_ramp * settings.num_steps),
         ),
         settings.accumulate,
         settings.seed,
@@ -168,7 +168,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig, mesh: Mesh
 
 def _optimizer(settings: Settings):
     return make_optimizer(
-        steps=settings.steps,
+        steps=settings.num_steps,
         learning_rate=settings.learning_rate,
         head_lr_multiplier=settings.head_lr_multiplier,
         warmup_steps=settings.warmup_steps,

@@ -98,11 +98,11 @@ def test_when_it_saves(tmp_path):
 
 
 def test_keeps_the_last_and_the_best(tmp_path):
-    losses = {1: 3.0, 2: float("nan"), 3: 1.0, 4: None, 5: 2.0, 6: None, 7: 4.0}
+    scores = {1: 1.0, 2: float("nan"), 3: 3.0, 4: None, 5: 2.0, 6: None, 7: -4.0}
     state = {"x": jnp.zeros(())}
     with make(tmp_path, keep=2) as checkpoints:
-        for step, loss in losses.items():
-            checkpoints.save(step, state, loss=loss)
+        for step, score in scores.items():
+            checkpoints.save(step, state, score=score)
         checkpoints.wait()
         assert (checkpoints.best, checkpoints.latest) == (3, 7)
     assert steps_on_disk(tmp_path) == [3, 6, 7]
@@ -115,34 +115,49 @@ def test_keeps_the_last_and_the_best(tmp_path):
 def test_the_best_so_far(tmp_path):
     state = {"x": jnp.zeros(())}
     with make(tmp_path) as checkpoints:
-        assert checkpoints.is_best(2.0)
+        assert checkpoints.is_best(-2.0)
         assert not checkpoints.is_best(None)
-        checkpoints.save(1, state, loss=1.0)
-        assert [checkpoints.is_best(loss) for loss in (2.0, 1.0, 0.9, None)] == [0, 0, 1, 0]
+        checkpoints.save(1, state, score=2.0)
+        assert [checkpoints.is_best(score) for score in (1.0, 2.0, 2.1, None)] == [0, 0, 1, 0]
         checkpoints.save(2, state)
-        assert checkpoints.is_best(0.9)
+        assert checkpoints.is_best(2.1)
     with make(tmp_path) as checkpoints:
-        assert [checkpoints.is_best(loss) for loss in (1.0, 0.9)] == [False, True]
+        assert [checkpoints.is_best(score) for score in (2.0, 2.1)] == [False, True]
 
 
-@pytest.mark.parametrize("losses", [[math.nan], [math.nan, 2.0, 1.0], [1.0, math.nan, 2.0]])
-def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path, losses):
+@pytest.mark.parametrize("scores", [[math.nan], [math.nan, 1.0, 2.0], [2.0, math.nan, 1.0]])
+def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path, scores):
     state = {"x": jnp.zeros(())}
-    for step, loss in enumerate(losses):
-        numbers = [x for x in losses[: step + 1] if not math.isnan(x)]
-        best = losses.index(min(numbers)) if numbers else None
+    for step, score in enumerate(scores):
+        numbers = [x for x in scores[: step + 1] if not math.isnan(x)]
+        best = scores.index(max(numbers)) if numbers else None
         with make(tmp_path, keep=2) as checkpoints:  # the run is resumed for every step
-            if math.isnan(loss):
-                assert not checkpoints.is_best(loss)
-            checkpoints.save(step, state, loss=loss)
+            if math.isnan(score):
+                assert not checkpoints.is_best(score)
+            checkpoints.save(step, state, score=score)
             checkpoints.wait()
             assert checkpoints.best == best
         with make(tmp_path, keep=2) as checkpoints:
             assert checkpoints.best == best
-            assert checkpoints.is_best(0.5)
+            assert checkpoints.is_best(2.5)
 
 
-def test_no_loss_no_best(tmp_path):
+def test_notes_stay_with_their_step_and_make_it_no_better(tmp_path):
+    state = {"x": jnp.zeros(())}
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, state, score=-0.5, notes={"reference": 1.5})
+        checkpoints.save(2, state, notes={"reference": 2.5})
+        checkpoints.save(3, state)
+    with make(tmp_path) as checkpoints:
+        assert checkpoints.best == 1
+        assert [checkpoints.metrics(step) for step in (1, 2, 3)] == [
+            {"score": -0.5, "reference": 1.5},
+            {"reference": 2.5},
+            {},
+        ]
+
+
+def test_no_score_no_best(tmp_path):
     with make(tmp_path, keep=2) as checkpoints:
         for step in range(1, 5):
             checkpoints.save(step, {"x": jnp.zeros(())})

@@ -43,9 +43,9 @@ def read_params_step(workdir) -> int:
 def test_half_deleted_old_checkpoint(tmp_path):
     state = {"x": jnp.ones(())}
     with make(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(1, state, loss=5.0)
-        checkpoints.save(2, state, loss=2.0)
-        checkpoints.save(3, state, loss=3.0)
+        checkpoints.save(1, state, score=-5.0)
+        checkpoints.save(2, state, score=-2.0)
+        checkpoints.save(3, state, score=-3.0)
     folder = tmp_path / "checkpoints" / "2"
     for name in ("state", "metrics", "_CHECKPOINT_METADATA"):
         path = folder / name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from train.metrics import MetricsWriter, describe
+from train.metrics import MetricsWriter
 
 
 def rows(folder):
@@ -105,12 +105,3 @@ def test_other_processes_leave_the_log_alone(writer, tmp_path):
     writer.write({"step": 1, "loss": 1.0})
     MetricsWriter(tmp_path, process_index=3).truncate(0)
     assert len(rows(tmp_path)) == 1
-
-
-def test_a_row_in_one_line():
-    row = {"step": 1, "loss": np.float32(3.14159), "lm_loss": 2.0, "head_loss": [1.0, 2.5]}
-    row |= {"head_top1": np.asarray([0.5, 0.25]), "accepted": 1.789}
-    assert describe(row) == (
-        "loss 3.142 | lm 2.000 | heads 1.00 2.50 | top-1 0.50 0.25 | tokens/step 1.79"
-    )
-    assert describe({"step": 1, "loss": float("nan")}) == "loss nan"

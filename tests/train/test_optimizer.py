@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from train.optimizer import heads_schedule, learning_rate_schedule, make_optimizer
+from train.optimizer import heads_warmup, learning_rate_schedule, make_optimizer
 
 RATE, DECAY, STEPS, WARMUP = 1e-2, 0.1, 12, 3
 MATRICES = [("heads", "blocks", "weight"), ("backbone", "q", "weight"), ("lora", "q", "a")]
@@ -88,13 +88,13 @@ def test_learning_rate_of_short_runs(warmup, steps):
     ],
 )
 def test_weight_of_the_heads(kind, expected):
-    schedule = jax.jit(heads_schedule(kind, 0.2, 8))
+    schedule = jax.jit(heads_warmup(kind, 0.2, 8))
     steps = [jnp.asarray(step, jnp.int32) for step in (0, 2, 4, 8, 100)]
     np.testing.assert_allclose([schedule(step) for step in steps], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_a_ramp_of_no_steps_is_at_its_end_from_the_second_on():
-    assert heads_schedule("linear", 0.2, 0)(1) == pytest.approx(0.2)
+def test_a_warmup_of_no_steps_is_at_its_end_from_the_second_on():
+    assert heads_warmup("linear", 0.2, 0)(1) == pytest.approx(0.2)
 
 
 def test_first_steps_have_the_size_of_their_groups_rate():

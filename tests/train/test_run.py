@@ -91,8 +91,8 @@ def test_the_best_is_kept_though_no_checkpoint_is_due(model, data, tmp_path):
     settings = make(model, data, steps=4, eval_every=2, save_every=4, learning_rate=3e-2, keep=1)
     run(settings, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())[-1] == "4"
-    losses = {row["step"]: row.get("held_out/lm_loss") for row in logged(tmp_path / "run")}
-    best = min((2, 4), key=losses.__getitem__)
+    speeds = {row["step"]: row.get("held_out/accepted") for row in logged(tmp_path / "run")}
+    best = max((2, 4), key=speeds.__getitem__)
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert kept == {str(best), "4"}
 

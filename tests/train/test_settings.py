@@ -42,6 +42,25 @@ def test_derived_values():
     assert (lora.lora_scale, lora.profile_steps) == (0.5, None)
 
 
+@pytest.mark.parametrize("epochs", [2, 2.0, 0.5])
+def test_a_run_may_be_as_long_as_some_epochs(epochs):
+    s = make_settings(config_with(steps=None, epochs=epochs, profile="999:1001"))
+    assert (s.steps, s.epochs) == (None, float(epochs))
+
+
+def test_settings_from_before_there_were_epochs():
+    config = config_with(steps=7)
+    del config.epochs
+    assert (make_settings(config).steps, make_settings(config).epochs) == (7, None)
+
+
+def test_a_run_has_one_length():
+    assert refusal(config_with(steps=None)).startswith("config.steps and config.epochs are both N")
+    message = refusal(config_with(steps=9, epochs=2.0))
+    assert message.startswith("config.steps is 9 and config.epochs is 2: ")
+    assert "set one of them to None" in message
+
+
 def test_unknown_key_gets_a_suggestion():
     assert refusal(config_with(leraning_rate=1.0)) == (
         "config.leraning_rate is unknown: did you mean config.learning_rate?"
@@ -83,6 +102,9 @@ def test_missing_key_is_named():
         ("seed", -1, "0 or more"),
         ("seed", 2**32, "below 4294967296"),
         ("weight_decay", -0.1, "0 or more"),
+        ("epochs", 0.0, "more than 0"),
+        ("epochs", float("nan"), "more than 0"),
+        ("epochs", "two", "a number"),
         ("heads_coef", float("nan"), "0 or more"),
         ("learning_rate", 0.0, "more than 0"),
         ("learning_rate", float("inf"), "more than 0"),
@@ -173,6 +195,13 @@ def get_config(kind=""):
     c.mesh = ConfigDict({"data": 1})
     return c
 """
+BY_EPOCHS = """
+from configs import base
+def get_config():
+    c = base.get_config()
+    c.steps, c.epochs, c.data, c.objective = None, 2.0, "x", "self_distill"
+    return c
+"""
 COMMANDS = """
 import contextlib, io, json, sys
 from absl import flags
@@ -205,12 +234,18 @@ CASES = {
     "--config=FILE --confg.steps=4": "Unknown command line flag 'confg.steps'",
     "--config=FILE": "config.mesh.fsdp is missing: let the recipe start from configs.base",
     "--config=BROKEN": "cannot load --config=BROKEN: name 'nothing' is not defined",
+    "--config=EPOCHS --config.steps=3 --config.epochs=1": "steps is 3 and config.epochs is 1",
+    # One of them replaces the recipe's other; what is wrong then is checked later.
+    "--config=EPOCHS --config.steps=3": "config.lora_rank is 0",
+    "--config=EPOCHS --config.epochs=3": "config.lora_rank is 0",
+    "--config=EPOCHS --config.epochs=two": "config.epochs is 'two': it must be a number",
     "": "--config and --workdir are both needed",
 }
 
 
 def test_command_line_errors_are_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "FILE").write_text(RECIPE)
+    (tmp_path / "EPOCHS").write_text(BY_EPOCHS)
     (tmp_path / "BROKEN").write_text("def get_config():\n    return nothing\n")
     commands = [["--workdir=run", *case.split()] if case else [] for case in CASES]
     paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]

@@ -21,7 +21,7 @@ from tests.medusa_jax.packed import (
     random_heads,
     random_lora,
 )
-from train.optimizer import heads_schedule, make_optimizer
+from train.optimizer import heads_warmup, make_optimizer
 from train.step import Step
 
 HEADS = MedusaConfig(num_heads=2, hidden_size=16, vocab_size=24)
@@ -46,7 +46,7 @@ def make_step(kind, accumulate=1, dropout=0.0):
         grad_clip=1.0,
         moments="float32",
     )
-    return Step(objective, optimizer, heads_schedule("linear", 0.2, 4), accumulate, seed=3)
+    return Step(objective, optimizer, heads_warmup("linear", 0.2, 4), accumulate, seed=3)
 
 
 @functools.partial(quick_jit, static_argnums=0)

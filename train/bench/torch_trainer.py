@@ -49,9 +49,11 @@ class TorchTrainer:
         schedule = learning_rate_schedule(
             settings.learning_rate * settings.head_lr_multiplier,
             settings.warmup_steps,
-            settings.steps,
+            settings.num_steps,
         )
-        self._rates = iter([np.asarray(schedule(step)).item() for step in range(settings.steps)])
+        self._rates = iter(
+            [np.asarray(schedule(step)).item() for step in range(settings.num_steps)]
+        )
         self._decay, self._clip = settings.head_decay, settings.grad_clip
         self._optimizer = torch.optim.AdamW(
             self._heads.parameters(), lr=0.0, weight_decay=settings.weight_decay

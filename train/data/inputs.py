@@ -1,4 +1,4 @@
-"""What a run reads: packed sequences, or hidden states that the backbone has written before."""
+"""What a run reads: packed sequences, or hidden states that the backbone has computed before."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,9 @@ from train.data.pipeline import Documents, Splits, held_out_batches, train_batch
 from train.distributed import batch_part
 from train.settings import Settings
 
-_MAX_HELD_OUT_BATCHES = 64  # an evaluation must not take longer than the training between two
+_MAX_HELD_OUT_BATCHES = (
+    64  # an evaluation must not take longer than the training between two of them
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +29,11 @@ class Data:
     """What a run learns from; every process has its part.
 
     Attributes:
-      train: batches without end, whose position can be saved.
-      size: tokens, or positions of hidden states, that there are to train on.
-      held_out: batches to evaluate on, each of the size of a training batch.
+      train: an endless iterator over batches, whose position can be saved.
+      held_out: batches to evaluate on, each as large as a training batch.
     """
 
     train: grain.DatasetIterator
-    size: int
     held_out: list[dict[str, Any]]
 
 
@@ -51,11 +51,11 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
         batches = held_out_batches(splits.held_out, **shape)
         held_out = [batch for batch, _ in zip(batches, range(_MAX_HELD_OUT_BATCHES), strict=False)]
     batches = train_batches(splits.train, seed=settings.seed, **shape)
-    return Data(batches, splits.train.num_tokens, held_out)
+    return Data(batches, held_out)
 
 
 def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> Data:
-    """Hidden states that do not change between epochs, written into the working folder.
+    """Hidden states, which a frozen backbone computes once, into the working folder.
 
     A batch has batch_size * seq_len positions, drawn one by one from all conversations.
 
@@ -74,11 +74,7 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> D
             f"{settings.data} has no reply of two tokens or more: there is nothing to learn"
         )
     following = settings.num_heads if settings.soft_labels else 0
-    return Data(
-        _train_batches(settings, train, following),
-        len(train.used),
-        _whole(settings, held_out, following),
-    )
+    return Data(_train_batches(settings, train, following), _whole(settings, held_out, following))
 
 
 def _compute(
@@ -89,7 +85,8 @@ def _compute(
     if not examples:
         return None
     states = hidden_states.compute(lm, examples, settings.num_heads, folder, name)
-    return states if len(states.used) else None
+    has_work = (states.labels_TJ[:, 1:] != IGNORE).any()  # for the heads; the base head is frozen
+    return states if has_work else None
 
 
 def _train_batches(
@@ -104,7 +101,7 @@ def _train_batches(
 
 
 def _whole(settings: Settings, states: HiddenStates | None, following: int) -> list[dict[str, Any]]:
-    """Positions in their order; the last batch is filled up with some that have no labels."""
+    """Positions in order; the last batch is filled up with positions that have no labels."""
     if states is None:
         return []
     size = settings.batch_size * settings.seq_len

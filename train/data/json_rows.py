@@ -15,17 +15,23 @@ from medusa_jax.errors import UserError
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"
 _LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
-_NUMBER_TAIL = re.compile(r"\.|[eE][+-]?")
+_STRING = r'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+'
+_NUMBER = r"-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?"
+_TOKEN = rf'[\[\]{{}},:]|{"|".join(_LITERALS)}|{_NUMBER}|{_STRING}"'
+_TOKENS = re.compile(rf"(?:[ \t\r\n]*+(?:{_TOKEN}))*+")
+# What a text that is cut off may leave of a string or of a number.
+_NUMBER_TAIL = re.compile(r"\.|[eE][+-]?|")
+_UNFINISHED = re.compile(rf"{_STRING}(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?|{_NUMBER_TAIL.pattern}")
 
 
 @dataclass(frozen=True)
 class JsonRow:
-    """One row, or what stands in its place.
+    """One row, or the reason why there is none.
 
     Attributes:
       line: where it begins, from 1.
-      value: what the row holds; None when it is no JSON.
-      problem: why it is no JSON; "" for a good row.
+      value: what the row holds; None if it is not JSON.
+      problem: why it is not JSON; "" for a good row.
       is_cut: the array ends inside this row, as in an interrupted download.
     """
 
@@ -36,10 +42,10 @@ class JsonRow:
 
 
 def read_json_rows(path: Path) -> Iterator[JsonRow]:
-    """Rows of a file whose first character tells an array from JSON lines.
+    """Rows of a file; its first character tells an array from JSON lines.
 
-    Memory is bounded by the longest row. An array that is broken in its middle ends there, with
-    a row that says so.
+    Memory is bounded by the longest row. An array that is broken in the middle ends there, with a
+    row that says so.
 
     Raises:
       UserError: the file cannot be read or unpacked.
@@ -95,7 +101,7 @@ def _reason(error: Exception) -> str:
 
 
 class _ArrayReader:
-    """Decodes the elements of an array one by one; `file` stands behind its "["."""
+    """Decodes the elements of an array one by one; `file` stands just after its "["."""
 
     def __init__(self, file: TextIO, line: int):
         self._file = file
@@ -155,19 +161,26 @@ class _ArrayReader:
                 if not self._read(max(_CHUNK, len(self._text) - self._position)):
                     return None
                 continue
+            may_be_longer = isinstance(value, int | float) and _NUMBER_TAIL.fullmatch(
+                self._text, end
+            )
+            if may_be_longer and self._read(_CHUNK):
+                continue
             row = JsonRow(self._line, value)
             self._line += self._text.count("\n", self._position, end)
             self._position = end
             return row
 
     def _may_be_cut(self, error: Exception) -> bool:
-        """Whether more text could mend the error."""
+        """Whether more text could mend the error: no whole token is wrong, and the last is begun.
+
+        For '{"a": [1, "b' the whole tokens end before '"b', where the error is; for '{"a" 1, "b'
+        the error comes earlier.
+        """
         if not isinstance(error, json.JSONDecodeError):
             return False
-        tail = self._text[error.pos :].strip()
-        return (
-            error.msg.startswith("Unterminated string")
-            or (error.msg.startswith("Invalid \\") and '"' not in tail)
-            or _NUMBER_TAIL.fullmatch(tail) is not None
-            or any(literal.startswith(tail) for literal in _LITERALS)
-        )
+        whole = _TOKENS.match(self._text, self._position)
+        end = whole.end() if whole else self._position
+        tail = self._text[end:].lstrip(_SPACE)
+        is_literal = any(literal.startswith(tail) for literal in _LITERALS)
+        return error.pos >= end and (is_literal or _UNFINISHED.fullmatch(tail) is not None)

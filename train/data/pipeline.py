@@ -1,8 +1,8 @@
 """Packed batches of a source: an endless stream to train on, and one pass of held-out data.
 
-Every process packs all documents, which costs little, and takes its rows of each batch. So the
-stream of global batches is a function of data, settings and seed alone, whatever the number of
-processes, and a run may be resumed on another number of them.
+Every process packs all documents, which costs little, and takes its own rows of each batch. The
+stream of global batches thus depends on data, settings and seed alone, and a run can be resumed
+with another number of processes.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import grain
 import numpy as np
 
 from medusa_jax.errors import UserError
-from train.data.conversations import Source, open_source
 from train.data.packing import Batch, pack
 from train.data.sharegpt import describe_skipped
+from train.data.sources import Source, open_source
 from train.data.tokens import Tokens, tokenize_source
 
 # What to do about a malformed row, and about a conversation that is longer than a sequence.
@@ -42,9 +42,9 @@ class Documents:
         return len(self.number_C)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of all of them."""
-        return int(np.minimum(self.tokens.length_C[self.number_C], self.max_length).sum())
+    def length_C(self) -> np.ndarray:
+        """int64, tokens of each, cut."""
+        return np.minimum(self.tokens.length_C[self.number_C], self.max_length)
 
     def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
         """{"token": int32 [t], "is_label": bool [t]}, copied out of the file."""
@@ -81,14 +81,14 @@ def load_data(
     data_errors: str = "cut",
     progress: bool = True,
 ) -> Splits:
-    """Reads, tokenizes and splits data; the result of the expensive part is kept on disk.
+    """Reads, tokenizes and splits data; the result of the expensive part is cached on disk.
 
     Args:
       data: file, "sharegpt" or tensorflow-datasets name; see `conversations.open_source`.
       tokenizer: of the model.
       seq_len: longer documents are cut, and those without labels before the cut are left out.
       held_out: share of conversations to hold out, at least one if above 0. Which ones depends on
-        their base ids alone, so that files made from each other are split alike.
+        their base ids alone, so that files derived from each other are split the same way.
       data_errors: "stop" at a malformed row or a conversation longer than seq_len, "cut" the
         latter, or "skip" the former, too, and count both.
       progress: show progress bars and the summary on stderr.
@@ -175,8 +175,8 @@ def train_batches(
       batch_size: rows of a global batch.
       seq_len: T, tokens of a row.
       seed: of order.
-      shard_index: which part of each batch is wanted.
-      shard_count: parts; each holds `batch_size / shard_count` neighbouring rows.
+      shard_index: which part of each batch to return.
+      shard_count: number of parts; each holds `batch_size / shard_count` neighbouring rows.
 
     Returns:
       An iterator of {"token": int32, "is_label": bool, "segment": int32, "position": int32}, each
@@ -199,7 +199,7 @@ def held_out_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator[Batch]:
-    """One pass over the documents in their order; the last batch is filled up with padding rows.
+    """One pass over the documents in order; the last batch is filled up with padding rows.
 
     Arguments, batches and errors are those of `train_batches`.
     """

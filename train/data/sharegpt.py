@@ -1,4 +1,4 @@
-"""Conversations in ShareGPT's form: JSON or JSON lines, plain, .gz or .xz."""
+"""Conversations in ShareGPT's format: JSON or JSON lines, plain, .gz or .xz."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ _JSON_BYTES = 125_509_632
 
 @dataclass(frozen=True)
 class Row:
-    """A good row: where it stands, and the object it holds."""
+    """A good row: its line in the file, and the object it holds."""
 
     line: int
     value: dict[str, Any]
@@ -72,8 +72,8 @@ def checked_rows(path: Path, data_errors: str, on_skip: Callable[[str], None]) -
     Args:
       path: of the file.
       data_errors: "stop": the first bad row raises; "skip": bad rows are left out.
-      on_skip: called with one line for every row left out. An array that is cut off at its end,
-        as an interrupted download leaves it, always counts as one: the rows before it are whole.
+      on_skip: called with one line for every row left out. The end of an array that is cut off, as
+        by an interrupted download, is left out either way: the rows before it are whole.
 
     Raises:
       UserError: a bad row (names file and line), no good one, or a file that cannot be read.
@@ -94,7 +94,7 @@ def checked_rows(path: Path, data_errors: str, on_skip: Callable[[str], None]) -
 
 
 def read_rows(path: str | Path, data_errors: str = "stop") -> Iterator[dict[str, Any]]:
-    """Objects of the good rows; says on stderr at the end how many others there were.
+    """The good rows' objects; finally reports on stderr how many rows were left out.
 
     Raises:
       UserError: as `checked_rows`.
@@ -139,7 +139,7 @@ def _turn_problem(number: int, turn: Any) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether it has no half of a surrogate pair, which nothing can encode."""
+    """Whether it can be encoded: half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -148,7 +148,7 @@ def _is_text(text: str) -> bool:
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:
-    """The conversation of a row as chat messages; empty when it has none that can be used."""
+    """The conversation of a row as chat messages; empty if there is none that can be used."""
     if _problem(row):
         return []
     return [{"role": _ROLES[t["from"]], "content": t["value"]} for t in row["conversations"]]
@@ -157,8 +157,8 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
 def base_ids(row_ids: Sequence[str]) -> list[str]:
     """The conversation that each row is a part of: chunks are named BASE_0, BASE_1, ...
 
-    A base of very many rows, or of all, is no conversation but the name of a collection
-    ("alpaca_12"): its rows stand for themselves.
+    A base that very many rows, or all of them, share is not a conversation but the name of a
+    collection ("alpaca_12"): each of its rows stands for itself.
     """
     bases = [re.sub(r"_\d+$", "", row_id) for row_id in row_ids]
     count = Counter(bases)

@@ -1,9 +1,9 @@
-"""Shows what is learned: packed rows of the training data, tokens that are no labels greyed out.
+"""Shows what is learned: packed rows of the training data, with all but the labels greyed out.
 
 Example:
   python -m train.data.show --data conversations.jsonl --rows 2 --seq_len 512
 
-Without colours (NO_COLOR, or output into a file) the labels stand in [[double brackets]] instead.
+Without colours (NO_COLOR, or output to a file) labels are put in [[double brackets]] instead.
 """
 
 import sys
@@ -21,14 +21,21 @@ from medusa_jax.io.hub import resolve
 from train.data import pipeline
 from train.data.describe import describe_row
 
-_MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
-_DATA = flags.DEFINE_string("data", "sharegpt", "File, 'sharegpt' or tensorflow-datasets name.")
-_DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "cut", pipeline.DATA_ERRORS, "Bad rows and long ones, see configs/base.py."
+_MODEL = flags.DEFINE_string(
+    "model", None, "Folder, hub id or GGUF file whose tokenizer is used; default: SmolLM2."
 )
-_ROWS = flags.DEFINE_integer("rows", 1, "Packed rows to show.", lower_bound=1)
-_SEQ_LEN = flags.DEFINE_integer("seq_len", 1024, "Tokens of a row.", lower_bound=2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order, as --config.seed.", lower_bound=0)
+_DATA = flags.DEFINE_string(
+    "data", "sharegpt", "ShareGPT-format file, 'sharegpt', or a dataset's name."
+)
+_DATA_ERRORS = flags.DEFINE_enum(
+    "data_errors",
+    "cut",
+    pipeline.DATA_ERRORS,
+    "What to do at bad or long rows; see configs/base.py.",
+)
+_ROWS = flags.DEFINE_integer("rows", 1, "How many packed rows to show.", lower_bound=1)
+_SEQ_LEN = flags.DEFINE_integer("seq_len", 1024, "Length of a row in tokens.", lower_bound=2)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order, like --config.seed.", lower_bound=0)
 
 
 def tokenizer_of(model: str | None) -> Any:

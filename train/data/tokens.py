@@ -1,8 +1,8 @@
 """Every document of a source as tokens and labels, made once and kept in the user's cache folder.
 
-Tokenizing happens up front and not in the input pipeline: batches of texts keep all cores busy
-(about 2 MB of text per second and core), later runs, epochs and resumed runs only map a file into
-memory, and lengths are known before the first step, so that nothing is cut or left out unseen.
+Tokenizing happens up front rather than in the input pipeline: batches of texts keep all cores busy
+(about 2 MB of text per second and core); later epochs, and runs, only map a file into memory; and
+lengths are known before the first step, so that nothing is cut or left out unnoticed.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from medusa_jax import chat
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from train.data.builder import progress_bar, publish
-from train.data.conversations import Conversation, Source
 from train.data.sharegpt import SKIP_HINT, base_ids
+from train.data.sources import Document, Source
 
 _FORMAT = 3
 _AT_ONCE = 256
@@ -29,7 +29,7 @@ _AT_ONCE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Documents of a source behind each other; C of them, N tokens in all.
+    """The documents of a source, one after another; C of them, N tokens in all.
 
     Attributes:
       token_N: int32, mapped from a file.
@@ -64,7 +64,7 @@ def tokenize_source(source: Source, tokenizer: Any, progress: bool = True) -> To
     """Tokenizes all documents, or finds those that an earlier run has kept.
 
     A conversation is rendered with the chat template and its labels are the assistant's words;
-    of plain text everything is a label, and the end-of-sequence token is put behind it.
+    of plain text everything is a label, and the end-of-sequence token is appended.
 
     Args:
       source: the documents; its `data_errors` says what to do with a conversation that the
@@ -73,8 +73,8 @@ def tokenize_source(source: Source, tokenizer: Any, progress: bool = True) -> To
       progress: show a progress bar on stderr.
 
     Raises:
-      UserError: a refused conversation (names file and line), none that is left, or a cache folder
-        that cannot be written.
+      UserError: a refused conversation (names file and line), no conversation left, or a cache
+        folder that cannot be written.
     """
     folder = cache_dir() / "data" / f"tokens-{_key(source, tokenizer)}"
     if not folder.exists():
@@ -145,7 +145,7 @@ def _read(folder: Path, source: Source) -> Tokens:
 
 def _examples(
     source: Source, tokenizer: Any, progress: bool, refused: list[str]
-) -> Iterator[tuple[Conversation, chat.Example]]:
+) -> Iterator[tuple[Document, chat.Example]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with progress_bar(progress, *columns, TimeRemainingColumn()) as bar:
         task = bar.add_task("Tokenizing", total=len(source))
@@ -167,7 +167,7 @@ def _examples(
             bar.advance(task, len(numbers))
 
 
-def _mark(tokenizer: Any, conversation: Conversation) -> chat.MarkedText:
+def _mark(tokenizer: Any, conversation: Document) -> chat.MarkedText:
     if conversation.messages is not None:
         return chat.mark(tokenizer, conversation.messages, conversation.truncated)
     # The marks that this tokenizer puts around text, if any.

@@ -9,11 +9,11 @@ from medusa_jax.chat import Message
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import batch_shape
 from medusa_jax.errors import UserError
-from train.distill.human_turns import Conversation
+from train.distill.conversations import Conversation
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReplySettings:
     """How to answer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Dialogue:
       turn: number of the human turn to answer, from 0.
       messages: up to that turn, with the model's own replies.
       ids: tokens of the prompt.
-      shape: of the batches that its reply is decoded in, see `batch_shape`.
+      shape: of the batches in which its reply can be decoded, see `batch_shape`.
     """
 
     conversation: Conversation
@@ -47,13 +47,13 @@ class Dialogue:
 
     @property
     def number(self) -> int:
-        """Chooses the reply's random key, by name and turn alone."""
+        """Selects the reply's random key; depends on name and turn alone."""
         name = f"{self.turn}:{self.conversation.name}"
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
-def check_context(lm: MedusaLM, settings: Settings) -> None:
-    """Finds out whether this model can be asked at all.
+def check_context(lm: MedusaLM, settings: ReplySettings) -> None:
+    """Checks that this model can be asked at all.
 
     Raises:
       UserError: no chat template, or no room for a prompt.
@@ -68,7 +68,7 @@ def check_context(lm: MedusaLM, settings: Settings) -> None:
 
 
 def select(
-    lm: MedusaLM, conversations: Iterable[Conversation], settings: Settings, limit: int | None
+    lm: MedusaLM, conversations: Iterable[Conversation], settings: ReplySettings, limit: int | None
 ) -> list[Conversation]:
     """The first `limit` conversations (None: all) whose first prompt is short enough.
 
@@ -90,7 +90,7 @@ def select(
     return chosen
 
 
-def _longest_prompt(lm: MedusaLM, settings: Settings) -> int:
+def _longest_prompt(lm: MedusaLM, settings: ReplySettings) -> int:
     """Leaves room for a whole reply, so that all replies have the same bound."""
     room = lm.config.max_position - settings.generation.max_new_tokens
     return min(room, settings.max_prompt_tokens)
@@ -98,12 +98,12 @@ def _longest_prompt(lm: MedusaLM, settings: Settings) -> int:
 
 def _wait(
     lm: MedusaLM,
-    settings: Settings,
+    settings: ReplySettings,
     conversation: Conversation,
     turn: int,
     before: tuple[Message, ...],
 ) -> Dialogue:
-    """The dialogue at a human turn; UserError when its prompt is refused or too long."""
+    """The dialogue at a human turn; UserError if its prompt is refused or too long."""
     messages = (*before, {"role": "user", "content": conversation.questions[turn]})
     ids = list(encode_prompt(lm, messages).ids)
     longest = _longest_prompt(lm, settings)
@@ -113,7 +113,7 @@ def _wait(
     return Dialogue(conversation, turn, messages, ids, shape)
 
 
-def open_dialogue(lm: MedusaLM, settings: Settings, conversation: Conversation) -> Dialogue:
+def open_dialogue(lm: MedusaLM, settings: ReplySettings, conversation: Conversation) -> Dialogue:
     """A conversation at its first human turn.
 
     Raises:
@@ -125,7 +125,7 @@ def open_dialogue(lm: MedusaLM, settings: Settings, conversation: Conversation) 
 
 
 def following(
-    lm: MedusaLM, settings: Settings, dialogue: Dialogue, messages: tuple[Message, ...]
+    lm: MedusaLM, settings: ReplySettings, dialogue: Dialogue, messages: tuple[Message, ...]
 ) -> Dialogue | None:
     """The dialogue at its next human turn; None when it ends here."""
     turn = dialogue.turn + 1

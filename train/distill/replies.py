@@ -1,7 +1,7 @@
 """A model answers the human turns of many conversations, seeing its own earlier answers.
 
-Every human turn that can be asked now waits in one queue. Batches are made of turns whose prompts
-have about the same length; while their replies are decoded, the other conversations stand still.
+All human turns that can be asked now wait in one queue. A batch takes turns whose prompts have
+about the same length; while their replies are decoded, the other conversations wait.
 """
 
 from collections import Counter
@@ -11,13 +11,13 @@ from typing import Any
 
 from medusa_jax import Generation, MedusaLM, generate
 from medusa_jax.chat import Message
-from train.distill.dialogues import Dialogue, Settings, following, open_dialogue
-from train.distill.human_turns import Conversation
+from train.distill.conversations import Conversation
+from train.distill.dialogues import Dialogue, ReplySettings, following, open_dialogue
 
 # Sampling leaves out tokens that are less likely than this: in practice none.
 _WHOLE_DISTRIBUTION = 1e-30
-# Slots of the cache per row up to which batches have their full size; longer rows are fewer, so
-# that a batch takes about the same memory whatever the length.
+# Batches have their full size up to this many cache slots per row. Longer rows are batched in
+# smaller numbers, so that a batch takes about the same memory whatever its length.
 _FULL_SIZE_CAPACITY = 512
 # On a CPU, a row's bits do not depend on the batch's shape from about this many rows on.
 _MIN_CPU_ROWS = 16
@@ -34,7 +34,7 @@ class Round:
 
 
 def answer(
-    lm: MedusaLM, conversations: Iterable[Conversation], settings: Settings
+    lm: MedusaLM, conversations: Iterable[Conversation], settings: ReplySettings
 ) -> Iterator[Round]:
     """Replays conversations with the model's own replies.
 
@@ -68,13 +68,13 @@ def answer(
 
 
 def _next_batch(
-    lm: MedusaLM, settings: Settings, waiting: list[Dialogue], fresh: Iterator[Conversation]
+    lm: MedusaLM, settings: ReplySettings, waiting: list[Dialogue], fresh: Iterator[Conversation]
 ) -> list[Dialogue]:
-    """Removes the next batch from `waiting`, which new conversations fill up until one is full.
+    """Removes the next batch from `waiting`, after adding new conversations until one is full.
 
-    At the end no batch is full any more. Short prompts go first then, since the next ones of their
-    conversations join the longer ones. On an accelerator they keep to their shape, on which
-    rounding depends; a CPU, where small batches are slow, takes along all of the same capacity.
+    Towards the end no batch is full any more. Then short prompts go first, since the next prompts
+    of their conversations can join the longer ones. An accelerator batches only prompts of one
+    shape, on which rounding depends; a CPU, where small batches are slow, all of one capacity.
     """
     while not (shape := _full_shape(settings, waiting)):
         conversation = next(fresh, None)
@@ -92,21 +92,21 @@ def _next_batch(
     return batch
 
 
-def _full_size(settings: Settings, shape: tuple[int, int]) -> int:
+def _full_size(settings: ReplySettings, shape: tuple[int, int]) -> int:
     return max(1, min(settings.batch_size, settings.batch_size * _FULL_SIZE_CAPACITY // shape[1]))
 
 
-def _full_shape(settings: Settings, waiting: list[Dialogue]) -> tuple[int, int] | None:
+def _full_shape(settings: ReplySettings, waiting: list[Dialogue]) -> tuple[int, int] | None:
     counts = Counter(dialogue.shape for dialogue in waiting)
     return next((s for s, count in counts.items() if count >= _full_size(settings, s)), None)
 
 
-def _reply(lm: MedusaLM, settings: Settings, batch: list[Dialogue]) -> list[Generation]:
+def _reply(lm: MedusaLM, settings: ReplySettings, batch: list[Dialogue]) -> list[Generation]:
     rows = _full_size(settings, batch[0].shape)
     if lm.platform == "cpu":
         while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
             rows //= 2
-    # A repeated row costs no further step.
+    # A repeated row costs no extra step.
     padded = batch + batch[:1] * (rows - len(batch))
     replies = generate(
         lm,

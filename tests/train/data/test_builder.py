@@ -7,7 +7,7 @@ import pytest
 
 from medusa_jax import UserError
 from tests.train.data.samples import row
-from train.data import builder, conversations
+from train.data import builder, sources
 
 # More rows than tensorflow-datasets' Parquet writer handles well by itself.
 ROWS = [row(f"q\u2028{i}", f"a {i}", name=f"c{i // 2}_{i % 2}") for i in range(230)]
@@ -23,7 +23,7 @@ def test_every_row_comes_back_in_order(make_file, cache, monkeypatch, has_array_
         pytest.importorskip("array_record")
     monkeypatch.setattr(builder, "_has_array_record", lambda: has_array_record)
     path = make_file(ROWS)
-    source = conversations.open_source(path, progress=False)
+    source = sources.open_source(path, progress=False)
     assert contents(source) == [[f"q\u2028{i}", f"a {i}"] for i in range(230)]
     third = source.read([2])[0]
     assert third.where == f"{path}:3"
@@ -38,32 +38,32 @@ def test_prepared_once_by_content_and_nothing_left_lying_about(
     make_file, cache, capfd, monkeypatch
 ):
     path = make_file(ROWS[:3])
-    first = conversations.open_source(path)
+    first = sources.open_source(path)
     assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(builder, "_build", None)  # not needed again
     os.rename(path, path + ".moved.jsonl")
-    again = conversations.open_source(path + ".moved.jsonl")
+    again = sources.open_source(path + ".moved.jsonl")
     assert again.fingerprint == first.fingerprint
     assert contents(again) == contents(first)
     monkeypatch.undo()
     monkeypatch.setenv("MEDUSA_JAX_CACHE", str(cache))
-    other = conversations.open_source(make_file(ROWS[:4]))
+    other = sources.open_source(make_file(ROWS[:4]))
     assert other.fingerprint != first.fingerprint
     assert len(os.listdir(cache / "data")) == 2
 
 
 def test_truncated_replies_stay_marked(make_file):
     path = make_file([ROWS[0], ROWS[1] | {"truncated": True}])
-    assert [c.truncated for c in conversations.open_source(path).read([0, 1])] == [False, True]
+    assert [c.truncated for c in sources.open_source(path).read([0, 1])] == [False, True]
 
 
 def test_bad_rows_stop_or_are_counted_every_time(make_file):
     path = make_file([ROWS[0], {"id": "x", "conversations": []}, ROWS[1]])
     with pytest.raises(UserError, match=r"data.jsonl:2: .* empty .*data_errors=skip") as error:
-        conversations.open_source(path)
+        sources.open_source(path)
     assert len(str(error.value).splitlines()) == 1
     for _ in range(2):
-        source = conversations.open_source(path, "skip")
+        source = sources.open_source(path, "skip")
         assert (len(source), source.skipped) == (2, 1)
         assert "data.jsonl:2" in source.first_skipped
 
@@ -82,12 +82,12 @@ def test_cache_that_cannot_be_written(make_file, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("MEDUSA_JAX_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="MEDUSA_JAX_CACHE"):
-        conversations.open_source(make_file(ROWS[:1]))
+        sources.open_source(make_file(ROWS[:1]))
 
 
 def test_json_array_that_is_cut_off(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps(ROWS)[:-30])
-    source = conversations.open_source(str(path))
+    source = sources.open_source(str(path))
     assert (len(source), source.skipped) == (229, 1)
     assert "cut off" in source.first_skipped

@@ -43,6 +43,52 @@ def test_every_beginning_of_an_array_gives_the_rows_that_are_whole(
     assert [row.value for row in rows(tmp_path / "x.json", text)] == VALUES
 
 
+class _OtherWords(json.JSONDecoder):
+    """Finds the same errors at the same places, and words them as another Python might."""
+
+    def raw_decode(self, s, idx=0):
+        try:
+            return super().raw_decode(s, idx)
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError("oh dear", error.doc, error.pos) from error
+
+
+@pytest.mark.parametrize("end", ['"b', '"\\', '"\\u00', "1.", "tr"])
+def test_a_cut_is_told_by_where_the_text_ends_and_not_by_a_message(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(json, "JSONDecoder", _OtherWords)
+    (row,) = rows(tmp_path / "x.json", '[{"a": ' + end)
+    assert row.is_cut
+
+
+@pytest.mark.parametrize("text", ['[{"a": "b\n', '[{"a": "\\x', '[{"a": "\\u00g', '[{"a": 1..'])
+def test_what_no_further_text_could_mend_is_no_cut(tmp_path, text):
+    (row,) = rows(tmp_path / "x.json", text)
+    assert row.problem.startswith("not valid JSON")
+    assert not row.is_cut
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_numbers_are_read_to_their_end(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(json_rows, "_CHUNK", chunk)
+    values = [1234, -5, 6.25e-3, 7]
+    found = rows(tmp_path / "x.json", json.dumps(values))
+    assert [row.value for row in found] == values
+
+
+def test_half_a_surrogate_pair_and_literals_beyond_json_are_kept(tmp_path):
+    text = '[{"a": "\\ud800", "b": [NaN, Infinity]},\n{"a": "\\udc00"}]'
+    first, second = rows(tmp_path / "x.json", text)
+    assert first.value["a"] == "\ud800"
+    assert str(first.value["b"]) == "[nan, inf]"
+    assert (second.line, second.value) == (2, {"a": "\udc00"})
+
+
+def test_a_long_open_string_is_judged_at_once(tmp_path):
+    """Not by trying every way to divide it, nor with a stack as deep as it is long."""
+    (row,) = rows(tmp_path / "x.json", '[{"a": "' + "x\\n" * 1_500_000)
+    assert row.is_cut
+
+
 def test_lines_are_counted_in_arrays_and_json_lines(tmp_path):
     text = '\n[\n {"a":\n 1},\n\n {"b": 2} ]'
     assert [(r.line, r.value) for r in rows(tmp_path / "x", text)] == [(3, {"a": 1}), (6, {"b": 2})]

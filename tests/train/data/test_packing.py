@@ -1,9 +1,16 @@
 """Packed rows hold every document whole, numbered, and with positions of its own."""
 
+import dataclasses
+
 import grain
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medusa_jax.config import LlamaConfig, MedusaConfig, RopeConfig
+from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.objectives.objective import Objective
+from tests.medusa_jax.packed import SMALL, quick_jit, random_backbone
 from train.data.packing import pack
 
 
@@ -61,3 +68,30 @@ def test_little_padding_and_a_seeded_order():
     same = rows_of(items, 256, seed=1)
     assert all((a["token"] == b["token"]).all() for a, b in zip(rows, same, strict=True))
     assert any((a["token"] != b["token"]).any() for a, b in zip(rows, other, strict=True))
+
+
+DYNAMIC = dataclasses.replace(
+    SMALL, rope=RopeConfig(kind="dynamic", theta=100.0, factor=4.0, original_max_position=4)
+)
+
+
+@pytest.mark.parametrize("config", [SMALL, DYNAMIC], ids=["default", "dynamic"])
+def test_a_packed_document_is_computed_as_if_it_were_alone(config: LlamaConfig):
+    """Most rotations see distances alone; the base of "dynamic" grows with the position itself."""
+    rng = np.random.default_rng(2)
+    items = [
+        {"token": rng.integers(0, config.vocab_size, t, np.int32), "is_label": np.ones(t, bool)}
+        for t in (9, 14, 5, 17)
+    ]
+    batch = {name: x[None] for name, x in rows_of(items, 48)[0].items()}
+    heads = MedusaConfig(num_heads=1, hidden_size=config.hidden_size, vocab_size=config.vocab_size)
+    params = {"backbone": random_backbone(config), "heads": {}}
+    packed_TD = np.asarray(quick_jit(Objective(config, heads).hidden)(params, batch)[0])
+    alone = quick_jit(Llama(config).apply)
+    for number, item in enumerate(items, 1):
+        length = len(item["token"])
+        position_BT = jnp.arange(length, dtype=jnp.int32)[None]
+        arguments = ({"params": params["backbone"]}, item["token"][None], position_BT)
+        expected_TD = alone(*arguments, causal_mask(length))[0][0]
+        found_TD = packed_TD[batch["segment"][0] == number]
+        np.testing.assert_allclose(found_TD, expected_TD, rtol=2e-4, atol=2e-5)

@@ -9,7 +9,7 @@ import pytest
 from medusa_jax import UserError
 from tests.train.data.samples import character_tokenizer, row
 from train.data import pipeline, tokens
-from train.data.conversations import Conversation
+from train.data.sources import Document
 
 T = 64
 
@@ -133,7 +133,7 @@ def test_plain_text_is_learned_whole_with_its_end():
             return 1
 
         def read(self, numbers):
-            return [Conversation("t", "b", None, "one two") for _ in numbers]
+            return [Document("t", "b", None, "one two") for _ in numbers]
 
     plain = character_tokenizer(None, eos_token="</s>", bos_token="<s>")
     found = tokens.tokenize_source(Texts(), plain, progress=False).document(0)

@@ -13,8 +13,8 @@ from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.errors import UserError
 from medusa_jax.nn.llama import Llama, causal_mask
 from train.distill import replies
-from train.distill.dialogues import Settings, check_context, select
-from train.distill.human_turns import Conversation, read_conversations
+from train.distill.conversations import Conversation, read_conversations
+from train.distill.dialogues import ReplySettings, check_context, select
 from train.distill.replies import answer
 
 
@@ -30,7 +30,7 @@ def asked(long_conversations):
 
 def settings(*, max_new_tokens=24, batch_size=16, max_prompt_tokens=400, **options):
     generation = GenerationConfig(max_new_tokens=max_new_tokens, **options)
-    return Settings(generation, max_prompt_tokens, batch_size)
+    return ReplySettings(generation, max_prompt_tokens, batch_size)
 
 
 def rows_of(lm, conversations, chosen):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medusa_jax.errors import UserError
-from train.distill.human_turns import read_conversations
+from train.distill.conversations import read_conversations
 
 
 def turn(speaker, text):

@@ -11,8 +11,8 @@ from typing import Any
 from medusa_jax.errors import UserError
 from train.data import sharegpt
 
-# ShareGPT's long conversations come in chunks of which all but the first start in mid-conversation.
-# Its ids are random: a word, with a number behind it or without ("chat001_2"), is no such id.
+# ShareGPT's long conversations come in chunks, of which all but the first start mid-conversation.
+# Its ids are random: a word, with or without a number ("chat001_2"), is not one of them.
 _LATER_CHUNK = re.compile(r"(?!([A-Z]?[a-z]*|[A-Z]*)\d*_)[0-9A-Za-z]{7}_[1-9]\d*")
 
 
@@ -21,7 +21,7 @@ class Conversation:
     """What a model is asked.
 
     Attributes:
-      name: the row's id, or a hash of its human turns; no two are alike in a file.
+      name: the row's id, or a hash of its human turns; unique within a file.
       system: the system message that it opens with, if any.
       questions: human turns, at least one; none of them is blank.
     """
@@ -36,13 +36,13 @@ def read_conversations(
 ) -> list[Conversation]:
     """The conversations of a file that begin with a human turn, shuffled by seed and name alone.
 
-    Of ShareGPT's conversations in parts the first part is taken, of rows with one id the first; how
-    many rows that leaves out is said on stderr.
+    Of a ShareGPT conversation in several parts the first part is taken, and of rows with the same
+    id the first row; how many rows are left out is reported on stderr.
 
     Args:
       path: ShareGPT-format file.
       seed: of the order.
-      max_turns: keep so many human turns; None: all.
+      max_turns: human turns to keep; None: all.
       data_errors: "stop" or "skip", see `sharegpt.read_rows`.
 
     Raises:

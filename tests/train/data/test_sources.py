@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from medusa_jax import UserError
 from tests.train.data.samples import row
 from train.data import sharegpt
-from train.data.conversations import open_source
+from train.data.sources import open_source
 
 TEXT = tfds.features.Text
 

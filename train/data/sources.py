@@ -24,7 +24,7 @@ _TEXTS = ("text", "content", "document")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Document:
     """One document.
 
     Attributes:
@@ -44,7 +44,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Source:
-    """Conversations with random access.
+    """Documents with random access.
 
     Attributes:
       name: as the user gave it.
@@ -52,7 +52,7 @@ class Source:
       skipped: bad rows that were left out.
       first_skipped: what was wrong with the first one.
       features: names of the features to read, ("text",) or (turns, speaker, content).
-      data_errors: "stop" or "skip", for problems that show later.
+      data_errors: "stop" or "skip", for problems that show up later.
       records: tensorflow-datasets' data source.
     """
 
@@ -67,20 +67,20 @@ class Source:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read(self, numbers: Sequence[int]) -> list[Conversation]:
-        """Some conversations at once, by number."""
+    def read(self, numbers: Sequence[int]) -> list[Document]:
+        """Some documents at once, by number."""
         examples = self.records.__getitems__(list(numbers))
-        return [self._conversation(i, x) for i, x in zip(numbers, examples, strict=True)]
+        return [self._document(i, x) for i, x in zip(numbers, examples, strict=True)]
 
-    def _conversation(self, number: int, example: dict[str, Any]) -> Conversation:
+    def _document(self, number: int, example: dict[str, Any]) -> Document:
         where = _str(example.get("where", f"{self.name}, example {number}"))
         name = _str(example.get("id", f"row {number}"))
         if len(self.features) == 1:
-            return Conversation(where, name, None, _str(example[self.features[0]]))
+            return Document(where, name, None, _str(example[self.features[0]]))
         turns, speaker, content = self.features
         pairs = zip(example[turns][speaker], example[turns][content], strict=True)
         messages = [{"role": sharegpt.chat_role(_str(s)), "content": _str(c)} for s, c in pairs]
-        return Conversation(where, name, messages, truncated=bool(example.get("truncated", False)))
+        return Document(where, name, messages, truncated=bool(example.get("truncated", False)))
 
 
 def _str(value: Any) -> str:
@@ -93,9 +93,9 @@ def open_source(data: str, data_errors: str = "stop", progress: bool = True) -> 
     Args:
       data: a ShareGPT-format file; "sharegpt": the sample that is downloaded with pip; or a
         tensorflow-datasets name ("lm1b", "my_chats:1.0.0") that has a train split with a text or
-        conversation feature, in an environment where tensorflow-datasets finds or can make it.
-      data_errors: "stop" at bad rows of a file, or "skip" and count them. The sample is known to
-        have some, so they are always skipped there.
+        conversation feature, where tensorflow-datasets finds or can make it.
+      data_errors: "stop" at malformed rows of a file, or "skip" and count them. The sample is
+        known to have some, so there they are always skipped.
       progress: show progress on stderr.
 
     Raises:
@@ -131,7 +131,7 @@ def _open_tfds(name: str, data_errors: str) -> Source:
             records: Any = tfds.data_source(name, split="train")
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
-            f"{name!r} is no file, nor a name that tensorflow-datasets knows: name a file of "
+            f"{name!r} is neither a file nor a name that tensorflow-datasets knows: name a file of "
             f"conversations, {SHAREGPT!r} or a dataset"
         ) from error
     except Exception as error:  # every dataset has its own ways to fail

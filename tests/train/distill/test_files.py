@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medusa_jax.errors import UserError
-from train.distill.reply_file import append_rows, read_done, shard_path
+from train.distill.files import append_rows, read_done, shard_path
 
 SETTINGS = {"model": None, "temperature": 0.3}
 ROWS = [{"id": "a", "text": "one\u2028line"}, {"id": "b", "text": "Grüße"}]

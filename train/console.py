@@ -1,0 +1,88 @@
+"""What a run says while it trains and when it ends, training data and held-out data apart.
+
+Figures of the training data flatter the heads, which come to know it; those of held-out data say
+what decoding will give.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from train.ranking import TOLERANCE
+
+_LOSS = {
+    "medusa1": "MEDUSA-1 loss",
+    "medusa2": "MEDUSA-2 loss",
+    "self_distill": "self-distillation loss",
+}
+_SHOWN = (
+    ("LM loss", "lm_loss", ".3f"),
+    ("KL to the original", "kl", "z.4f"),
+    ("head losses", "head_loss", ".2f"),
+    ("top-1", "head_top1", ".2f"),
+    ("tokens/step", "accepted", ".2f"),
+)
+
+
+def training_line(step: int, row: Mapping[str, Any], objective: str) -> str:
+    """A step's batch in one line: the loss that is minimised, and what it is made of.
+
+    Args:
+      step: steps done.
+      row: of `metrics.jsonl`; what it lacks is left out.
+      objective: `config.objective`.
+    """
+    return _line("training", step, ((_LOSS[objective], "loss", ".3f"), *_SHOWN), row)
+
+
+def held_out_line(step: int, report: Mapping[str, Any]) -> str:
+    """An evaluation in one line.
+
+    Args:
+      step: steps done.
+      report: means over the held-out data, of `objectives.objective.metrics`.
+    """
+    return _line("held out", step, _SHOWN, report)
+
+
+def _line(split: str, step: int, shown: Any, values: Mapping[str, Any]) -> str:
+    parts = [
+        " ".join([label, *(format(float(x), digits) for x in np.atleast_1d(values[name]))])
+        for label, name, digits in shown
+        if name in values
+    ]
+    return " | ".join([split, f"step {step}", *parts])
+
+
+def closing_lines(
+    last: int, best: int | None, metrics: Mapping[int, Mapping[str, float]], tree: str
+) -> list[str]:
+    """What decoding with a finished run will give, and which checkpoint is the best.
+
+    Args:
+      last: the last step.
+      best: the best checkpoint, if any has been evaluated.
+      metrics: `Checkpoints.metrics` of both.
+      tree: `config.tree`.
+    """
+    if "tokens_per_step" not in metrics[last]:
+        return [f"step {last} was not measured on held-out data: see config.held_out"]
+    lines = [
+        f"held-out data: {metrics[last]['tokens_per_step']:.2f} tokens per decoding step expected "
+        f"with the tree {tree} after step {last}; plain decoding gives 1.00"
+    ]
+    if metrics[last]["score"] < 0:
+        rise = metrics[last]["base_loss"] - metrics[last]["reference"]
+        lines.append(
+            f"quality lost: the base head's held-out loss has risen by {rise:.3f} nats per token "
+            f"since the start, more than {TOLERANCE:g}"
+        )
+    if best is not None and best != last:
+        keeps = metrics[best]["score"] >= 0
+        why = f"fastest within {TOLERANCE:g} nats" if keeps else "none is within, this one closest"
+        lines.append(
+            f"best checkpoint: step {best}, {metrics[best]['tokens_per_step']:.2f} tokens per step "
+            f"({why}); `python -m train.export --step {best}` exports it"
+        )
+    return lines

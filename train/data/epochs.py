@@ -1,0 +1,73 @@
+"""How many steps an epoch takes: one pass over the training data as a run reads them, packed."""
+
+import dataclasses
+
+import numpy as np
+
+from train.data.packing import count_rows
+from train.data.pipeline import Documents
+from train.settings import Settings
+from train.settings_checks import check_profile
+
+
+def steps_per_epoch(settings: Settings, documents: Documents) -> float:
+    """Batches that one pass over the documents fills, before anything expensive has been done.
+
+    Of packed sequences: rows / batch_size (with the documents in a random order, as in training;
+    another order gives about as many). Of cached hidden states: positions that have a label, the
+    base head's included, / (batch_size * seq_len).
+    """
+    if settings.hidden_states == "cached":
+        positions = _num_positions(documents, settings.num_heads)
+        return positions / (settings.batch_size * settings.seq_len)
+    length_C = np.random.default_rng(settings.seed).permutation(documents.length_C)
+    return count_rows(length_C, settings.seq_len) / settings.batch_size
+
+
+def _num_positions(documents: Documents, num_heads: int) -> int:
+    """Positions t of which a token at t + 1 ... t + M + 1 is a label."""
+    total = 0
+    for i in range(len(documents)):
+        is_label_T = np.append(documents[i]["is_label"], np.zeros(num_heads + 1, bool))
+        ahead = np.lib.stride_tricks.sliding_window_view(is_label_T[1:], num_heads + 1)
+        total += np.count_nonzero(ahead.any(axis=-1))
+    return int(total)
+
+
+def with_steps(settings: Settings, per_epoch: float) -> Settings:
+    """The settings of a run whose steps are known: those of `config.epochs` have been worked out.
+
+    Args:
+      settings: with either steps or epochs.
+      per_epoch: from `steps_per_epoch`.
+
+    Raises:
+      UserError: `config.profile` names steps after the last.
+    """
+    if settings.epochs is None:
+        return settings
+    steps = max(1, round(settings.epochs * per_epoch))
+    check_profile(settings.profile, steps)
+    return dataclasses.replace(settings, steps=steps)
+
+
+def describe_length(settings: Settings, per_epoch: float) -> str:
+    """One line: how long a run is, in steps and in epochs.
+
+    Args:
+      settings: from `with_steps`.
+      per_epoch: from `steps_per_epoch`.
+    """
+    is_cached = settings.hidden_states == "cached"
+    kind = "hidden states" if is_cached else f"{settings.seq_len:,} tokens"
+    count = settings.batch_size * (settings.seq_len if is_cached else 1)
+    unit = f"{count:,} {kind}" if is_cached else f"{count:,} packed rows of {kind}"
+    steps = f"{settings.num_steps:,} {_plural('step', settings.num_steps)}"
+    if settings.epochs is None:
+        epochs = settings.num_steps / per_epoch
+        return f"{steps} of {unit} = {epochs:.2g} {_plural('epoch', epochs)} of the training data"
+    return f"{settings.epochs:g} {_plural('epoch', settings.epochs)} = {steps} of {unit}"
+
+
+def _plural(noun: str, count: float) -> str:
+    return noun if count == 1 else f"{noun}s"
