@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: the heads that this package ships.
 #
-#   runs/smollm2_cpu.sh                                    about an hour and a half on two cores
-#   TRAIN=300 TREE=40 TEST=40 HARD=150 SOFT=50 OUT=runs/short runs/smollm2_cpu.sh     minutes
+#   runs/smollm2_cpu.sh                                    about two hours on two cores
+#   TRAIN=30 TREE=8 TEST=8 HARD=60 SOFT=60 OUT=runs/short runs/smollm2_cpu.sh    five minutes
 #
 # Rerun it to resume: every stage continues where it stopped, or sees that it is done.
 set -euo pipefail
