@@ -91,7 +91,8 @@ def test_a_stopped_run_is_all_there(stopped, local_rows):
 
 def test_a_resumed_run_is_as_if_it_had_not_been_stopped(finished, local_rows, here):
     assert rows_of(finished["metrics.jsonl"].decode()) == local_rows
-    assert steps(finished) == [4, 6]  # config.keep is 2
+    # config.keep is 2; step 3, the other one that was evaluated, stays if it is the best.
+    assert steps(finished) in ([4, 6], [3, 4, 6])
     assert sum(name.startswith("tensorboard/") for name in finished) == 2
     assert list(here.iterdir()) == []
 
