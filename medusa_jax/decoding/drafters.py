@@ -49,6 +49,8 @@ class NoDrafter:
 class MedusaDrafter:
     """Fills a static tree with the most likely tokens of Medusa heads (paper, section 2.1).
 
+    The original's `generate_candidates`.
+
     Its parameters are those of `medusa_params`.
 
     Attributes:

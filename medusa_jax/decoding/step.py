@@ -1,6 +1,6 @@
 """Prefill and the decode loop: a `lax.while_loop` over a fixed-size tree of drafted tokens.
 
-A step is the figure 1 of the paper: verify the draft with one pass of the backbone, commit the
+A step is figure 1 of the paper: verify the draft with one pass of the backbone, commit the
 accepted path, draft again from the hidden state of its last node. With a draft of the root alone
 the same step is autoregressive decoding. These are plain functions; `runtime` compiles them.
 """
