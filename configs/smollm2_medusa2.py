@@ -18,7 +18,7 @@ Expected: docs/results.md.
 from ml_collections import ConfigDict
 
 from configs import base
-from medusa_jax.model import SHIPPED_HEADS
+from medusa_jax.io.load import SHIPPED_HEADS
 
 
 def get_config(variant: str = "two_stage") -> ConfigDict:

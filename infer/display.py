@@ -18,7 +18,7 @@ def describe_model(lm: MedusaLM, name: str) -> None:
     if lm.heads_config is not None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
         if lm.tree.max_depth == 0:
-            heads = "plain decoding, the fastest here (--tree mc_sim_7b_63 uses the heads)"
+            heads = f"plain decoding (--tree chain:{lm.heads_config.num_heads} uses the heads)"
     note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
 
 

@@ -36,6 +36,7 @@ from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import make_console, note
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.tree.presets import load_fitting_tree
 
 _DEFAULTS = GenerationConfig()
 _SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32
@@ -182,6 +183,7 @@ def _call(config: GenerationConfig) -> dict[str, Any]:
     options = {key: value for key, value in vars(config).items() if key not in names}
     others = {flag.name: flag.value for flag in (_DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
     fields = [field.name for field in dataclasses.fields(Generation)]
+    # Of the process, since the file is looked at before the model is loaded.
     around = {"platform": jax.default_backend(), "fields": fields}
     return names | options | others | around
 
@@ -202,7 +204,8 @@ def _load() -> MedusaLM:
             "with --medusa"
         )
     if _TREE.value is None and lm.tree.max_depth == 0:
-        return lm.with_tree(_SMALL_TREE if lm.heads_config.num_heads >= 3 else "chain:1")
+        heads = lm.heads_config
+        return lm.with_tree(load_fitting_tree(_SMALL_TREE, heads.num_heads, heads.vocab_size))
     return lm
 
 

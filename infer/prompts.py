@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.chat import Prompt
+from medusa_jax.chat import Prompt, check_messages
 from medusa_jax.errors import UserError
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
@@ -94,11 +94,10 @@ def _first_turn(turns: Any, where: str) -> str:
 
 
 def _check_messages(messages: Any, where: str) -> list[dict[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: messages must be a list that is not empty; {_ROW}")
-    for number, message in enumerate(messages, start=1):
-        for key in ("role", "content"):
-            if not isinstance(message, dict) or not isinstance(message.get(key), str):
-                raise UserError(f"{where}: message {number} needs a string {key!r}; {_ROW}")
-            check_text(message[key], where)
+    try:
+        check_messages(messages)
+    except UserError as error:
+        raise UserError(f"{where}: {error}; {_ROW}") from None
+    for message in messages:
+        check_text(message["role"] + message["content"], where)
     return messages

@@ -14,7 +14,8 @@ from medusa_jax.decoding.generate import (
     stream,
 )
 from medusa_jax.errors import UserError
-from medusa_jax.model import MedusaLM, load
+from medusa_jax.io.load import load
+from medusa_jax.model import MedusaLM
 
 __all__ = [
     "Generation",

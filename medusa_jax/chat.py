@@ -6,7 +6,8 @@ prompted with: the text of a prompt is a prefix of the conversation that it begi
 
 import dataclasses
 import numbers
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,14 +75,25 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
       chat: apply the chat template; None: when the tokenizer has one.
 
     Raises:
-      UserError: no template for a conversation, or nothing left to start from.
+      UserError: it is no prompt, there is no template for a conversation, or nothing is left to
+        start from.
     """
-    if not isinstance(prompt, str) and all(_is_integer(p) for p in prompt):
-        ids = [int(p) for p in prompt]  # type: ignore[arg-type]
+    if isinstance(prompt, str):
+        messages: list[Any] = [{"role": "user", "content": prompt}]
+    elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+        raise UserError(
+            f"a prompt is {reprlib.repr(prompt)}: give a list of prompts, each of them a text, a "
+            'list of messages ([{"role": "user", "content": "..."}]) or a list of token ids'
+        )
+    else:
+        messages = list(prompt)
+    if not isinstance(prompt, str) and all(_is_integer(p) for p in messages):
+        ids = [int(p) for p in messages]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
         ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
     else:
-        text = _render(tokenizer, _messages(prompt), prompt=True)
+        check_messages(messages)
+        text = _render(tokenizer, messages, prompt=True)
         # The template writes the special tokens itself.
         ids = list(tokenizer(text, add_special_tokens=False, **_QUIET)["input_ids"])
     if not ids:
@@ -96,8 +108,18 @@ def _is_integer(value: Any) -> bool:
     )
 
 
-def _messages(prompt: Any) -> list[Message]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+def check_messages(messages: Any) -> None:
+    """Makes sure that messages are ones.
+
+    Raises:
+      UserError: there is none, or one lacks a role or a content that is text.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise UserError("messages must be a list that is not empty")
+    for number, message in enumerate(messages, start=1):
+        for key in ("role", "content"):
+            if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
+                raise UserError(f"message {number} needs a string {key!r}")
 
 
 def tokenize(

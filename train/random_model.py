@@ -22,9 +22,9 @@ from medusa_jax.io.heads.load import resolve_heads
 from medusa_jax.io.hf.config import parse_config, read_json
 from medusa_jax.io.hf.tokenizer import quiet_transformers
 from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.load import with_heads
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.io.placement import place_params
-from medusa_jax.model import with_heads
 from medusa_jax.model_shapes import SHAPES
 
 RANDOM_TINY = "random:tiny"

@@ -29,7 +29,7 @@ class ShapeJob:
     """What to measure.
 
     Attributes:
-      shape: a key of `infer.bench.random_models.SHAPES`.
+      shape: a key of `medusa_jax.model_shapes.SHAPES`.
       trees: as the user wrote them; None: sizes from 8 to 128.
       dtypes: "float32", "bfloat16".
       heads: "shared" (format C) or "own" (format A).

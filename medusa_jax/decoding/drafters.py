@@ -27,8 +27,9 @@ class Drafter(Protocol):
 
         Args:
           params: {"backbone": the base model's, "drafter": this drafter's own}.
-          hidden_BD: the backbone's hidden state at the last accepted token, after the final norm.
-          root_B: int32, the token after it, which is certain.
+          hidden_BD: [B, D] in the compute dtype, the backbone's hidden state at the last accepted
+            token, after the final norm.
+          root_B: int32 [B], the token after it, which is certain.
         """
         ...
 
@@ -37,7 +38,10 @@ class Drafter(Protocol):
 class NoDrafter:
     """Drafts the root alone: autoregressive decoding."""
 
-    max_depth: int = 0
+    @property
+    def max_depth(self) -> int:
+        """See `Drafter.max_depth`."""
+        return 0
 
     def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
         """See `Drafter.draft`."""
@@ -111,7 +115,7 @@ def medusa_params(
 
     Returns:
       {"heads", "tree"}, and "lm_head" [Vd, D] where heads without projections of their own have a
-      draft vocabulary: the rows of the LM head that it names, gathered once.
+      draft vocabulary: the rows of the LM head that it names.
     """
     params = {"heads": heads, "tree": tree}
     if config.draft_vocab and not config.own_projection:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -32,6 +33,9 @@ class GenerationConfig:
         the paper does; default: only when decoding without heads.
       seed: of the random keys, 0 .. 2**64 - 1.
       tree: what each step proposes (see `medusa_jax.tree.presets.load_tree`); default: the model's.
+
+    Raises:
+      UserError: a value out of range.
     """
 
     max_new_tokens: int = 128
@@ -44,6 +48,9 @@ class GenerationConfig:
     tree: str | Tree | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "seed"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UserError(f"{name} is {getattr(self, name)!r}: it must be a whole number")
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -138,7 +145,10 @@ def generate_batches(
     numbers: Sequence[int] | None = None,
     **options: Any,
 ) -> Iterator[Generation]:
-    """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts."""
+    """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts.
+
+    As with every generator, errors are raised when the first answer is asked for.
+    """
     if isinstance(prompts, str):
         raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
     if batch_size < 1:
@@ -146,6 +156,7 @@ def generate_batches(
     numbers = range(len(prompts)) if numbers is None else numbers
     if len(numbers) != len(prompts):
         raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
+    _check_numbers(numbers)
     config = GenerationConfig(**options)
     encoded = [encode_prompt(lm, prompt, chat) for prompt in prompts]
     runtime = _runtime(lm, config)
@@ -177,6 +188,7 @@ def stream(
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
+    _check_numbers([number])
     config = GenerationConfig(**options)
     runtime = _runtime(lm, config)
     encoded = [encode_prompt(lm, prompt, chat)]
@@ -213,6 +225,12 @@ def encode_prompt(lm: MedusaLM, prompt: Prompt | Encoded, chat: bool | None = No
     if min(prompt.ids) < 0 or max(prompt.ids) >= lm.config.vocab_size:
         raise UserError(f"token ids of a prompt must lie in 0..{lm.config.vocab_size - 1}")
     return prompt
+
+
+def _check_numbers(numbers: Sequence[int]) -> None:
+    for number in numbers:
+        if not isinstance(number, Integral) or not 0 <= number < 2**32:
+            raise UserError(f"a prompt's number is {number!r}: it must be from 0 to 2**32 - 1")
 
 
 def _runtime(lm: MedusaLM, config: GenerationConfig) -> Runtime:

@@ -68,7 +68,9 @@ def _compile(
 def _result_shardings(mesh: Mesh, shapes: Any) -> Any:
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         names = {getattr(key, "name", None) for key in path}
-        axes = next((axes for name, axes in _CACHE_AXES.items() if name in names), None)
-        return logical_sharding(mesh, axes or (None,) * leaf.ndim, leaf.shape)
+        axes = next((axes for name, axes in _CACHE_AXES.items() if name in names), ())
+        if len(axes) != leaf.ndim:
+            axes = (None,) * leaf.ndim
+        return logical_sharding(mesh, axes, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(of, shapes)

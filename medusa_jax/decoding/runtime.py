@@ -18,7 +18,7 @@ from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Prefilled, Request, fold_in
 from medusa_jax.decoding.step import Decoder
 from medusa_jax.model import MedusaLM, check_tree
-from medusa_jax.sharding import replicated
+from medusa_jax.sharding import param_shardings, replicated
 from medusa_jax.tree.build import Tree
 
 ALL_STEPS = np.iinfo(np.int32).max
@@ -55,7 +55,6 @@ class Runtime:
     Attributes:
       decoder: static description of the step.
       params: what the step reads, on the devices: {"backbone", "drafter"}.
-      max_position: longest sequence of the model.
       mesh: that the parameters are spread over; None: they are on one device.
       shapes: of `params`, see `programs.abstract`.
     """
@@ -170,7 +169,7 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
     drafter: Drafter = NoDrafter()
     if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
         drafter = MedusaDrafter(lm.heads_config, tree.max_depth, tree.top_k, lm.dtype)
-        heads = _on_device(lm.heads_params)
+        heads = _beside(lm.heads_params, params["backbone"], mesh)
         params["drafter"] = medusa_params(lm.heads_config, heads, params["backbone"], tree)
     decoder = Decoder(
         lm.config, rule or Greedy(), drafter, lm.dtype, storage_dtype(lm.dtype, lm.platform)
@@ -184,6 +183,17 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
 def _on_device(params: Any) -> Any:
     """Host arrays on the default device; others stay where they are."""
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), params)
+
+
+def _beside(heads: Any, backbone: Any, mesh: Mesh | None) -> Any:
+    """Heads on the devices of the backbone, wherever they were made."""
+    devices = jax.tree.leaves(backbone)[0].sharding.device_set
+    leaves = jax.tree.leaves(heads)
+    if all(isinstance(x, jax.Array) and x.sharding.device_set == devices for x in leaves):
+        return heads
+    if mesh is None:
+        return jax.device_put(heads, next(iter(devices)))
+    return jax.tree.map(jax.device_put, heads, param_shardings(mesh, heads))
 
 
 def _mesh(lm: MedusaLM) -> Mesh | None:

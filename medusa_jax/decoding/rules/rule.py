@@ -37,9 +37,9 @@ class Rule(Protocol):
         """The first new token of each row: int32 [B].
 
         Args:
-          logits_BV: float32, the base model's at the last token of the prompt.
+          logits_BV: float32 [B, V], the base model's at the last token of the prompt.
           request: its numbers are the rule's own.
-          position_B: int32, where the token will stand.
+          position_B: int32 [B], where the token will stand.
         """
         ...
 
@@ -50,9 +50,9 @@ class Rule(Protocol):
 
         Args:
           draft: the tree.
-          logits_BRV: float32, the base model's at every node.
+          logits_BRV: float32 [B, R, V], the base model's at every node.
           request: its numbers are the rule's own.
-          position_B: int32, where the root stands; a node stands its depth further.
+          position_B: int32 [B], where the root stands; a node stands its depth further.
         """
         ...
 
@@ -81,6 +81,8 @@ def longest_path(
         # A sum and no matrix product: -inf times 0 is NaN, and TPUs would round to bfloat16.
         below_root_BRR = draft.mask_BRR.at[:, :, 0].set(False)
         path_score_BR = jnp.where(below_root_BRR, score_BR[:, None, :], 0.0).sum(-1)
+        # Above what nodes that are not the deepest get, or a path of -inf would lose to the root.
+        path_score_BR = jnp.maximum(path_score_BR, jnp.finfo(jnp.float32).min)
         best_BR = jnp.where(deepest_BR, path_score_BR, -jnp.inf)
         last_B = jnp.argmax(best_BR, axis=-1).astype(jnp.int32)
     return num_B, _path_to(draft, last_B, num_B), last_B

@@ -2,8 +2,8 @@
 
 With q = softmax(logits / temperature) at a node's parent, the node is accepted when
 q(token) > min(epsilon, delta * exp(-H(q))): at a parent of low entropy only likely tokens pass, at
-one of high entropy less likely ones too. The truncation is that of Hewitt et al., 2022; the original's
-function is `evaluate_posterior`.
+one of high entropy less likely ones too. The truncation is that of Hewitt et al., 2022; the
+original's function is `evaluate_posterior`.
 """
 
 import dataclasses

@@ -49,7 +49,7 @@ def find_heads(model_folder: Path) -> Path | None:
     """Looks for heads that came with a model.
 
     Args:
-      model_folder: folder of the model; a file (GGUF) has nothing beside it.
+      model_folder: folder of the model, or the folder that a GGUF file lies in.
 
     Returns:
       What to give to `load_heads`: a `medusa_lm_head.*` file in the folder, the folder itself when

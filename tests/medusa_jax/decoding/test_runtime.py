@@ -104,6 +104,19 @@ def test_the_platform_is_that_of_the_parameters(lm):
     assert rows(state) == rows(decoded(lm, PROMPTS, [12] * 3))
 
 
+@pytest.mark.parametrize("where", ["device", "mesh"])
+def test_heads_follow_the_backbone_wherever_they_were_made(lm, where):
+    """Fresh heads lie on the default device, or in NumPy arrays."""
+    if where == "device":
+        params = jax.device_put(lm.params, jax.devices()[3])
+    else:
+        mesh = make_mesh(data=1, tensor=2)
+        params = jax.device_put(lm.params, param_shardings(mesh, lm.params))
+    for heads in (lm.heads_params, jax.tree.map(np.asarray, lm.heads_params)):
+        mixed = dataclasses.replace(lm, params=params, heads_params=heads)
+        assert rows(decoded(mixed, PROMPTS, [9] * 3)) == rows(decoded(lm, PROMPTS, [9] * 3))
+
+
 @pytest.mark.parametrize("shape", [{"tensor": 2}, {"fsdp": 2, "tensor": 2}, {"data": 2}])
 def test_on_a_mesh_the_host_reads_whole_arrays_and_the_cache_is_split(lm, shape):
     mesh = make_mesh(**({"data": 1} | shape))

@@ -50,6 +50,12 @@ def test_scores_decide_between_equally_deep_nodes_and_the_lowest_wins_a_tie():
     assert judged(draft, ok, score)[2] == [4, 3]
 
 
+def test_a_path_of_score_minus_infinity_is_still_the_longest():
+    ok = np.asarray([[1, 1, 0, 1, 0], [1, 1, 0, 0, 0]])
+    score = np.full((2, 5), -np.inf)
+    assert judged(two_trees(), ok, score) == ([2, 1], [[0, 1, 3], [0, 1, 1]], [3, 1])
+
+
 def test_a_score_of_minus_infinity_off_the_path_harms_nothing():
     score = np.zeros((2, 5))
     score[:, 2] = -np.inf

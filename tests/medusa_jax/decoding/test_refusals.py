@@ -1,0 +1,94 @@
+"""What the Python API refuses, in one line."""
+
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax import GenerationConfig, UserError
+
+PROMPTS = ["Once upon a time"]
+
+
+@pytest.fixture(scope="module")
+def heads(stories_heads):
+    return stories_heads
+
+
+@pytest.fixture(scope="module")
+def lm(stories_lm):
+    return stories_lm
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: it must be a whole number"),
+        ({"seed": 1.0}, "seed is 1.0: it must be a whole number"),
+        ({"acceptance": "lucky"}, "greedy or typical"),
+        ({"acceptance": "greedy", "temperature": 0.5}, "typical"),
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"delta": -1.0}, "delta"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        GenerationConfig(**options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([], "empty"), ([512], "0..511"), ([{"role": "user", "content": "Hi"}], "template")],
+)
+def test_prompts_that_cannot_be_answered(lm, prompt, message):
+    with pytest.raises(UserError, match=message):
+        medusa_jax.generate(lm, [prompt])
+
+
+def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
+    with pytest.raises(UserError, match="float32 or bfloat16"):
+        medusa_jax.load(str(stories260k), "none", dtype="int8")
+    with pytest.raises(UserError, match="heads"):
+        medusa_jax.load(str(stories260k), "none", tree="chain:2")
+    with pytest.raises(UserError, match="heads"):
+        medusa_jax.load(str(stories260k), str(heads), tree="chain:5")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([1, 2, 3], "a prompt is 1: give a list of prompts"),
+        (np.array([5, 6]), "a prompt is .*5.*: give a list of prompts"),
+        ([None], "a prompt is None"),
+        ([{"role": "user", "content": "Hi"}], "a prompt is {.*: give a list of prompts"),
+        ([[{"role": "user"}]], "message 1 needs a string 'content'"),
+        ([np.array([[1, 2]])], "message 1 needs a string 'role'"),
+        ([["Hi"]], "message 1 needs a string 'role'"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_in_one_line(lm, prompts, message):
+    with pytest.raises(UserError, match=message) as error:
+        medusa_jax.generate(lm, prompts)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("numbers", [[-1], [2**32], [None], [0.5]])
+def test_numbers_out_of_range_are_refused(lm, numbers):
+    with pytest.raises(UserError, match=r"from 0 to 2\*\*32 - 1"):
+        medusa_jax.generate(lm, PROMPTS[:1], numbers=numbers)
+    with pytest.raises(UserError, match=r"from 0 to 2\*\*32 - 1"):
+        next(medusa_jax.stream(lm, PROMPTS[0], number=numbers[0]))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_beyond_64_bits_are_refused(seed):
+    with pytest.raises(UserError, match=r"from 0 to 2\*\*64 - 1"):
+        GenerationConfig(seed=seed)
+
+
+def test_one_text_is_not_taken_for_a_list_of_letters(lm):
+    with pytest.raises(UserError, match="a single text: put it into a list"):
+        medusa_jax.generate(lm, "Why")
