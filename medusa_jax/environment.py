@@ -67,7 +67,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the running code, "-dirty" behind it when files differ; None outside a clone."""
+    """Commit of the running code, followed by "-dirty" when files differ; None outside a clone."""
     source = Path(medusa_jax.__file__).resolve()
     # An installed copy may lie inside some other project's repository.
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:

@@ -102,7 +102,7 @@ def _chained(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def _where(token_BR: jax.Array, length_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Positions behind the cache, and a mask with which every token sees only itself."""
+    """Positions after the cached ones, and a mask with which every token sees only itself."""
     nodes = token_BR.shape[1]
     return jnp.broadcast_to(length_B[:, None], token_BR.shape), jnp.eye(nodes, dtype=jnp.bool_)[
         None

@@ -13,7 +13,8 @@ class Draft:
 
     Parents precede their children. The shape of the tree may be the same for all rows (leading axis
     1) or differ from row to row (leading axis B). A node of depth 0 other than the root is padding:
-    no rule accepts it. In the notes, for "[The] cat | sat, ran | down (after sat)":
+    no rule accepts it. The examples are of one row, in which "cat" is the root, "sat" and "ran" may
+    follow it, and "down" may follow "sat":
 
     Attributes:
       token_BR: int32 [B, R]; here [[cat, sat, ran, down]].

@@ -17,7 +17,7 @@ class Request:
 
     Attributes:
       budget_B: int32, new tokens that the row may emit; 0 for rows that only pad the batch.
-      eos_BE: int32, token ids that end the row; -1 pads.
+      eos_BE: int32 [B, E], token ids that end the row; -1 pads. E is 8 unless there are more.
       key_B2: uint32 [B, 2], the data of one threefry key per row. Rules fold it with a token's
         position (`position_keys`), so that a row's tokens do not depend on the rest of the batch.
       numbers: the rule's own, a pytree of arrays with a leading axis B.
@@ -48,7 +48,7 @@ class Prefilled:
       request: what they ask for.
       kv: keys and values of the prompts, each [B, T, K, H] per layer.
       length_B: int32, tokens of each prompt.
-      hidden_BD: the backbone's hidden state at the last token of each prompt.
+      hidden_BD: compute dtype, the backbone's hidden state at the last token of each prompt.
       root_B: int32, the first new token of each row.
     """
 
@@ -68,7 +68,8 @@ class DecodeState:
       request: what each row asks for.
       cache: committed keys and values.
       draft: the tree that the next step verifies.
-      output_BO: int32, emitted tokens; the first num_new_B of each row count.
+      output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the cache's
+        capacity and one step more.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
       stopped_B: bool, the row emitted an EOS token (its last one).

@@ -25,7 +25,7 @@ def search_tree(accuracy: np.ndarray, num_nodes: int) -> list[list[int]]:
       Paths for `build_tree`, the most probable first: every beginning is a smaller tree.
 
     Raises:
-      UserError: heads and ranks do not make so many nodes.
+      UserError: there are fewer combinations of heads and ranks than nodes.
     """
     num_heads, num_ranks = accuracy.shape
     most = sum(num_ranks**depth for depth in range(1, num_heads + 1))

@@ -1,4 +1,4 @@
-"""Greedy acceptance: the text is exactly that of greedy autoregressive decoding."""
+"""Greedy acceptance: the text of greedy autoregressive decoding (bfloat16: up to near ties)."""
 
 import dataclasses
 
