@@ -68,8 +68,8 @@ class DecodeState:
       request: what each row asks for.
       cache: committed keys and values.
       draft: the tree that the next step verifies.
-      output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the cache's
-        capacity and one step more.
+      output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the
+        cache's capacity and one step more.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
       stopped_B: bool, the row emitted an EOS token (its last one).
