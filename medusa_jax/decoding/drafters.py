@@ -55,19 +55,22 @@ class MedusaDrafter:
 
     The original's `generate_candidates`.
 
-    Its parameters are those of `medusa_params`.
+    `medusa_drafter` makes it and its parameters.
 
     Attributes:
-      heads: all the heads that there are; those deeper than the tree are not run.
-      max_depth: levels of the tree below its root.
+      heads: as many as the tree has levels below its root.
       top_k: ranked tokens that the tree needs of each head.
       dtype: compute dtype, "float32" or "bfloat16".
     """
 
     heads: MedusaConfig
-    max_depth: int
     top_k: int
     dtype: str
+
+    @property
+    def max_depth(self) -> int:
+        """See `Drafter.max_depth`."""
+        return self.heads.num_heads
 
     def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
         """See `Drafter.draft`."""
@@ -85,39 +88,45 @@ class MedusaDrafter:
         return Draft(token_BR, *shape, self.max_depth)
 
     def _logits(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> jax.Array:
-        """Of the first `max_depth` heads: float32 [B, M, V], or [B, M, Vd]."""
+        """Of all heads: float32 [B, M, V], or [B, M, Vd]."""
         own, backbone = params["drafter"], params["backbone"]
         weights = {k: v for k, v in own["heads"].items() if k != "token_map"}
-        if self.max_depth < self.heads.num_heads:
-            weights = jax.tree.map(lambda x: x[: self.max_depth], weights)
-        heads = dataclasses.replace(self.heads, num_heads=self.max_depth)
         lm_head_VD = root_BD = None
-        if not heads.own_projection:
-            lm_head_VD = own["lm_head"] if heads.draft_vocab else lm_head_weight(backbone)
-        if heads.root_conditioned:
+        if not self.heads.own_projection:
+            lm_head_VD = own["lm_head"] if self.heads.draft_vocab else lm_head_weight(backbone)
+        if self.heads.root_conditioned:
             root_BD = take_rows(backbone["embed"]["weight"], root_B)
-        logits: Any = MedusaHeads(heads, jnp.dtype(self.dtype)).apply(
+        logits: Any = MedusaHeads(self.heads, jnp.dtype(self.dtype)).apply(
             {"params": weights}, hidden_BD, lm_head_VD, root_BD
         )
         return logits
 
 
-def medusa_params(
-    config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any], tree: Tree
-) -> dict[str, Any]:
-    """What `MedusaDrafter` reads, as the step wants it.
+def medusa_drafter(
+    config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any], tree: Tree, dtype: str
+) -> tuple[MedusaDrafter, dict[str, Any]]:
+    """The drafter of a tree, and what it reads.
+
+    Heads deeper than the tree are left out here and not in the compiled step, which would copy the
+    others again at every step. The copy lives as long as the result.
 
     Args:
-      config: of the heads.
+      config: of the heads, at least as many as the tree has levels.
       heads: their parameters.
       backbone: the base model's.
       tree: what they fill.
+      dtype: compute dtype.
 
     Returns:
-      {"heads", "tree"}, and "lm_head" [Vd, D] where heads without projections of their own have a
-      draft vocabulary: the rows of the LM head that it names.
+      The drafter, and {"heads", "tree"}, with "lm_head" [Vd, D] where heads without projections of
+      their own have a draft vocabulary: the rows of the LM head that it names.
     """
+    if tree.max_depth < config.num_heads:
+        config = dataclasses.replace(config, num_heads=tree.max_depth)
+        of_all = {k: v for k, v in heads.items() if k == "token_map"}
+        per_head = {k: v for k, v in heads.items() if k != "token_map"}
+        heads = of_all | jax.tree.map(lambda x: x[: tree.max_depth], per_head)
     params = {"heads": heads, "tree": tree}
     if config.draft_vocab and not config.own_projection:
         params["lm_head"] = lm_head_weight(backbone)[heads["token_map"]]
-    return params
+    return MedusaDrafter(config, tree.top_k, dtype), params

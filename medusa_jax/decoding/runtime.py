@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from medusa_jax.decoding import step
 from medusa_jax.decoding.cache import storage_dtype
-from medusa_jax.decoding.drafters import Drafter, MedusaDrafter, NoDrafter, medusa_params
+from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
@@ -168,9 +168,10 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
     params: dict[str, Any] = {"backbone": _on_device(lm.params)}
     drafter: Drafter = NoDrafter()
     if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
-        drafter = MedusaDrafter(lm.heads_config, tree.max_depth, tree.top_k, lm.dtype)
         heads = _beside(lm.heads_params, params["backbone"], mesh)
-        params["drafter"] = medusa_params(lm.heads_config, heads, params["backbone"], tree)
+        drafter, params["drafter"] = medusa_drafter(
+            lm.heads_config, heads, params["backbone"], tree, lm.dtype
+        )
     decoder = Decoder(
         lm.config, rule or Greedy(), drafter, lm.dtype, storage_dtype(lm.dtype, lm.platform)
     )

@@ -1,6 +1,7 @@
 """What compiles, what is found again, and what the compiled loop copies."""
 
 import dataclasses
+import gc
 import logging
 import re
 
@@ -89,6 +90,27 @@ def test_prefill_does_not_depend_on_the_tree(lm):
     other = make_runtime(lm.with_tree("mc_sim_7b_63:9"))
     other.start(make_request([5] * 3), PROMPTS)
     assert misses() - before == 1  # its own `begin`
+
+
+def test_heads_deeper_than_the_tree_cost_nothing_and_leave_nothing(lm):
+    """No part of the heads is copied in the loop, and no copy outlives the call."""
+    shallow = lm.with_tree("chain:3")
+    runtime = make_runtime(shallow)
+    batch = runtime.start(make_request([8]), PROMPTS[:1])
+    arrays = (runtime.shapes, *map(programs.abstract, (batch.state, jnp.int32(4))))
+    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, arrays)
+    for x in jax.tree.leaves(runtime.params["drafter"]["heads"]):
+        assert x.shape[0] == 3
+        text = rf"\[{','.join(map(str, x.shape))}\]"
+        copies = rf"= f32{text}\S* (?:copy|slice|dynamic-slice|fusion)\(.*slice.*"
+        assert not re.findall(copies, program.as_text())
+    del runtime, batch
+    gc.collect()
+    before = len(jax.live_arrays())
+    for tree in ("chain:1", "chain:2", "chain:3"):
+        decoded(lm.with_tree(tree), PROMPTS, [5] * 3)
+    gc.collect()
+    assert len(jax.live_arrays()) == before
 
 
 def bfloat16(lm):
