@@ -79,6 +79,6 @@ def _what_is_written(c: ConfigDict) -> None:
     c.save_every = 200
     c.keep = 2  # Latest checkpoints to keep, in addition to the best one.
     c.profile = ""  # "10:15" writes a jax.profiler trace of these steps.
-    c.tree = "mc_sim_7b_63"  # Tree for which expected tokens per step are reported.
+    c.tree = "mc_sim_7b_63"  # Tree whose expected tokens per step are reported and rank steps.
     c.export_format = "A"  # Written at the end: "A", "B", "C", "vllm" or "none".
     c.export_dtype = "float16"  # Type of the exported weights.

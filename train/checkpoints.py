@@ -15,15 +15,14 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointHandler, CheckpointSave
-from orbax.checkpoint import checkpoint_managers
 
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
 from train.folder import AnyPath, reaching, run_path
+from train.preservation import SCORE, LatestAndBest, score_of
 
 _FOLDER = "checkpoints"
-_SCORE = "score"
 
 
 class Checkpoints:
@@ -40,6 +39,7 @@ class Checkpoints:
         keep: int,
         fingerprint: Mapping[str, Any],
         free: Collection[str] = (),
+        added: Collection[str] = (),
     ):
         """Claims a folder.
 
@@ -49,6 +49,7 @@ class Checkpoints:
           keep: checkpoints to keep beside the one with the highest score.
           fingerprint: what must not change between a run and its continuation; JSON values.
           free: keys that may differ all the same; see `train.fingerprint.claim`.
+          added: keys that earlier versions did not note; see there.
 
         Raises:
           UserError: the folder cannot be written, or it holds a run with another fingerprint.
@@ -56,17 +57,18 @@ class Checkpoints:
         self._workdir = _absolute(workdir)
         with reaching(self._workdir):
             _make(self._workdir)
-            claim(self._workdir, fingerprint, is_started=_has_steps(self._workdir), free=free)
+            is_started = _has_steps(self._workdir)
+            claim(self._workdir, fingerprint, is_started=is_started, free=free, added=added)
         self._save_every = save_every
         self._manager = _manager(
             self._workdir,
-            preservation_policy=_LatestAndBest(keep),
-            best_fn=_score_of,
+            preservation_policy=LatestAndBest(keep),
+            best_fn=score_of,
             best_mode="max",
             cleanup_tmp_directories=True,
         )
         best = self.best
-        self._highest = -math.inf if best is None else _score_of(self._manager.metrics(best))
+        self._highest = -math.inf if best is None else score_of(self._manager.metrics(best))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -83,7 +85,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the highest score, of those that are kept and have one."""
         step = self._manager.best_step()
-        is_judged = step is not None and _score_of(self._manager.metrics(step)) > -math.inf
+        is_judged = step is not None and score_of(self._manager.metrics(step)) > -math.inf
         return step if is_judged else None
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -133,8 +135,8 @@ class Checkpoints:
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(state)}  # pyright: ignore[reportCallIssue]
         if data is not None:
             items["data"] = CheckpointSave(data)
-        metrics = dict(notes or {}) | ({} if score is None else {_SCORE: float(score)})
-        self._highest = max(self._highest, _score_of(metrics))
+        metrics = dict(notes or {}) | ({} if score is None else {SCORE: float(score)})
+        self._highest = max(self._highest, score_of(metrics))
         args = ocp.args.Composite(**items)
         with reaching(self._workdir):  # raises what went wrong with the save before, too
             return self._manager.save(step, args=args, metrics=metrics, force=True)
@@ -201,25 +203,6 @@ def read_params(
         wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}
         args = ocp.args.Composite(state=_restore_args(wanted, partial=True))
         return step, manager.restore(step, args=args)["state"]["params"]
-
-
-class _LatestAndBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the last checkpoints and the one with the highest score."""
-
-    def __init__(self, num_latest: int):
-        self._num_latest = num_latest
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        """One answer per checkpoint, oldest first."""
-        scores = [_score_of(info.metrics) for info in checkpoints]
-        best = scores.index(max(scores)) if scores and max(scores) > -math.inf else None
-        first = len(checkpoints) - self._num_latest
-        return [i >= first or i == best for i in range(len(checkpoints))]
-
-
-def _score_of(metrics: Mapping[str, float] | None) -> float:
-    score = (metrics or {}).get(_SCORE, -math.inf)
-    return -math.inf if math.isnan(score) else score
 
 
 def _absolute(workdir: str | AnyPath) -> AnyPath:

@@ -24,6 +24,7 @@ def claim(
     *,
     is_started: bool,
     free: Collection[str] = (),
+    added: Collection[str] = (),
 ) -> None:
     """Notes what run a folder is of; refuses one that is of another.
 
@@ -32,6 +33,7 @@ def claim(
       fingerprint: what must not change between a run and its continuation; JSON values.
       is_started: there are checkpoints. A run that ended before the first one left nothing.
       free: keys that may change, those of an earlier version's notes too.
+      added: keys that earlier versions did not note; where they are missing they are noted now.
 
     Raises:
       UserError: the folder holds checkpoints of another run; or it cannot be written.
@@ -46,13 +48,18 @@ def claim(
         raise UserError(
             f"{workdir} holds checkpoints of an unknown run (no {_FILE}): choose another --workdir"
         )
-    old, new = (_flat({k: v for k, v in x.items() if k not in free}) for x in (_read(file), mine))
+    noted = _read(file)
+    missing = {key: mine[key] for key in added if key in mine and key not in noted}
+    noted |= missing
+    old, new = (_flat({k: v for k, v in x.items() if k not in free}) for x in (noted, mine))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise UserError(
                 f"{workdir} holds a run with {key} = {old.get(key)!r}, this one has "
                 f"{new.get(key)!r}: resume with the old value, or choose another --workdir"
             )
+    if missing and jax.process_index() == 0:
+        _write(file, noted)
 
 
 def _write(file: AnyPath, value: Any) -> None:

@@ -124,6 +124,11 @@ class Loop:
         latest = self._checkpoints.latest
         if latest is None:
             return self._experiment.state, 0
+        if self._held_out and self._judge.needs_reference and is_first_process():
+            print(
+                f"checkpoint {latest} was saved by an earlier version, without the LM loss before "
+                "the first step: quality is compared with the first evaluation from here on"
+            )
         wanted = abstract_state(self._experiment.state)
         for array in jax.tree.leaves(self._experiment.state):
             array.delete()  # two states may not fit into the devices' memory
@@ -163,10 +168,10 @@ class Loop:
         self._checkpoints.wait()
         last = self._checkpoints.latest
         kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is kept"
-        raise UserError(
-            f"{bad} at step {step}: check the data, or lower config.learning_rate in another "
-            f"--workdir; {kept}"
-        )
+        mend = "check the data, or lower config.learning_rate in another --workdir"
+        if step == 0:  # nothing has been trained yet
+            mend = "check config.model, config.medusa and the data"
+        raise UserError(f"{bad} at step {step}: {mend}; {kept}")
 
     def _row(self, step: int, report: dict[str, jax.Array], window: _Window) -> dict[str, Any]:
         settings = self._settings
@@ -194,9 +199,8 @@ class Loop:
             return None, {}
         report = self._held_out.report(state["params"])
         score = self._judge.score(report)
-        loss = score.head_loss if score.loss is None else score.loss
-        if not math.isfinite(loss):
-            self._stop(step, f"the held-out loss is {loss}")
+        if score.not_finite:
+            self._stop(step, score.not_finite)
         return score, report
 
     def _is_due(self, every: int, step: int) -> bool:

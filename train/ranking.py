@@ -42,6 +42,22 @@ class Score:
         return self.loss <= self.reference + TOLERANCE
 
     @property
+    def not_finite(self) -> str:
+        """The first number that is not finite, and what it is of; "" if all are."""
+        numbers = {
+            "loss of the base head": self.loss,
+            "loss of the heads": self.head_loss,
+            "number of tokens per step": self.tokens_per_step,
+            "reference loss": self.reference,
+        }
+        bad = (
+            f"the held-out {name} is {value}"
+            for name, value in numbers.items()
+            if value is not None and not math.isfinite(value)
+        )
+        return next(bad, "")
+
+    @property
     def rank(self) -> float:
         """Higher is better; -inf for what is not finite.
 
@@ -49,8 +65,7 @@ class Score:
         they are 1 whatever the heads do, and exp(-mean head loss), below 1, decides. Without, below
         0: the nats by which the tolerance is exceeded.
         """
-        numbers = (self.tokens_per_step, self.head_loss, self.loss, self.reference)
-        if not all(math.isfinite(x) for x in numbers if x is not None):
+        if self.not_finite:
             return -math.inf
         if not self.keeps_quality:
             return (self.reference or 0.0) + TOLERANCE - (self.loss or 0.0)

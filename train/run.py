@@ -1,9 +1,13 @@
 """One training run from settings to exported heads."""
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -11,13 +15,14 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
+from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_tree
 from train.checkpoints import Checkpoints
 from train.console import closing_lines
 from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
-from train.distributed import check_shared, is_first_process
+from train.distributed import check_shared, from_each, is_first_process
 from train.export_files import export_run
 from train.fingerprint import check_same
 from train.folder import AnyPath, Folder
@@ -26,6 +31,8 @@ from train.random_model import load_lm
 from train.run_files import write_run
 from train.settings import Settings
 from train.setup import build
+
+_T = TypeVar("_T")
 
 # What may change when a run is resumed; everything else decides what it computes. The layout in
 # memory changes only how sums are rounded and, with dropout, which random numbers it draws.
@@ -38,10 +45,11 @@ _FREE = (
     "save_every",
     "keep",
     "profile",
-    "tree",
     "export_format",
     "export_dtype",
 )
+# What earlier versions did not note. The tree decides what a score says: expected tokens per step.
+_ADDED = ("tree", "tree's content", "draft_vocab's content")
 
 
 def train(settings: Settings, workdir: str | AnyPath) -> None:
@@ -60,26 +68,23 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         check_same({"config": dataclasses.asdict(settings)})
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         _check_batch(settings, mesh)
+        _check_processes(settings)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
 
 def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     dtypes = {"dtype": _params_dtype(settings), "heads_dtype": "float32"}
-    lm = load_lm(settings.model, settings.medusa, **dtypes, mesh=mesh)
+    lm = _together(load_lm, settings.model, settings.medusa, **dtypes, mesh=mesh)
     _check_context(settings, lm)
-    splits = load_data(
-        settings.data,
-        lm.tokenizer,
-        seq_len=settings.seq_len,
-        held_out=settings.held_out,
-        data_errors=settings.data_errors,
-        progress=is_first_process(),
-    )
-    check_same({"content of data": splits.fingerprint})
+    splits = _together(_load_data, settings, lm)
+    tree = _together(load_tree, settings.tree, settings.num_heads)
     token_map = _token_map(settings, lm, splits)
+    contents = _contents(splits, tree, token_map)
+    check_same(contents)
     per_epoch = steps_per_epoch(settings, splits.train)
     sized = with_steps(settings, per_epoch)
+    _say(describe_length(sized, per_epoch))
     experiment = build(sized, lm, mesh, token_map)
     if settings.export_format != "none":
         check_format(experiment.heads, settings.export_format)
@@ -87,19 +92,18 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         folder.path,
         save_every=settings.save_every,
         keep=settings.keep,
-        fingerprint=_fingerprint(settings) | {"content of data": splits.fingerprint},
+        fingerprint=_fingerprint(settings) | contents,
         free=_FREE,
+        added=_ADDED,
     ) as checkpoints:
         if is_first_process():
-            write_run(folder.local, settings, token_map)
+            write_run(folder, settings, token_map)
             folder.fetch("metrics.jsonl")
         if settings.hidden_states == "cached":
             data = inputs.cached(settings, splits, lm, folder.local)
         else:
             data = inputs.packed(settings, splits, mesh)
-        _say(describe_length(sized, per_epoch))
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
-        tree = load_tree(settings.tree, settings.num_heads)
         params = Loop(sized, experiment, data, tree, mesh, checkpoints, folder).run()
         closing = _closing(checkpoints, settings.tree)
     folder.upload()
@@ -131,6 +135,39 @@ def _check_batch(settings: Settings, mesh: Mesh) -> None:
     )
 
 
+def _check_processes(settings: Settings) -> None:
+    if settings.hidden_states == "cached" and jax.process_count() > 1:
+        raise UserError(
+            "config.hidden_states=cached is for a single process: set config.hidden_states=streamed"
+        )
+
+
+def _together(function: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """What it returns; if it refuses on some process, all refuse, and none waits for the others."""
+    problem, result = None, cast(_T, None)
+    try:
+        result = function(*args, **options)
+    except UserError as error:
+        problem = error
+    is_bad_P = from_each(np.asarray(problem is not None))
+    if problem:
+        raise problem
+    if is_bad_P.any():
+        raise UserError(f"process {int(is_bad_P.argmax())} cannot start: see what it says")
+    return result
+
+
+def _load_data(settings: Settings, lm: MedusaLM) -> Splits:
+    return load_data(
+        settings.data,
+        lm.tokenizer,
+        seq_len=settings.seq_len,
+        held_out=settings.held_out,
+        data_errors=settings.data_errors,
+        progress=is_first_process(),
+    )
+
+
 def _check_context(settings: Settings, lm: MedusaLM) -> None:
     if settings.seq_len > lm.config.max_position:
         raise UserError(
@@ -150,6 +187,19 @@ def _token_map(settings: Settings, lm: MedusaLM, splits: Splits) -> np.ndarray |
     if lm.heads_params is not None and "token_map" in lm.heads_params:
         return np.asarray(lm.heads_params["token_map"])
     return inputs.draft_vocabulary(splits.train, lm.config.vocab_size, settings.draft_vocab)
+
+
+def _contents(splits: Splits, tree: Tree, token_map: np.ndarray | None) -> dict[str, str | None]:
+    """What the names in the settings stand for, which may change while the names do not."""
+    return {
+        "content of data": splits.fingerprint,
+        "tree's content": _digest(tree.paths()),
+        "draft_vocab's content": None if token_map is None else _digest(token_map.tolist()),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:

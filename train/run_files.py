@@ -10,33 +10,46 @@ from ml_collections import ConfigDict
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.hf.config import read_json
-from train.folder import AnyPath, Folder
+from train.folder import AnyPath, Folder, reaching
 from train.settings import Settings, make_settings
 
 _SETTINGS = "settings.json"
 _TOKEN_MAP = "token_map.npy"
 
 
-def write_run(workdir: Path, settings: Settings, token_map: np.ndarray | None = None) -> None:
+def write_run(folder: Folder, settings: Settings, token_map: np.ndarray | None = None) -> None:
     """Notes the settings and the draft vocabulary; for one process, at the start of a run.
 
     Args:
-      workdir: exists.
+      folder: exists, if it is a local one; of a bucket's, the files are uploaded later.
       settings: of the run.
       token_map: int [Vd], token of each draft id; None: the heads propose from all tokens.
 
     Raises:
       UserError: the folder cannot be written.
     """
-    write_json(workdir / _SETTINGS, dataclasses.asdict(settings))
-    if token_map is None:
-        return
+    write_json(folder.local / _SETTINGS, dataclasses.asdict(settings))
+    try:
+        if token_map is None:
+            _remove_token_map(folder)
+        else:
+            _write_token_map(folder.local, token_map)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+
+
+def _remove_token_map(folder: Folder) -> None:
+    """That of an earlier run, which ended before its first checkpoint."""
+    with reaching(folder.path):
+        if (folder.path / _TOKEN_MAP).exists():
+            (folder.path / _TOKEN_MAP).unlink()
+
+
+def _write_token_map(workdir: Path, token_map: np.ndarray) -> None:
     temporary = workdir / f".{_TOKEN_MAP}.{os.getpid()}.tmp.npy"
     try:
         np.save(temporary, np.asarray(token_map, np.int32))
         temporary.replace(workdir / _TOKEN_MAP)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir} ({error.strerror})") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -89,7 +89,10 @@ def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None)
         draft_vocab=token_map is not None,
         root_conditioned=settings.root_conditioned,
     )
-    if lm.heads_config is None or lm.heads_config == wanted:
+    if lm.heads_config is None:
+        return wanted
+    _check_draft_vocab(settings, lm.heads_config)
+    if lm.heads_config == wanted:
         return wanted
     for field in dataclasses.fields(wanted):
         asked, found = (getattr(c, field.name) for c in (wanted, lm.heads_config))
@@ -99,6 +102,16 @@ def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None)
                 f"for {asked}: start from other heads or change the configuration"
             )
     return wanted
+
+
+def _check_draft_vocab(settings: Settings, found: MedusaConfig) -> None:
+    """Refuses heads of more draft tokens than asked for; scarce data may have left them fewer."""
+    if found.draft_vocab and settings.draft_vocab < found.vocab_size:
+        raise UserError(
+            f"the heads in {settings.medusa} propose from {found.vocab_size} tokens, the "
+            f"configuration asks for config.draft_vocab={settings.draft_vocab}: set "
+            f"config.draft_vocab={found.vocab_size}, or start from other heads"
+        )
 
 
 def _split(

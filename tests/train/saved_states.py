@@ -18,11 +18,9 @@ def make(
     save_every: int = 1,
     keep: int = 3,
     fingerprint: Mapping[str, Any] = FINGERPRINT,
-    free: tuple[str, ...] = (),
+    **names: tuple[str, ...],
 ) -> Checkpoints:
-    return Checkpoints(
-        workdir, save_every=save_every, keep=keep, fingerprint=fingerprint, free=free
-    )
+    return Checkpoints(workdir, save_every=save_every, keep=keep, fingerprint=fingerprint, **names)
 
 
 def assert_same(left: Any, right: Any) -> None:

@@ -220,6 +220,18 @@ def test_what_may_change(tmp_path):
     assert "model = 'tiny', this one has 'other'" in message
 
 
+def test_what_earlier_versions_did_not_note(tmp_path):
+    """A missing key is taken as it is found, once."""
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
+    new = FINGERPRINT | {"tree": "a"}
+    make(tmp_path, fingerprint=new, added=("tree",)).close()
+    assert json.loads((tmp_path / "run.json").read_text()) == new
+    other = FINGERPRINT | {"tree": "b"}
+    message = refused(lambda: make(tmp_path, fingerprint=other, added=("tree",)))
+    assert "tree = 'a', this one has 'b'" in message
+
+
 def test_folder_of_a_run_without_a_checkpoint(tmp_path):
     """It ended before there was anything to resume from: other settings are welcome."""
     make(tmp_path).close()

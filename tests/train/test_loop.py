@@ -154,19 +154,56 @@ def test_what_a_window_reports(files, tmp_path):
     assert [row["loss_max"] for row in some] == [max(losses[:3]), max(losses[3:])]
 
 
-def test_a_held_out_loss_that_is_not_finite_stops_the_run(files, tmp_path, monkeypatch):
-    report = HeldOut.report
+def break_evaluation(monkeypatch, name, good):
+    """The evaluations that follow so many good ones find a loss that is not a number."""
+    report, found = HeldOut.report, []
 
     def broken(self, params):
-        found = report(self, params)
-        return found | {"head_loss": found["head_loss"] * np.nan}
+        found.append(report(self, params))
+        return found[-1] | ({name: found[-1][name] * np.nan} if len(found) > good else {})
 
     monkeypatch.setattr(HeldOut, "report", broken)
-    changes = {"objective": "medusa1", "steps": 6, "save_every": 2, "eval_every": 3}
-    with pytest.raises(UserError, match=r"held-out loss is nan at step 3: .*checkpoint 2 is kept"):
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "good", "words"),
+    [
+        ("medusa1", "head_loss", 0, "the held-out loss of the heads"),
+        ("medusa2", "head_loss", 1, "the held-out loss of the heads"),
+        ("medusa2", "lm_loss", 1, "the held-out loss of the base head"),
+    ],
+)
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(
+    files, tmp_path, monkeypatch, objective, name, good, words
+):
+    break_evaluation(monkeypatch, name, good)
+    changes = {"objective": objective, "steps": 6, "save_every": 2, "eval_every": 3}
+    with pytest.raises(UserError, match=rf"{words} is nan at step 3: .*checkpoint 2 is kept"):
         run(make(*files, **changes), tmp_path / "run")
     assert set(saved(tmp_path / "run")) == {2}
     assert [row["step"] for row in logged(tmp_path / "run")] == [1, 2]
+
+
+def test_a_model_whose_loss_is_not_finite_before_the_first_step(files, tmp_path, monkeypatch):
+    break_evaluation(monkeypatch, "lm_loss", 0)
+    with pytest.raises(UserError, match=r"base head is nan at step 0: check config.model") as error:
+        run(make(*files, objective="medusa2"), tmp_path / "run")
+    assert "learning_rate" not in str(error.value)
+
+
+def test_a_run_of_an_earlier_version_is_compared_from_here_on(files, tmp_path, monkeypatch, capsys):
+    settings = make(*files, objective="medusa2", steps=4, eval_every=2, export_format="none")
+    monkeypatch.setattr(Interrupt, "reached", lambda self, step: step == 1)
+    run(settings, tmp_path / "run")
+    monkeypatch.undo()
+    metrics = tmp_path / "run" / "checkpoints" / "1" / "metrics" / "metrics"
+    metrics.write_text(json.dumps({"held_out_loss": 5.0}))
+    rows = run(settings, tmp_path / "run")
+    assert "checkpoint 1 was saved by an earlier version, without the LM loss" in (
+        capsys.readouterr().out
+    )
+    reference = saved(tmp_path / "run")[4]["reference"]
+    assert reference == pytest.approx(rows[1]["held_out/lm_loss"], rel=1e-6)
 
 
 def test_a_run_without_held_out_data(files, tmp_path, capsys):

@@ -77,6 +77,9 @@ def test_what_is_not_finite_is_never_best(bad):
         Score(2.0, 1.0, 1.0, bad),
     ):
         assert score.rank == -INF < good.rank
+        assert score.not_finite.endswith(f" is {bad}")
+    assert good.not_finite == ""
+    assert Score(bad, bad, 1.0, 0.0).not_finite == f"the held-out loss of the heads is {bad}"
 
 
 def test_notes_are_numbers():

@@ -25,6 +25,7 @@ from tests.train.small_runs import (
     write_data,
 )
 from train.checkpoints import read_params
+from train.data import inputs
 from train.export_files import export_run
 from train.run import train
 
@@ -148,6 +149,7 @@ def test_the_folder_of_another_run(finished, data, tmp_path):
     before = contents(workdir)
     other = write_data(tmp_path / "other.jsonl")
     changes = {"num_heads": 5, "data": other, "steps": 9, "objective": "self_distill"}
+    changes["tree"] = "chain:2"  # what its checkpoints are scored by
     for key, value in changes.items():
         message = refused(dataclasses.replace(settings, **{key: value}), workdir)
         assert f"holds a run with {key} = {getattr(settings, key)!r}" in message
@@ -155,12 +157,33 @@ def test_the_folder_of_another_run(finished, data, tmp_path):
     assert contents(workdir) == before
 
 
-def test_data_that_have_changed_since(model, tmp_path):
-    data = write_data(tmp_path / "data.jsonl")
-    settings = make(model, data)
+def test_files_that_have_changed_since(model, tmp_path, monkeypatch):
+    """The names in the settings are the same."""
+    data, tree = write_data(tmp_path / "data.jsonl"), tmp_path / "tree.json"
+    tree.write_text("[[0], [1]]")
+    changes = {"draft_vocab": 40, "own_projection": False, "export_format": "C"}
+    settings = make(model, data, tree=str(tree), **changes)
     stopped_after(2, settings, tmp_path / "run")
+    tree.write_text("[[0], [2]]")
+    assert "holds a run with tree's content = " in refused(settings, tmp_path / "run")
+    tree.write_text("[[1], [0]]")  # the same tree
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "draft_vocabulary", lambda *_: np.arange(9, dtype=np.int32))
+        assert "with draft_vocab's content = " in refused(settings, tmp_path / "run")
     write_data(tmp_path / "data.jsonl", rows=41)
     assert "holds a run with content of data = " in refused(settings, tmp_path / "run")
+
+
+def test_the_length_is_said_before_the_backbone_runs_over_the_data(
+    model, data, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inputs, "cached", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(model, data, **CACHED), tmp_path / "run")
+    assert "6 steps of 256 hidden states = " in capsys.readouterr().out
 
 
 def test_bad_input_writes_nothing(finished, model, data, tmp_path):

@@ -1,34 +1,55 @@
 """Tests train/run_files.py: settings and draft vocabulary as a folder keeps them."""
 
+import io
+
 import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
+from tests.train.buckets import a_bucket
 from tests.train.exports import TOKEN_MAP, recipe
+from train.folder import Folder
 from train.run_files import read_run, write_run
 
 
 def test_what_is_noted_is_read(tmp_path):
     settings = recipe(own_projection=False, draft_vocab=5, export_format="C")
-    write_run(tmp_path, settings)
+    write_run(Folder(tmp_path), settings)
     assert read_run(tmp_path) == (settings, None)
-    write_run(tmp_path, settings, TOKEN_MAP)
+    write_run(Folder(tmp_path), settings, TOKEN_MAP)
     read, token_map = read_run(str(tmp_path))
     assert read == settings
     np.testing.assert_array_equal(token_map, TOKEN_MAP)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["settings.json", "token_map.npy"]
 
 
+def test_an_earlier_runs_draft_vocabulary_is_removed(tmp_path):
+    write_run(Folder(tmp_path), recipe(), TOKEN_MAP)
+    write_run(Folder(tmp_path), recipe())
+    assert read_run(tmp_path) == (recipe(), None)
+
+
+def test_an_earlier_runs_draft_vocabulary_is_removed_from_a_bucket():
+    stale = io.BytesIO()
+    np.save(stale, TOKEN_MAP)
+    with a_bucket() as bucket, Folder("gs://bucket/run") as folder:
+        bucket.put("run/token_map.npy", stale.getvalue())
+        write_run(folder, recipe())
+        folder.upload()
+        assert list(bucket.objects) == ["run/settings.json"]
+        assert read_run("gs://bucket/run") == (recipe(), None)
+
+
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write_run(tmp_path, recipe())
+    write_run(Folder(tmp_path), recipe())
     assert read_run("~") == (recipe(), None)
 
 
 def test_folders_without_a_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         read_run(tmp_path)
-    write_run(tmp_path, recipe(), TOKEN_MAP)
+    write_run(Folder(tmp_path), recipe(), TOKEN_MAP)
     (tmp_path / "token_map.npy").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"token_map\.npy cannot be read"):
         read_run(tmp_path)

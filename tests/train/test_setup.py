@@ -143,6 +143,18 @@ def test_other_heads_to_start_from_are_refused(changes, words):
     assert str(error.value).startswith(f"the heads in some/heads have {words}")
 
 
+def test_a_draft_vocabulary_is_at_most_as_large_as_the_settings_say():
+    """Smaller, if the labels that the heads were trained on had no more tokens."""
+    heads = dataclasses.replace(HEADS, own_projection=False, vocab_size=16, draft_vocab=True)
+    changes = {"own_projection": False, "export_format": "none", "medusa": "some/heads"}
+    of = functools.partial(settings_of, **changes)
+    for size in (16, 40):
+        assert heads_config(of(draft_vocab=size), model(heads), np.arange(16)) == heads
+    for size in (0, 8):
+        with pytest.raises(UserError, match=f"draft_vocab={size}: set config.draft_vocab=16"):
+            heads_config(of(draft_vocab=size), model(heads), np.arange(16))
+
+
 def test_settings_reach_the_objective_and_the_step():
     changes = {"objective": "medusa2", "lora_rank": 4, "lora_alpha": 10.0, "lora_dropout": 0.25}
     changes |= {"head_decay": 0.5, "dtype": "bfloat16", "remat": True, "accumulate": 2, "seed": 7}

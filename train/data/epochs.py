@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from medusa_jax.errors import UserError
 from train.data.packing import count_rows
 from train.data.pipeline import Documents
 from train.settings import Settings
@@ -16,12 +17,19 @@ def steps_per_epoch(settings: Settings, documents: Documents) -> float:
     Of packed sequences: rows / batch_size (with the documents in a random order, as in training;
     another order gives about as many). Of cached hidden states: positions that have a label, the
     base head's included, / (batch_size * seq_len).
+
+    Raises:
+      UserError: there are none.
     """
     if settings.hidden_states == "cached":
-        positions = _num_positions(documents, settings.num_heads)
-        return positions / (settings.batch_size * settings.seq_len)
-    length_C = np.random.default_rng(settings.seed).permutation(documents.length_C)
-    return count_rows(length_C, settings.seq_len) / settings.batch_size
+        count = _num_positions(documents, settings.num_heads)
+        per_step = settings.batch_size * settings.seq_len
+    else:
+        length_C = np.random.default_rng(settings.seed).permutation(documents.length_C)
+        count, per_step = count_rows(length_C, settings.seq_len), settings.batch_size
+    if count == 0:
+        raise UserError(f"{settings.data} has no reply: there is nothing to learn")
+    return count / per_step
 
 
 def _num_positions(documents: Documents, num_heads: int) -> int:

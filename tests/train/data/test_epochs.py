@@ -1,5 +1,7 @@
 """The steps of an epoch against the batches that a run really reads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,14 @@ def test_cached_positions_are_those_with_a_label_for_any_head(documents, num_hea
         is_label = documents[i]["is_label"].tolist()
         found += sum(any(is_label[t + 1 : t + 2 + num_heads]) for t in range(len(is_label)))
     assert steps_per_epoch(settings, documents) == found / (8 * T)
+
+
+@pytest.mark.parametrize("hidden_states", ["cached", "streamed"])
+def test_data_without_a_reply_are_refused(documents, hidden_states):
+    settings = settings_of(hidden_states=hidden_states, objective="medusa1")
+    none = dataclasses.replace(documents, number_C=documents.number_C[:0])
+    with pytest.raises(UserError, match="x has no reply: there is nothing to learn"):
+        steps_per_epoch(settings, none)
 
 
 def test_steps_are_left_alone_and_a_run_has_at_least_one():
