@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
-from train.folder import AnyPath, reaching, run_path
+from train.folder import AnyPath, reaching, run_path, saving
 
 _FOLDER = "checkpoints"
 _SCORE = "score"
@@ -58,14 +58,15 @@ class Checkpoints:
             _make(self._workdir)
             claim(self._workdir, fingerprint, is_started=_has_steps(self._workdir), free=free)
         self._save_every = save_every
-        self._manager = _manager(
-            self._workdir,
-            preservation_policy=_LatestAndBest(keep),
-            best_fn=_score_of,
-            best_mode="max",
-            cleanup_tmp_directories=True,
-        )
-        best = self.best
+        with reaching(self._workdir):
+            self._manager = _manager(
+                self._workdir,
+                preservation_policy=_LatestAndBest(keep),
+                best_fn=_score_of,
+                best_mode="max",
+                cleanup_tmp_directories=True,
+            )
+            best = self.best
         self._highest = -math.inf if best is None else _score_of(self._manager.metrics(best))
 
     def __enter__(self) -> "Checkpoints":
@@ -126,7 +127,7 @@ class Checkpoints:
           Whether it saves.
 
         Raises:
-          UserError: the bucket cannot be written any more.
+          UserError: the folder cannot be written any more, perhaps because the disk is full.
         """
         if not self.is_due(step, force=force):
             return False
@@ -136,7 +137,7 @@ class Checkpoints:
         metrics = dict(notes or {}) | ({} if score is None else {_SCORE: float(score)})
         self._highest = max(self._highest, _score_of(metrics))
         args = ocp.args.Composite(**items)
-        with reaching(self._workdir):  # raises what went wrong with the save before, too
+        with saving(self._workdir):  # raises what went wrong with the save before, too
             return self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(
@@ -158,20 +159,22 @@ class Checkpoints:
         self.wait()
         step = _step_of(self._manager, self._workdir, step)
         folder = self._workdir / _FOLDER / str(step)
-        _check_fits(folder, self._manager.item_metadata(step)["state"], state)
-        if data is not None:
-            _go_to(data, folder / "data")
-        args = ocp.args.Composite(state=_restore_args(state))
-        return self._manager.restore(step, args=args)["state"]
+        with reaching(self._workdir):
+            _check_fits(folder, self._manager.item_metadata(step)["state"], state)
+            if data is not None:
+                _go_to(data, folder / "data")
+            args = ocp.args.Composite(state=_restore_args(state))
+            return self._manager.restore(step, args=args)["state"]
 
     def wait(self) -> None:
-        """Returns when the step that is being saved is complete on disk."""
-        with reaching(self._workdir):
+        """Returns when the step that is being saved is complete on disk; raises as `save` does."""
+        with saving(self._workdir):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        self._manager.close()
+        with saving(self._workdir):
+            self._manager.close()
 
 
 def read_params(
@@ -195,7 +198,7 @@ def read_params(
         exists = (workdir / _FOLDER).is_dir()
     if not exists:
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
-    with _manager(workdir, create=False) as manager:
+    with reaching(workdir), _manager(workdir, create=False) as manager:
         step = _step_of(manager, workdir, step)
         stored = manager.item_metadata(step)["state"].tree["params"]
         wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}

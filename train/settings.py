@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from medusa_jax.cli_config import unknown
 from medusa_jax.errors import UserError
+from train.data.pipeline import DataErrors
 from train.settings_checks import check_settings
 
 
@@ -29,7 +30,7 @@ class Settings:
     model: str | None
     medusa: str | None
     data: str
-    data_errors: Literal["stop", "cut", "skip"]
+    data_errors: DataErrors
     held_out: float
     objective: Literal["medusa1", "medusa2", "self_distill"]
     hidden_states: Literal["streamed", "cached"]

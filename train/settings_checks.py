@@ -9,7 +9,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.tree.presets import load_tree
 
-if TYPE_CHECKING:  # it calls this module
+if TYPE_CHECKING:  # train.settings imports this module
     from train.settings import MeshSettings, Settings
 
 _SMALLEST = {
