@@ -76,7 +76,7 @@ def _what_is_written(c: ConfigDict) -> None:
     # Logs, checkpoints and the result.
     c.log_every = 20  # Steps; so are the next two.
     c.eval_every = 200
-    c.save_every = 200
+    c.save_every = 200  # Every evaluation that is the best so far is saved, too.
     c.keep = 2  # Latest checkpoints to keep, in addition to the best one.
     c.profile = ""  # "10:15" writes a jax.profiler trace of these steps.
     c.tree = "mc_sim_7b_63"  # Tree whose expected tokens per step are reported and rank steps.

@@ -28,7 +28,8 @@ tail -n "$TEST" "$OUT/replies.jsonl" >"$OUT/test.jsonl"
 python -m train.main --config=configs/smollm2_medusa1.py:hard --workdir="$OUT/hard" \
   --config.data="$OUT/train.jsonl" --config.hidden_states=cached --config.steps="$HARD"
 
-# 3. They go on from there with soft labels. Each run exports its heads into WORKDIR/export.
+# 3. A second run continues from these heads with soft labels. Each run exports its heads into
+#    WORKDIR/export.
 python -m train.main --config=configs/smollm2_medusa1.py:soft --workdir="$OUT/soft" \
   --config.medusa="$OUT/hard/export" --config.data="$OUT/train.jsonl" \
   --config.hidden_states=cached --config.steps="$SOFT"

@@ -19,7 +19,7 @@ from grain.checkpoint import CheckpointHandler, CheckpointSave
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
-from train.folder import AnyPath, reaching, run_path
+from train.folder import AnyPath, reaching, run_path, saving
 from train.preservation import SCORE, LatestAndBest, score_of
 
 _FOLDER = "checkpoints"
@@ -60,14 +60,15 @@ class Checkpoints:
             is_started = _has_steps(self._workdir)
             claim(self._workdir, fingerprint, is_started=is_started, free=free, added=added)
         self._save_every = save_every
-        self._manager = _manager(
-            self._workdir,
-            preservation_policy=LatestAndBest(keep),
-            best_fn=score_of,
-            best_mode="max",
-            cleanup_tmp_directories=True,
-        )
-        best = self.best
+        with reaching(self._workdir):
+            self._manager = _manager(
+                self._workdir,
+                preservation_policy=LatestAndBest(keep),
+                best_fn=score_of,
+                best_mode="max",
+                cleanup_tmp_directories=True,
+            )
+            best = self.best
         self._highest = -math.inf if best is None else score_of(self._manager.metrics(best))
 
     def __enter__(self) -> "Checkpoints":
@@ -128,7 +129,7 @@ class Checkpoints:
           Whether it saves.
 
         Raises:
-          UserError: the bucket cannot be written any more.
+          UserError: the folder cannot be written any more, perhaps because the disk is full.
         """
         if not self.is_due(step, force=force):
             return False
@@ -138,7 +139,7 @@ class Checkpoints:
         metrics = dict(notes or {}) | ({} if score is None else {SCORE: float(score)})
         self._highest = max(self._highest, score_of(metrics))
         args = ocp.args.Composite(**items)
-        with reaching(self._workdir):  # raises what went wrong with the save before, too
+        with saving(self._workdir):  # raises what went wrong with the save before, too
             return self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(
@@ -160,20 +161,22 @@ class Checkpoints:
         self.wait()
         step = _step_of(self._manager, self._workdir, step)
         folder = self._workdir / _FOLDER / str(step)
-        _check_fits(folder, self._manager.item_metadata(step)["state"], state)
-        if data is not None:
-            _go_to(data, folder / "data")
-        args = ocp.args.Composite(state=_restore_args(state))
-        return self._manager.restore(step, args=args)["state"]
+        with reaching(self._workdir):
+            _check_fits(folder, self._manager.item_metadata(step)["state"], state)
+            if data is not None:
+                _go_to(data, folder / "data")
+            args = ocp.args.Composite(state=_restore_args(state))
+            return self._manager.restore(step, args=args)["state"]
 
     def wait(self) -> None:
-        """Returns when the step that is being saved is complete on disk."""
-        with reaching(self._workdir):
+        """Returns when the step that is being saved is complete on disk; raises as `save` does."""
+        with saving(self._workdir):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        self._manager.close()
+        with saving(self._workdir):
+            self._manager.close()
 
 
 def read_params(
@@ -197,7 +200,7 @@ def read_params(
         exists = (workdir / _FOLDER).is_dir()
     if not exists:
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
-    with _manager(workdir, create=False) as manager:
+    with reaching(workdir), _manager(workdir, create=False) as manager:
         step = _step_of(manager, workdir, step)
         stored = manager.item_metadata(step)["state"].tree["params"]
         wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}

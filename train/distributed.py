@@ -1,6 +1,7 @@
 """Several processes that train together: finding each other, and who reads which rows."""
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +111,15 @@ def check_shared(workdir: AnyPath) -> None:
     token = int(from_each(np.asarray(secrets.randbits(31), np.int32))[0])
     file = workdir / f".shared-{token:08x}"
     is_new = isinstance(workdir, Path) and not workdir.exists()
-    problem = _write_token(file) if is_first_process() else ""
-    if from_each(np.asarray(bool(problem)))[0]:
-        raise UserError(problem or f"process 0 cannot write to {workdir}: see there")
-    is_seen = from_each(np.asarray(file.exists()))
+    problem = _problem_of(lambda: _write_token(file), workdir) if is_first_process() else ""
+    _refuse_together(problem, workdir)
+    seen: list[bool] = []
+    _refuse_together(_problem_of(lambda: seen.append(file.exists()), workdir), workdir)
+    is_seen = from_each(np.asarray(seen[0]))
+    problem = ""
     if is_first_process():
-        file.unlink()
-        if is_new:
-            workdir.rmdir()
+        problem = _problem_of(lambda: _remove_token(file, is_new), workdir)
+    _refuse_together(problem, workdir)
     if not is_seen.all():
         raise UserError(
             f"process {int(is_seen.argmin())} does not see what process 0 writes to {workdir}: "
@@ -125,18 +127,36 @@ def check_shared(workdir: AnyPath) -> None:
         )
 
 
-def _write_token(file: AnyPath) -> str:
-    """Writes it and returns what went wrong, for the other processes wait to hear of it."""
+def _write_token(file: AnyPath) -> None:
+    if isinstance(file, Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+
+
+def _remove_token(file: AnyPath, with_folder: bool) -> None:
+    file.unlink()
+    if with_folder:
+        file.parent.rmdir()
+
+
+def _problem_of(action: Callable[[], None], workdir: AnyPath) -> str:
+    """What goes wrong with it: not raised, for the other processes wait to hear of it."""
     try:
-        if isinstance(file, Path):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        with reaching(file.parent):
-            file.write_text("")
+        with reaching(workdir):
+            action()
     except OSError as error:
-        return f"cannot write to {file.parent} ({error.strerror}): choose another --workdir"
+        return f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
     except UserError as error:
         return str(error)
     return ""
+
+
+def _refuse_together(problem: str, workdir: AnyPath) -> None:
+    """Raises UserError on every process when one has a problem; every process calls it."""
+    has_problem = from_each(np.asarray(bool(problem)))
+    if has_problem.any():
+        number = int(has_problem.argmax())
+        raise UserError(problem or f"process {number} cannot write to {workdir}: see there")
 
 
 def batch_part(mesh: Mesh) -> tuple[int, int]:

@@ -23,7 +23,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +36,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.objectives.accuracy import TOP
 from medusa_jax.tree.build import Tree, build_tree
-from medusa_jax.tree.presets import load_tree
+from medusa_jax.tree.presets import load_fitting_tree, load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
 from train.evaluation.scores import score
@@ -63,7 +62,7 @@ _DTYPE = flags.DEFINE_enum(
     "Compute dtype; default: float32 on a CPU, else bfloat16.",
 )
 _DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "stop", ["stop", "skip"], "What to do about malformed rows."
+    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about malformed rows."
 )
 _TREE = flags.DEFINE_string(
     "tree",
@@ -139,9 +138,7 @@ def _tree(lm: MedusaLM) -> Tree:
         return build_tree([])
     if not flags.FLAGS["tree"].using_default_value:
         return load_tree(_TREE.value, heads)
-    whole = load_tree(_TREE.value)
-    paths = [whole.rank_R[np.flatnonzero(row_R)[1:]].tolist() for row_R in whole.mask_RR[1:]]
-    return build_tree([path for path in paths if len(path) <= heads])
+    return load_fitting_tree(_TREE.value, heads)
 
 
 def _examples(lm: MedusaLM, console: Console) -> list[Example]:

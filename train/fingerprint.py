@@ -11,9 +11,8 @@ import numpy as np
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
-from medusa_jax.io.hf.config import read_json
 from train.distributed import from_each
-from train.folder import AnyPath
+from train.folder import AnyPath, read_json
 
 _FILE = "run.json"
 
@@ -70,7 +69,7 @@ def _write(file: AnyPath, value: Any) -> None:
 
 
 def _read(file: AnyPath) -> dict[str, Any]:
-    return read_json(file) if isinstance(file, Path) else json.loads(file.read_text())
+    return read_json(file, "it says what run this is of; restore it, or choose another --workdir")
 
 
 def check_same(values: Mapping[str, Any]) -> None:

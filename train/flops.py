@@ -23,10 +23,10 @@ D, F, V, N query and K key/value heads of H; and M Medusa heads of L blocks over
   with LoRA         4 (w_layers + w_lm_head) + 3 att + 6 w_lora; heads 6 w_blocks, and 6 w_proj own
                     or 4 w_proj + 6 M r (D + Vh) shared
   self_distill      + 2 (w_layers + w_lm_head) + att: the teacher's forward pass
-  remat             + 2 w_layers + att where the backbone has a backward pass: recomputed work,
-                    which MFU by its definition (Chowdhery et al. 2022, appendix B) does not credit
 
-MFU is these operations per second, as a share of the most that the devices could do.
+MFU is these operations per second, as a share of the most that the devices could do. What
+`config.remat` computes again is no part of them: MFU by its definition (Chowdhery et al. 2022,
+appendix B) does not credit it.
 """
 
 import dataclasses
@@ -46,14 +46,12 @@ class Work:
       lora_rank: r; 0: the whole backbone is trained (except by medusa1).
       cached: hidden states come from disk.
       soft_labels: the heads learn the base model's distribution.
-      remat: count the layers that run again in the backward pass.
     """
 
     objective: str
     lora_rank: int = 0
     cached: bool = False
     soft_labels: bool = False
-    remat: bool = False
 
 
 def flops_per_token(config: LlamaConfig, heads: MedusaConfig, seq_len: int, work: Work) -> float:
@@ -71,7 +69,7 @@ def flops_per_token(config: LlamaConfig, heads: MedusaConfig, seq_len: int, work
         total += 3 * (forward + 2 * head)
     if work.objective == "self_distill":
         total += forward + 2 * head
-    return total + (forward if work.remat else 0)
+    return total
 
 
 def layer_parameters(config: LlamaConfig) -> int:
@@ -153,22 +151,19 @@ def peak_flops(device_kind: str) -> float | None:
     return _PEAK[max(names, key=len)] if names else None
 
 
-def mfu(
-    flops_per_step: float, seconds: float, device: Any, *, num_devices: int = 1
-) -> float | None:
+def mfu(flops_per_step: float, seconds: float, device: Any) -> float | None:
     """Model FLOPs utilisation, from 0 to 1.
 
     Args:
-      flops_per_step: of all devices together.
+      flops_per_step: of one device.
       seconds: per step.
-      device: one of them, as in `jax.devices()`.
-      num_devices: how many, all alike.
+      device: it, as in `jax.devices()`.
 
     Returns:
       The share; None for a device whose peak is not known, such as a CPU.
     """
     peak = peak_flops(device.device_kind)
-    return None if peak is None else flops_per_step / (seconds * peak * num_devices)
+    return None if peak is None else flops_per_step / (seconds * peak)
 
 
 def device_memory_bytes() -> int | None:

@@ -7,10 +7,13 @@ with every checkpoint and at the end.
 
 import contextlib
 import importlib.util
+import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -142,3 +145,42 @@ def reaching(path: AnyPath) -> Iterator[None]:
             f"cannot use {path} ({reason}): check that the bucket exists and that you may write to "
             "it (gcloud auth application-default login), then rerun the same command"
         ) from error
+
+
+@contextlib.contextmanager
+def saving(path: AnyPath) -> Iterator[None]:
+    """`reaching`, and for a local path too one line where the disk is full or cannot be written."""
+    try:
+        with reaching(path):
+            yield
+    except (OSError, ValueError) as error:
+        # TensorStore, which writes the arrays, raises a ValueError that ends in the code.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise UserError(
+            f"cannot write to {path} ({os.strerror(number)}): mend that, then rerun the same "
+            "command to resume from the last checkpoint"
+        ) from error
+
+
+def read_json(file: AnyPath, hint: str, *, name: AnyPath | None = None) -> dict[str, Any]:
+    """The object in a JSON file that a run has written.
+
+    Args:
+      file: exists.
+      hint: how to mend a damaged one.
+      name: to call it by, if it is the copy of another.
+
+    Raises:
+      UserError: it cannot be read, or holds something else.
+    """
+    name = file if name is None else name
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as JSON ({error}): {hint}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{name} does not hold a JSON object: {hint}")
+    return value

@@ -137,7 +137,7 @@ class Loop:
     def _save(
         self, step: int, state: Any, score: Score | None = None, *, force: bool = False
     ) -> None:
-        """Saves the step if it is due, what was reported up to it first."""
+        """Saves the step if it is due, as every new best is; what was reported up to it first."""
         if self._checkpoints.is_due(step, force=force):
             self._writer.flush()
             self._folder.upload()

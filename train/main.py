@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 def _loaded(config: Any) -> Any:
-    """The configuration, if its file could be read: ml_collections tells at the first use."""
+    """The configuration, if its file could be read: ml_collections reports it only on first use."""
     try:
         config.to_dict()
     except OSError as error:

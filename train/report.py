@@ -41,6 +41,7 @@ from train.data.builder import progress_bar
 from train.data.json_rows import read_json_rows
 from train.data.pipeline import load_data
 from train.evaluation.scores import score
+from train.folder import run_path
 from train.random_model import load_lm
 from train.run_files import read_run
 from train.settings import Settings
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
     if not (_RUNS.value and _QUESTIONS.value and _OUTPUT.value):
         raise UserError("--runs, --questions and --output are all needed: see --help")
     target = check_output(_OUTPUT.value)
-    runs = [Path(name).expanduser() for name in _RUNS.value]
+    runs = [_local(name) for name in _RUNS.value]
     if len({"base", *(run.name for run in runs)}) <= len(runs):
         raise UserError("--runs: their folders need different names, and none may be named base")
     settings = [read_run(run)[0] for run in runs]
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> None:
     share = min(of_run.held_out for of_run in settings)
     if not share:
         raise UserError("a run has config.held_out=0: no conversation is new to all of them")
-    load_tree(_TREE.value)  # an unknown one is refused now rather than after the first model
+    # One that is unknown or too deep is refused now rather than after the first model.
+    load_tree(_TREE.value, min(of_run.num_heads for of_run in settings))
     questions = [row["turns"][0] for row in _rows(_QUESTIONS.value, {"turns": list})]
     problems = []
     if _PROBLEMS.value:
@@ -113,6 +115,13 @@ def main(argv: list[str]) -> None:
             bar.advance(task)
     write_json(target, environment("train.report") | {"rows": report})
     _print(report)
+
+
+def _local(name: str) -> Path:
+    path = run_path(name)
+    if not isinstance(path, Path):
+        raise UserError(f"--runs: {name} is in a bucket: download it and name the local folder")
+    return path
 
 
 def _base(settings: Sequence[Settings]) -> str | None:

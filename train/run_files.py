@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
-from medusa_jax.io.hf.config import read_json
-from train.folder import AnyPath, Folder, reaching
+from train.folder import AnyPath, Folder, reaching, read_json
 from train.settings import Settings, make_settings
 
 _SETTINGS = "settings.json"
@@ -67,10 +66,20 @@ def read_run(workdir: str | AnyPath) -> tuple[Settings, np.ndarray | None]:
         folder.fetch(_SETTINGS, _TOKEN_MAP)
         if not (folder.local / _SETTINGS).is_file():
             raise UserError(f"{folder} holds no run ({_SETTINGS} is missing): name its --workdir")
-        settings = make_settings(ConfigDict(read_json(folder.local / _SETTINGS)))
+        settings = _settings(folder)
         if not (folder.local / _TOKEN_MAP).is_file():
             return settings, None
         try:
             return settings, np.load(folder.local / _TOKEN_MAP, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{folder.path / _TOKEN_MAP} cannot be read ({error})") from None
+
+
+def _settings(folder: Folder) -> Settings:
+    file = folder.path / _SETTINGS
+    hint = "rerun the run's own command, which writes it again"
+    values = read_json(folder.local / _SETTINGS, hint, name=file)
+    try:
+        return make_settings(ConfigDict(values))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None

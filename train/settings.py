@@ -6,7 +6,9 @@ import typing
 from typing import Any, Literal
 
 from medusa_jax.cli_config import unknown
+from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from train.data.pipeline import DataErrors
 from train.settings_checks import check_settings
 
 
@@ -29,7 +31,7 @@ class Settings:
     model: str | None
     medusa: str | None
     data: str
-    data_errors: Literal["stop", "cut", "skip"]
+    data_errors: DataErrors
     held_out: float
     objective: Literal["medusa1", "medusa2", "self_distill"]
     hidden_states: Literal["streamed", "cached"]
@@ -90,6 +92,28 @@ class Settings:
             return None
         first, _, last = self.profile.partition(":")
         return int(first), int(last)
+
+    def heads_config(
+        self, hidden_size: int, vocab_size: int, *, draft_vocab: bool, bias: bool = True
+    ) -> MedusaConfig:
+        """The heads that are asked for, on a model of width `hidden_size`.
+
+        Args:
+          hidden_size: D.
+          vocab_size: V, or the size of the draft vocabulary.
+          draft_vocab: whether they have one.
+          bias: whether their blocks have biases, as fresh ones do.
+        """
+        return MedusaConfig(
+            num_heads=self.num_heads,
+            num_layers=self.num_layers,
+            hidden_size=hidden_size,
+            vocab_size=vocab_size,
+            bias=bias,
+            own_projection=self.own_projection,
+            draft_vocab=draft_vocab,
+            root_conditioned=self.root_conditioned,
+        )
 
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}

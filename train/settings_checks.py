@@ -4,12 +4,11 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.tree.presets import load_tree
 
-if TYPE_CHECKING:  # it calls this module
+if TYPE_CHECKING:  # train.settings imports this module
     from train.settings import MeshSettings, Settings
 
 _SMALLEST = {
@@ -160,15 +159,7 @@ def _check_export(settings: "Settings") -> None:
     """Refuses heads that the chosen format cannot hold now rather than after hours of training."""
     if settings.export_format == "none":
         return
-    heads = MedusaConfig(
-        num_heads=settings.num_heads,
-        num_layers=settings.num_layers,
-        hidden_size=1,
-        vocab_size=1,
-        own_projection=settings.own_projection,
-        draft_vocab=settings.draft_vocab > 0,
-        root_conditioned=settings.root_conditioned,
-    )
+    heads = settings.heads_config(1, 1, draft_vocab=settings.draft_vocab > 0)  # of any size
     try:
         check_format(heads, settings.export_format)
     except UserError as error:

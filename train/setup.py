@@ -79,15 +79,11 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
 
 def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None) -> MedusaConfig:
     """The heads that the settings ask for."""
-    wanted = MedusaConfig(
-        num_heads=settings.num_heads,
-        num_layers=settings.num_layers,
-        hidden_size=lm.config.hidden_size,
-        vocab_size=lm.config.vocab_size if token_map is None else len(token_map),
+    wanted = settings.heads_config(
+        lm.config.hidden_size,
+        lm.config.vocab_size if token_map is None else len(token_map),
         bias=lm.heads_config is None or lm.heads_config.bias,
-        own_projection=settings.own_projection,
         draft_vocab=token_map is not None,
-        root_conditioned=settings.root_conditioned,
     )
     if lm.heads_config is None:
         return wanted

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from medusa_jax.objectives.blockwise import sum_over_blocks
 from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.objective import Objective, metrics
 from medusa_jax.tree.build import Tree
@@ -113,12 +114,4 @@ def _add_over_parts(function: Callable[[Any], Any], arrays: Any, parts: int) -> 
         lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), arrays
     )
     numbers = jnp.arange(parts, dtype=jnp.int32)
-    first = jax.tree.map(lambda x: x[0], cut)
-    zero = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, (first, numbers[0]))
-    )
-
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, function(part)), None
-
-    return jax.lax.scan(add, zero, (cut, numbers))[0]
+    return sum_over_blocks(lambda part: (function(part), None), (cut, numbers))[0]

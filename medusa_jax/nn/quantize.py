@@ -1,7 +1,7 @@
 """A frozen backbone in 8 or 4 bits (QLoRA, Dettmers et al., 2023), through the library qwix.
 
 Only the matrices of the layers are quantised, and only for training: embeddings, LM head and norms
-stay as they are. `medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` are what reads them.
+stay as they are. `medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` read them.
 """
 
 from typing import Any, Literal

@@ -9,7 +9,7 @@ import numpy as np
 from medusa_jax.tree.build import Tree
 
 TOP = 5  # reports give accuracies among the 1 .. TOP most likely tokens
-MISS = int(np.iinfo(np.int32).max)  # rank of a label that there is not, or that a head cannot say
+MISS = int(np.iinfo(np.int32).max)  # rank of no label, or of one outside the head's vocabulary
 
 
 def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -61,7 +61,7 @@ def loss_over_time(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _over_blocks(loss: Loss, params: Any, blocks: Any) -> tuple[jax.Array, Any]:
-    return _sum_over_blocks(lambda block: (loss(params, *block), None), blocks)[0]
+    return sum_over_blocks(lambda block: (loss(params, *block), None), blocks)[0]
 
 
 def _forward(loss: Loss, params: Any, blocks: Any) -> tuple[Any, Any]:
@@ -79,7 +79,7 @@ def _forward(loss: Loss, params: Any, blocks: Any) -> tuple[Any, Any]:
         )
         return (sums, grads), grads_block
 
-    (sums, grads), grads_blocks = _sum_over_blocks(gradient, _split(blocks))
+    (sums, grads), grads_blocks = sum_over_blocks(gradient, _split(blocks))
     return sums, (grads, grads_blocks)
 
 
@@ -92,7 +92,7 @@ def _backward(loss: Loss, grads: Any, cotangents: Any) -> Any:
 _over_blocks.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _sum_over_blocks(function: Callable[[Any], tuple[Any, Any]], blocks: Any) -> tuple[Any, Any]:
+def sum_over_blocks(function: Callable[[Any], tuple[Any, Any]], blocks: Any) -> tuple[Any, Any]:
     """Of function(block) = (sums, more): the sums added up, and what more there is, stacked."""
     first = jax.tree.map(lambda x: x[0], blocks)
     shapes, _ = jax.eval_shape(function, first)

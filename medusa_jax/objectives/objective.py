@@ -102,11 +102,12 @@ class Objective:
           count_J: float32, `count_labels` of the whole batch: the losses of its parts then add up.
           heads_coef: lambda_0 of MEDUSA-2; not used by "medusa1".
           key: of dropout; None: no dropout.
-          tree: at most M levels below its root; the sums have "accepted" only with it.
+          tree: at most M levels below its root; the sums have "followed" only with it.
 
         Returns:
           The loss (float32 scalar) and sums for `metrics`: "head_loss" [M], "hits" [TOP, M],
-          "labels" [M] (those OUTSIDE too), "accepted", and "lm_loss" or "kl".
+          "labels" [M] (those OUTSIDE too), "followed" (nodes of the tree, without its root), and
+          "lm_loss" or "kl".
         """
         if self.kind == "medusa1":
             params = params | {"backbone": jax.lax.stop_gradient(params["backbone"])}
@@ -213,7 +214,7 @@ def _accuracy(
     }
     if tree is not None:
         followed_BT = jnp.where(is_label_BTJ[..., 0], followed_nodes(tree, rank_BTM), 0)
-        sums["accepted"] = followed_BT.sum().astype(jnp.float32)
+        sums["followed"] = followed_BT.sum().astype(jnp.float32)
     return sums
 
 
@@ -236,6 +237,6 @@ def metrics(sums: dict[str, jax.Array], count_J: jax.Array) -> dict[str, jax.Arr
     for name in ("lm_loss", "kl"):
         if name in sums:
             out[name] = sums[name] / count_J[0]
-    if "accepted" in sums:
-        out["accepted"] = expected_tokens(sums["accepted"], count_J[0])
+    if "followed" in sums:
+        out["accepted"] = expected_tokens(sums["followed"], count_J[0])
     return out

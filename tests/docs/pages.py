@@ -45,7 +45,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return [body for name, body in _BLOCK.findall(_text(page)) if name == language]
 
 
-def commands_of_script(script: Path, folder: Path) -> list[Command]:
+def commands_of_script(script: Path, folder: Path, **variables: str) -> list[Command]:
     """What a script would run: it does run, into a folder, with a Python that only takes notes."""
     (folder / "python").write_text(_RECORDER)
     (folder / "python").chmod(0o755)
@@ -53,8 +53,8 @@ def commands_of_script(script: Path, folder: Path) -> list[Command]:
     data.touch()
     names = {"RECORD": record, "OUT": folder / "out", "DATA": data}
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-    around = os.environ | {name: str(value) for name, value in names.items()} | {"PATH": path}
-    subprocess.run(["bash", str(script)], env=around, check=True)
+    around = os.environ | {name: str(value) for name, value in names.items()} | variables
+    subprocess.run(["bash", str(script)], env=around | {"PATH": path}, check=True)
     return list(_split(script, record.read_text().splitlines()))
 
 

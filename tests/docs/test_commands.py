@@ -59,6 +59,23 @@ def test_scripts_run_commands_that_exist(script, tmp_path):
     assert complaints(found) == []
 
 
+def test_only_training_is_for_all_hosts_of_a_slice(tmp_path):
+    (script,) = (script for script in SCRIPTS if "tpu" in script.name)
+    modules = {"train": {"train.main"}, "measure": {"train.evaluate", "infer.generate"}}
+    for part, expected in modules.items():
+        (tmp_path / part).mkdir()
+        found = commands_of_script(script, tmp_path / part, PART=part)
+        assert {argv(command)[0] for command in found} == expected
+    for wrong in ({"PART": "some"}, {"OUT": "gs://bucket/run"}):
+        environment = os.environ | {"DATA": "x", "OUT": str(tmp_path / "out")} | wrong
+        done = subprocess.run(
+            ["bash", str(script)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_there_are_two_stories():
     assert [script.name for script in SCRIPTS] == ["smollm2_cpu.sh", "vicuna_7b_tpu.sh"]
 

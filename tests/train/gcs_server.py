@@ -28,7 +28,8 @@ class Bucket(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.generations: dict[str, int] = {}
         self.written: list[str] = []  # names in the order of their uploads
-        self.refuses = False
+        self.refuses = False  # everything
+        self.refused: set[str] = set()  # methods of HTTP
         self.lock = threading.RLock()
         self.started: dict[str, tuple[str, bytes]] = {}  # resumable uploads
 
@@ -127,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_refused(self, name: str | None, query: dict[str, str]) -> bool:
         """Answers and returns True when the request is not to be served."""
         generation = self.server.generations.get(name or "", 0)
-        if self.server.refuses or self.bucket not in (None, self.server.name):
+        refuses = self.server.refuses or self.command in self.server.refused
+        if refuses or self.bucket not in (None, self.server.name):
             self._error(403, f"no access to the bucket {self.bucket}")
         elif int(query.get("ifGenerationMatch", generation)) != generation:
             self._error(412, "another generation")

@@ -13,7 +13,7 @@ FINGERPRINT = {"model": "tiny", "num_heads": 4, "lora": {"rank": 8}, "seeds": [1
 
 
 def make(
-    workdir: Path,
+    workdir: Path | str,
     *,
     save_every: int = 1,
     keep: int = 3,

@@ -247,6 +247,17 @@ def test_folder_of_an_unknown_run(tmp_path):
     assert not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.parametrize("content", [b'{"a": ', b"[]", b"\xff"])
+def test_folder_of_a_run_whose_notes_are_damaged(tmp_path, content):
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
+    (tmp_path / "run.json").write_bytes(content)
+    message = refused(lambda: make(tmp_path))
+    assert "run.json" in message
+    assert "choose another --workdir" in message
+    assert "download" not in message
+
+
 def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to" in refused(lambda: make(tmp_path / "file"))

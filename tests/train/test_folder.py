@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from etils import epath
 
 from medusa_jax.errors import UserError
+from tests.train import saved_states
 from tests.train.buckets import a_bucket
 from train.distributed import check_shared
 from train.folder import Folder, run_path
@@ -132,3 +134,30 @@ def test_a_bucket_that_lets_nobody_in(bucket, monkeypatch):
         for call in (folder.upload, lambda: folder.fetch("x"), lambda: check_shared(folder.path)):
             with pytest.raises(UserError, match=r"cannot use gs://bucket/closed .*check that the"):
                 call()
+
+
+def test_a_bucket_that_can_be_written_but_not_read(bucket, monkeypatch):
+    monkeypatch.setattr(bucket, "refused", {"GET"})
+    with pytest.raises(UserError, match="cannot use gs://bucket/half") as error:
+        check_shared(run_path("gs://bucket/half"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bucket_that_closes_during_a_run(bucket, monkeypatch):
+    state = {"x": jnp.zeros(3)}
+    with saved_states.make("gs://bucket/closing") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(bucket, "refuses", True)
+            with pytest.raises(UserError, match="cannot use gs://bucket/closing") as error:
+                checkpoints.restore(state)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_notes_in_a_bucket_are_not_taken_for_a_closed_one(bucket):
+    with saved_states.make("gs://bucket/damaged") as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(3)})
+    bucket.put("damaged/run.json", b"{")
+    with pytest.raises(UserError, match=r"gs://bucket/damaged/run\.json cannot be read as JSON"):
+        saved_states.make("gs://bucket/damaged")

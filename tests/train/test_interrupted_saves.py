@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh
 from tests.train.saved_states import assert_same, make, steps_on_disk
+from tests.train.small_disk import largest_file
 from train.checkpoints import read_params
 
 
@@ -29,6 +31,25 @@ def test_leftovers_of_a_save_are_not_picked_up(tmp_path):
         assert_same(checkpoints.restore({"x": jnp.zeros(())}), state)
         checkpoints.save(2, state)
     assert steps_on_disk(tmp_path) == [1, 2]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_steps_before(tmp_path):
+    rows = np.random.default_rng(0).random((300, 300), np.float32)  # nothing to compress
+    state = {"x": jnp.asarray(rows)}
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        with largest_file(50_000):
+            checkpoints.save(2, state)
+            with pytest.raises(UserError) as error:
+                checkpoints.wait()
+    assert str(error.value) == (
+        f"cannot write to {tmp_path} (File too large): mend that, then rerun the same command to "
+        "resume from the last checkpoint"
+    )
+    with make(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        assert_same(checkpoints.restore({"x": jnp.zeros((300, 300))}), state)
 
 
 def read_params_step(workdir) -> int:

@@ -118,6 +118,8 @@ def test_a_whole_model_is_found(folder):
         (["--runs="], "--runs, --questions and --output are all needed: see --help"),
         (["--runs={0}/joint,{0}/joint"], "--runs: their folders need different names"),
         (["--tree=nope"], "unknown tree 'nope'"),
+        (["--tree=chain:9"], "tree chain:9 needs 9 heads, the model has 4"),
+        (["--runs=gs://bucket/run"], "--runs: gs://bucket/run is in a bucket: download it"),
         (["--runs=nowhere"], "nowhere holds no run (settings.json is missing): name its --workdir"),
         (["--problems={}/questions.jsonl"], "questions.jsonl:1: expected an object with question"),
         (["--questions={}/problems.jsonl"], "problems.jsonl:1: expected an object with turns"),

@@ -53,3 +53,18 @@ def test_folders_without_a_run(tmp_path):
     (tmp_path / "token_map.npy").write_bytes(b"junk")
     with pytest.raises(UserError, match=r"token_map\.npy cannot be read"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"steps": 1', r"cannot be read as JSON \(.*\): rerun the run's own command"),
+        ("[1]", "does not hold a JSON object: rerun the run's own command"),
+        ('{"steps": 1}', "config."),
+    ],
+)
+def test_damaged_settings_name_their_file(tmp_path, content, words):
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/settings.json:? {words}") as error:
+        read_run(tmp_path)
+    assert "download" not in str(error.value)

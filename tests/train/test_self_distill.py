@@ -79,7 +79,7 @@ def test_every_conversation_is_replayed(whole, long_conversations):
         assert found[row["id"]]["truncated"] or len(turns) == len(row["conversations"])
 
 
-def test_a_run_killed_at_any_time_goes_on(settings, whole, tmp_path):
+def test_a_run_killed_at_any_time_resumes(settings, whole, tmp_path):
     output = tmp_path / "replies.jsonl"
     enough = random.randrange(1, 20)
     process = start(settings, output=output)

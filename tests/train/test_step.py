@@ -132,7 +132,7 @@ def test_training_lowers_the_loss():
     assert (reports[-1]["head_loss"] < 0.95 * reports[0]["head_loss"]).all()
 
 
-def test_a_restored_state_goes_on_bit_for_bit():
+def test_a_restored_state_resumes_bit_for_bit():
     """Dropout, schedules and moments included: nothing lives outside of the state."""
     trained, frozen = parameters("self_distill")
     step = make_step("self_distill", 4, dropout=0.3)

@@ -1,6 +1,5 @@
 """Our side: the steps of `train.loop` on one batch, without logs, checkpoints or evaluations."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -36,9 +35,8 @@ class OurTrainer:
         self._tree = load_tree(settings.tree, settings.num_heads)
         objective = experiment.step.objective
         self._batch = cached_batch(objective, lm.params, batch) if name == "cached" else batch
-        work = dataclasses.replace(experiment.work, remat=False)
         self.flops_per_step = job.tokens * flops_per_token(
-            lm.config, experiment.heads, job.seq_len, work
+            lm.config, experiment.heads, job.seq_len, experiment.work
         )
         peak = peak_flops(jax.devices()[0].device_kind)
         self.peak_flops = None if peak is None else peak * self._mesh.size

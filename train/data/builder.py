@@ -149,7 +149,7 @@ def _build(path: Path, data_errors: str, scratch: Path, progress: bool) -> Path:
 
 
 def progress_bar(wanted: bool, *columns: ProgressColumn) -> Progress:
-    """A bar on stderr; none where nobody looks, so that errors stay one line."""
+    """A bar on stderr; none when stderr is not a terminal, so that errors stay one line."""
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
 

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
+from medusa_jax.errors import UserError
 from medusa_jax.nn.llama import Llama
 from medusa_jax.objectives.labels import IGNORE
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
@@ -67,9 +68,12 @@ def compute(
       num_heads: M, heads to make labels for.
       folder: where shards are kept, under a name that depends on model and examples.
       name: shown beside the progress bar.
+
+    Raises:
+      UserError: the folder cannot be written, perhaps because the disk is full.
     """
     target = epath.Path(folder) / f"{name}_{_fingerprint(lm, examples, num_heads)}"
-    target.mkdir(parents=True, exist_ok=True)
+    _make(target)
     shards = list(batches_of_like_length(examples, _TOKENS_PER_SHARD))
     parts = []
     for i, shard in enumerate(track(shards, f"hidden states ({name})")):
@@ -108,6 +112,24 @@ def _run(
 
 def _write(path: epath.Path, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     half_done = path.with_suffix(".partial")
-    with half_done.open("wb") as file:
-        np.savez(file, hidden=arrays[0], next=arrays[1], labels=arrays[2])
-    half_done.replace(path)
+    try:
+        with half_done.open("wb") as file:
+            np.savez(file, hidden=arrays[0], next=arrays[1], labels=arrays[2])
+        half_done.replace(path)
+    except OSError as error:
+        half_done.unlink(missing_ok=True)
+        raise _cannot_write(path.parent, error) from None
+
+
+def _make(folder: epath.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(folder: epath.Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write hidden states to {folder} ({error.strerror}): mend that, then rerun the "
+        "same command; what is complete is not computed again"
+    )

@@ -18,9 +18,8 @@ from train.data.pipeline import Documents, Splits, held_out_batches, train_batch
 from train.distributed import batch_part
 from train.settings import Settings
 
-_MAX_HELD_OUT_BATCHES = (
-    64  # an evaluation must not take longer than the training between two of them
-)
+# An evaluation must not take longer than the training between two of them.
+_MAX_HELD_OUT_BATCHES = 64
 
 
 @dataclasses.dataclass(frozen=True)

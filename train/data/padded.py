@@ -72,7 +72,7 @@ def _width(length: int) -> int:
 def hidden_and_labels(
     llama: Llama, num_heads: int, params: dict[str, Any], batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """What the heads see at every position, and what they have to say there.
+    """What the heads see at every position, and the labels they must predict.
 
     Args:
       llama: the backbone.

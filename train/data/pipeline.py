@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import grain
 import numpy as np
@@ -21,7 +21,8 @@ from train.data.sources import Source, open_source
 from train.data.tokens import Tokens, tokenize_source
 
 # What to do about a malformed row, and about a conversation that is longer than a sequence.
-DATA_ERRORS = ("stop", "cut", "skip")
+DataErrors = Literal["stop", "cut", "skip"]
+DATA_ERRORS = get_args(DataErrors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def load_data(
     """Reads, tokenizes and splits data; the result of the expensive part is cached on disk.
 
     Args:
-      data: file, "sharegpt" or tensorflow-datasets name; see `conversations.open_source`.
+      data: file, "sharegpt" or tensorflow-datasets name; see `sources.open_source`.
       tokenizer: of the model.
       seq_len: longer documents are cut, and those without labels before the cut are left out.
       held_out: share of conversations to hold out, at least one if above 0. Which ones depends on

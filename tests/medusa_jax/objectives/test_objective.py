@@ -106,7 +106,7 @@ def test_draft_logits_are_rows_of_the_adapted_lm_head():
     # A token that the heads cannot propose is a miss.
     np.testing.assert_allclose(out["head_top5"], sums["hits"][4] / num_labels, rtol=1e-6)
     num_roots = (np.asarray(BASE.labels({}, BATCH))[..., 0] != IGNORE).sum()
-    np.testing.assert_allclose(out["accepted"], 1 + sums["accepted"] / num_roots, rtol=1e-6)
+    np.testing.assert_allclose(out["accepted"], 1 + sums["followed"] / num_roots, rtol=1e-6)
 
 
 def test_cached_hidden_states_give_the_loss_of_the_sequences():
@@ -127,7 +127,7 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     loss, sums, _ = jitted(objective, params, jax.tree.map(shuffled, cached))
     np.testing.assert_allclose(loss, streamed[0], rtol=2e-3)
     np.testing.assert_allclose(sums["head_loss"], streamed[1]["head_loss"], rtol=2e-3)
-    for name in ("labels", "accepted"):
+    for name in ("labels", "followed"):
         np.testing.assert_array_equal(sums[name], streamed[1][name])
 
 
@@ -194,6 +194,6 @@ def test_adapters_count_that_bfloat16_weights_could_not_hold():
 
 def test_accepted_counts_the_root():
     sums = {"head_loss": jnp.ones(2), "hits": jnp.ones((5, 2)), "labels": jnp.asarray([4.0, 2.0])}
-    out = metrics(sums | {"accepted": jnp.float32(6.0)}, jnp.asarray([5.0, 3.0, 2.0]))
+    out = metrics(sums | {"followed": jnp.float32(6.0)}, jnp.asarray([5.0, 3.0, 2.0]))
     assert out["accepted"] == 1 + 6 / 5  # roots are labels of the base head
     assert out.keys() == {"accepted", "head_loss", *(f"head_top{k}" for k in range(1, 6))}

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from medusa_jax.chat import Example
+from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
+from tests.train.small_disk import largest_file
 from train.data import hidden_states
 
 M = 3
@@ -79,6 +81,19 @@ def test_a_batch_brings_the_states_of_the_following_positions(states):
         np.testing.assert_array_equal(batch["labels"][place], states.labels_TJ[position])
         assert batch["next"][place] == states.next_T[position]
     np.testing.assert_array_equal(states.batch(index, 0)["hidden"], batch["hidden"][:, :, :1])
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(lm, tmp_path):
+    with (
+        largest_file(1000),
+        pytest.raises(UserError, match="cannot write hidden states to") as error,
+    ):
+        hidden_states.compute(lm, conversations(), M, tmp_path, "test")
+    assert "File too large" in str(error.value)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write hidden states to"):
+        hidden_states.compute(lm, conversations(), M, tmp_path / "file", "test")
 
 
 def test_what_is_on_disk_is_not_computed_again(lm, folder, states, monkeypatch):
