@@ -3,11 +3,8 @@ import json
 from pathlib import Path
 
 import pytest
-from absl.flags import FLAGS
 
 import medusa_jax
-from infer import generate
-from medusa_jax import GenerationConfig
 from medusa_jax.io import default_model
 from medusa_jax.io.cache import cache_dir
 
@@ -201,19 +198,6 @@ def test_compare_writes_medusa_s_rows_with_the_plain_ones_inside(results, folder
         assert list(plain) == FIELDS[1:]
         assert (plain["token_ids"], plain["num_steps"]) == (row["token_ids"], 40)
         assert min(plain["decode_seconds"], row["decode_seconds"]) > 0
-
-
-def test_every_option_of_decoding_is_a_flag_with_the_same_default():
-    options = {option.name: option.default for option in generate._OPTIONS}
-    assert options | {"tree": None} == dataclasses.asdict(GenerationConfig())  # --tree: of `load`
-
-
-def test_seeds_have_64_bits():
-    parser = FLAGS["seed"].parser
-    assert [parser.parse(text) for text in ("0", f"{2**64 - 1}")] == [0, 2**64 - 1]
-    for text in ("-1", f"{2**64}"):
-        with pytest.raises(ValueError, match="is not an integer in the range"):
-            parser.parse(text)
 
 
 def test_help_teaches(results):

@@ -1,0 +1,26 @@
+"""Tests that import a command into their own process, which therefore is one of its own.
+
+Commands define flags of the same names, and absl takes each name once per process: no other test
+of the same process could import another command.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("in_process")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_cases_in_a_process_of_their_own():
+    files = sorted(str(file) for file in FOLDER.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert len(files) == 3
