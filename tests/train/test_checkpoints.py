@@ -45,14 +45,13 @@ def more(state):
 
 
 def test_state_and_data_come_back(tmp_path):
-    state, data = make_state(), make_data()
+    state, data, again = make_state(), make_data(), make_data()
     for _ in range(3):
         next(data)
     with make(tmp_path) as checkpoints:
         assert checkpoints.latest is None
         assert checkpoints.save(3, state, data)
     expected = [next(data) for _ in range(5)]
-    again = make_data()
     with make(tmp_path) as checkpoints:
         assert checkpoints.latest == 3
         assert_same(checkpoints.restore(make_state(seed=1), again), state)
@@ -290,13 +289,12 @@ def test_state_of_another_shape(tmp_path, wanted, words):
 def test_data_of_another_number_of_processes(tmp_path):
     state = {"x": jnp.zeros(())}
     with make(tmp_path) as checkpoints:
-        read = make_data()
+        read, data = make_data(), make_data()
         next(read)
         checkpoints.save(1, state, read)
         checkpoints.wait()
         folder = tmp_path / "checkpoints" / "1" / "data"
         (folder / "process_0-of-1.json").rename(folder / "process_1-of-2.json")
-        data = make_data()
         checkpoints.restore(state, data)
         assert data.get_state() == read.get_state()
         assert data.get_state() != make_data().get_state()
