@@ -69,7 +69,9 @@ def describe_length(settings: Settings, per_epoch: float) -> str:
     is_cached = settings.hidden_states == "cached"
     kind = "hidden states" if is_cached else f"{settings.seq_len:,} tokens"
     count = settings.batch_size * (settings.seq_len if is_cached else 1)
-    unit = f"{count:,} {kind}" if is_cached else f"{count:,} packed rows of {kind}"
+    unit = (
+        f"{count:,} {kind}" if is_cached else f"{count:,} {_plural('packed row', count)} of {kind}"
+    )
     steps = f"{settings.num_steps:,} {_plural('step', settings.num_steps)}"
     if settings.epochs is None:
         epochs = settings.num_steps / per_epoch

@@ -98,6 +98,7 @@ def test_a_trace_beyond_the_computed_end_is_refused():
     [
         ({}, "2 epochs = 412 steps of 8 packed rows of 64 tokens"),
         ({"epochs": 1.0}, "1 epoch = 206 steps of 8 packed rows of 64 tokens"),
+        ({"batch_size": 1}, "2 epochs = 412 steps of 1 packed row of 64 tokens"),
         (
             {"steps": 1030, "epochs": None},
             "1,030 steps of 8 packed rows of 64 tokens = 5 epochs of the training data",
