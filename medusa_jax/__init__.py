@@ -7,12 +7,12 @@
 
 from medusa_jax.decoding.generate import (
     Generation,
-    GenerationConfig,
     StreamEvent,
     generate,
     generate_batches,
     stream,
 )
+from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.load import load
 from medusa_jax.model import MedusaLM

@@ -1,6 +1,7 @@
 """Drafters: what a step proposes next, from the hidden state of the last accepted token."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -13,6 +14,10 @@ from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.tree.build import Tree
 
+# Scores of head logits float32 [B, M, V]; of those of a draft vocabulary, whose tokens (int32 [Vd])
+# come second: what proposals are ranked by, see `rules.rule.Rule.rank`.
+Rank = Callable[[jax.Array, jax.Array | None], jax.Array]
+
 
 class Drafter(Protocol):
     """How a draft is made; hashable, so that it can be a jit static."""
@@ -22,7 +27,9 @@ class Drafter(Protocol):
         """Most tokens that a draft can add to its root."""
         ...
 
-    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+    def draft(
+        self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
+    ) -> Draft:
         """The next draft of every row.
 
         Args:
@@ -30,6 +37,7 @@ class Drafter(Protocol):
           hidden_BD: [B, D] in the compute dtype, the backbone's hidden state at the last accepted
             token, after the final norm.
           root_B: int32 [B], the token after it, which is certain.
+          rank: what proposals are ranked by.
         """
         ...
 
@@ -43,9 +51,11 @@ class NoDrafter:
         """See `Drafter.max_depth`."""
         return 0
 
-    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+    def draft(
+        self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
+    ) -> Draft:
         """See `Drafter.draft`."""
-        del params, hidden_BD
+        del params, hidden_BD, rank
         return root_draft(root_B)
 
 
@@ -72,15 +82,18 @@ class MedusaDrafter:
         """See `Drafter.max_depth`."""
         return self.heads.num_heads
 
-    def draft(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Draft:
+    def draft(
+        self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
+    ) -> Draft:
         """See `Drafter.draft`."""
         own = params["drafter"]
         tree: Any = own["tree"]
         with jax.named_scope("medusa_heads"):
             logits_BMV = self._logits(params, hidden_BD, root_B)
-            _, top_BMk = jax.lax.top_k(logits_BMV, self.top_k)
-        if self.heads.draft_vocab:
-            top_BMk = own["heads"]["token_map"][top_BMk]
+            token_map = own["heads"]["token_map"] if self.heads.draft_vocab else None
+            _, top_BMk = jax.lax.top_k(rank(logits_BMV, token_map), self.top_k)
+        if token_map is not None:
+            top_BMk = token_map[top_BMk]
         # A node of depth d and rank r holds head d's r-th token; the root's column is overwritten.
         token_BR = top_BMk[:, jnp.maximum(tree.depth_R - 1, 0), tree.rank_R]
         token_BR = token_BR.astype(jnp.int32).at[:, 0].set(root_B)

@@ -6,66 +6,12 @@ from numbers import Integral
 from typing import Any
 
 import jax
-import numpy as np
 
 from medusa_jax.chat import Encoded, Prompt, TextStream, decode_tokens, encode_text
-from medusa_jax.decoding.rules.greedy import Greedy
-from medusa_jax.decoding.rules.rule import Rule
-from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
+from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.runtime import Batch, Runtime, make_request, make_runtime
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
-from medusa_jax.tree.build import Tree
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationConfig:
-    """How to decode.
-
-    Attributes:
-      max_new_tokens: exact bound on new tokens per prompt.
-      temperature: 0 decodes greedily.
-      acceptance: "greedy" or "typical" (paper, section 2.3.1); default: greedy at temperature 0,
-        typical above.
-      epsilon: hard threshold of typical acceptance; larger is stricter.
-      delta: factor of its entropy-dependent threshold; the paper recommends sqrt(epsilon).
-      sampled_root: draw the first token of each step instead of taking the most likely one, as
-        the paper does; default: only when decoding without heads.
-      seed: of the random keys, 0 .. 2**64 - 1.
-      tree: what each step proposes (see `medusa_jax.tree.presets.load_tree`); default: the model's.
-
-    Raises:
-      UserError: a value out of range.
-    """
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    acceptance: str | None = None
-    epsilon: float = 0.09
-    delta: float = 0.3
-    sampled_root: bool | None = None
-    seed: int = 0
-    tree: str | Tree | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "seed"):
-            if not isinstance(getattr(self, name), Integral):
-                raise UserError(f"{name} is {getattr(self, name)!r}: it must be a whole number")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {self.max_new_tokens}: it must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"temperature is {self.temperature}: it must be 0 or more")
-        if self.acceptance not in (None, "greedy", "typical"):
-            raise UserError(f"acceptance is {self.acceptance!r}: choose greedy or typical")
-        if self.acceptance == "greedy" and self.temperature > 0:
-            raise UserError("greedy acceptance is for temperature 0: choose acceptance typical")
-        if not (0 < self.epsilon < 1 and self.delta > 0):
-            raise UserError(
-                f"epsilon is {self.epsilon}, delta is {self.delta}: epsilon must lie between 0 "
-                "and 1, delta above 0"
-            )
-        if not 0 <= self.seed < 2**64:
-            raise UserError(f"seed is {self.seed}: it must be from 0 to 2**64 - 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,14 +181,7 @@ def _check_numbers(numbers: Sequence[int]) -> None:
 
 def _runtime(lm: MedusaLM, config: GenerationConfig) -> Runtime:
     tree = lm.resolve_tree(config.tree)
-    return make_runtime(lm, tree, _rule(config, tree))
-
-
-def _rule(config: GenerationConfig, tree: Tree) -> Rule:
-    if config.acceptance == "greedy" or (config.acceptance is None and config.temperature == 0):
-        return Greedy()
-    sampled = tree.max_depth == 0 if config.sampled_root is None else config.sampled_root
-    return Typical(sampled_root=sampled)
+    return make_runtime(lm, tree, make_rule(config, tree))
 
 
 def _start(
@@ -256,17 +195,12 @@ def _start(
     """Runs the prompts of a batch, filled up to `rows` rows."""
     budgets = [min(config.max_new_tokens, lm.config.max_position - len(e.ids)) for e in encoded]
     padding = [0] * (rows - len(budgets))
-    rule_numbers: Any = ()
-    if isinstance(runtime.decoder.rule, Typical):
-        values = (config.temperature, config.epsilon, config.delta)
-        per_row: Any = [np.full((rows,), value, np.float32) for value in values]
-        rule_numbers = TypicalNumbers(*per_row)
     request = make_request(
         budgets + padding,
         lm.eos_ids,
         seed=config.seed,
         numbers=[*numbers, *padding],
-        rule_numbers=rule_numbers,
+        rule_numbers=rule_numbers([config] * rows),
     )
     return runtime.start(request, [given.ids for given in encoded])
 

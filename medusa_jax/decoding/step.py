@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding import cache as kv_cache
-from medusa_jax.decoding.draft import pick
+from medusa_jax.decoding.draft import Draft, pick
 from medusa_jax.decoding.drafters import Drafter
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Prefilled, Request
@@ -101,12 +101,11 @@ def insert(
 
     cache = kv_cache.insert(state.cache, rows.kv, rows.length_B, slot_B)
     full_B = _is_full(decoder, cache.length_B[slot_B], cache.capacity)
+    new_draft = _draft(decoder, params, rows.request, rows.length_B, rows.hidden_BD, rows.root_B)
     return DecodeState(
         request=jax.tree.map(put, state.request, rows.request),
         cache=cache,
-        draft=jax.tree.map(
-            put, state.draft, decoder.drafter.draft(params, rows.hidden_BD, rows.root_B)
-        ),
+        draft=jax.tree.map(put, state.draft, new_draft),
         output_BO=state.output_BO.at[slot_B].set(0),
         num_new_B=state.num_new_B.at[slot_B].set(0),
         num_steps_B=state.num_steps_B.at[slot_B].set(0),
@@ -159,13 +158,31 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
     return DecodeState(
         request=state.request,
         cache=cache,
-        draft=decoder.drafter.draft(params, hidden_BD, verdict.next_root_B),
+        draft=_draft(
+            decoder, params, state.request, cache.length_B, hidden_BD, verdict.next_root_B
+        ),
         output_BO=_write_output(state.output_BO, token_BA, state.num_new_B),
         num_new_B=num_new_B,
         num_steps_B=state.num_steps_B + (~state.done_B).astype(jnp.int32),
         stopped_B=state.stopped_B | stopped_B,
         done_B=state.done_B | ended_B,
     )
+
+
+def _draft(
+    decoder: Decoder,
+    params: Any,
+    request: Request,
+    position_B: jax.Array,
+    hidden_BD: jax.Array,
+    root_B: jax.Array,
+) -> Draft:
+    """What follows the roots, which stand at `position_B`."""
+
+    def rank(logits_BMV: jax.Array, token_V: jax.Array | None) -> jax.Array:
+        return decoder.rule.rank(logits_BMV, request, position_B, token_V)
+
+    return decoder.drafter.draft(params, hidden_BD, root_B, rank)
 
 
 def _emitted(state: DecodeState, token_BA: jax.Array, num_B: jax.Array):
@@ -195,7 +212,10 @@ def _empty_state(decoder: Decoder, params: Any, rows: Prefilled, capacity: int) 
     """A batch like `rows`, of which no row does anything."""
     batch = rows.length_B.shape[0]
     zero_B, false_B = jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.bool_)
-    draft = jax.eval_shape(decoder.drafter.draft, params, rows.hidden_BD, rows.root_B)
+    draft = jax.eval_shape(
+        lambda *args: _draft(decoder, *args),
+        *(params, rows.request, rows.length_B, rows.hidden_BD, rows.root_B),
+    )
     return DecodeState(
         request=rows.request,
         cache=kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype)),

@@ -28,6 +28,17 @@ class Greedy:
         num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
         return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
 
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """See `Rule.rank`."""
+        del request, position_B, token_V
+        return logits_BMV
+
 
 def _argmax(logits: jax.Array) -> jax.Array:
     """The first of the highest logits [..., V]: int32 [...]."""

@@ -56,6 +56,32 @@ class Rule(Protocol):
         """
         ...
 
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """What drafters rank their proposals by: float32 [B, M, V], or [B, M, Vd].
+
+        No rule has to do more than to return the logits: a draft decides how many tokens a step
+        accepts, and never which.
+
+        Args:
+          logits_BMV: float32 [B, M, V], or [B, M, Vd]; row m proposes the token m + 1 after the
+            root.
+          request: its numbers are the rule's own.
+          position_B: int32 [B], where the root stands.
+          token_V: int32 [Vd], the tokens of a draft vocabulary; None: all of them.
+        """
+        ...
+
+
+def is_hot(temperature: jax.Array) -> jax.Array:
+    """Whether a temperature is positive; subnormal numbers, which XLA flushes, count as 0."""
+    return temperature >= jnp.finfo(jnp.float32).tiny
+
 
 def longest_path(
     draft: Draft, ok_BR: jax.Array, score_BR: jax.Array | None = None

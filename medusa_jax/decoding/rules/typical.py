@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.decoding.draft import Draft, pick
-from medusa_jax.decoding.rules.rule import Verdict, longest_path
+from medusa_jax.decoding.rules.rule import Verdict, is_hot, longest_path
 from medusa_jax.decoding.state import Request
 
 _ENTROPY_OFFSET = 1e-5  # inside the logarithm of the entropy, part of the published rule
@@ -61,6 +61,17 @@ class Typical:
         next_root_B = self.first(pick(logits_BRV, last_B), request, position_B + num_B + 1)
         return Verdict(num_B, nodes_BA, last_B, next_root_B)
 
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """See `Rule.rank`."""
+        del request, position_B, token_V
+        return logits_BMV
+
 
 def _accepted(
     draft: Draft, logits_BRV: jax.Array, numbers: TypicalNumbers
@@ -71,7 +82,7 @@ def _accepted(
     that this never accepts fewer tokens than greedy acceptance.
     """
     logits_BRV = logits_BRV.astype(jnp.float32)
-    hot_B1 = _is_hot(numbers.temperature_B)[:, None]
+    hot_B1 = is_hot(numbers.temperature_B)[:, None]
     log_q_BRV = _log_q(logits_BRV, numbers.temperature_B[:, None, None])
     threshold_BR = _threshold(log_q_BRV, numbers.epsilon_B[:, None], numbers.delta_B[:, None])
     row_B1 = jnp.arange(draft.token_BR.shape[0], dtype=jnp.int32)[:, None]
@@ -104,12 +115,7 @@ def sample_typical(key_B: jax.Array, logits_BV: jax.Array, numbers: TypicalNumbe
     sampled_B = jax.vmap(jax.random.categorical)(
         key_B, jnp.where(allowed_BV, log_q_BV, -jnp.inf)
     ).astype(jnp.int32)
-    return jnp.where(_is_hot(numbers.temperature_B), sampled_B, best_B)
-
-
-def _is_hot(temperature: jax.Array) -> jax.Array:
-    """Whether the temperature is positive; subnormal numbers, which XLA flushes, count as 0."""
-    return temperature >= jnp.finfo(jnp.float32).tiny
+    return jnp.where(is_hot(numbers.temperature_B), sampled_B, best_B)
 
 
 def _log_q(logits: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -118,7 +124,7 @@ def _log_q(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     The maximum is taken off first: a small temperature then gives 0 and -inf, never NaN. XLA fuses
     this form; with `jax.nn.log_softmax`, a second array of this size stays alive.
     """
-    divisor = jnp.where(_is_hot(temperature), temperature, 1.0)
+    divisor = jnp.where(is_hot(temperature), temperature, 1.0)
     peak = jnp.max(logits, axis=-1, keepdims=True)
     scaled = (logits - peak) / divisor
     return scaled - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True))

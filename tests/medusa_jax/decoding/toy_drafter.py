@@ -17,8 +17,8 @@ class Table:
 
     max_depth: int = 2
 
-    def draft(self, params, hidden_BD, root_B):
-        del hidden_BD
+    def draft(self, params, hidden_BD, root_B, rank):
+        del hidden_BD, rank
         after_V2 = params["drafter"]
         first_B, second_B = after_V2[root_B, 0], after_V2[root_B, 1]
         is_chain_B = root_B % 2 == 1

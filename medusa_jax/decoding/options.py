@@ -1,0 +1,146 @@
+"""Options of decoding, and the rule and the numbers that follow from them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from medusa_jax.decoding.rules.filters import Filters
+from medusa_jax.decoding.rules.greedy import Greedy
+from medusa_jax.decoding.rules.lossless import Lossless, LosslessNumbers
+from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
+from medusa_jax.errors import UserError
+from medusa_jax.tree.build import Tree
+
+ACCEPTANCES = ("greedy", "typical", "lossless")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """How to decode.
+
+    Attributes:
+      max_new_tokens: exact bound on new tokens per prompt.
+      temperature: 0 decodes greedily.
+      acceptance: which drafted tokens count. "greedy": those of greedy decoding; "lossless": those
+        of sampling without a draft, exactly; "typical": all that are plausible (paper, section
+        2.3.1). Default: greedy at temperature 0, lossless above.
+      top_k: sample among this many most likely tokens only; 0: among all.
+      top_p: sample among the fewest tokens with this much probability; 1: among all.
+      min_p: sample among tokens with this share of the highest probability; 0: among all.
+      epsilon: hard threshold of typical acceptance; larger is stricter.
+      delta: factor of its entropy-dependent threshold; the paper recommends sqrt(epsilon).
+      sampled_root: of typical acceptance: draw the first token of each step instead of taking the
+        most likely one, as the paper does; default: only when decoding without heads.
+      seed: of the random keys, 0 .. 2**64 - 1.
+      num_samples: continuations of each prompt, which is run once.
+      logprobs: also return each token's log-probability under the model as it is: of temperature 1,
+        without filters and bias.
+      logit_bias: added to the logits of some token ids, before everything else.
+      stop: texts that end an answer, which is cut off before them.
+      ignore_eos: go on after end-of-sequence tokens.
+      max_context: most tokens of a prompt and its answer; default: the model's context.
+      tree: what each step proposes (see `medusa_jax.tree.presets.load_tree`); default: the model's.
+
+    Raises:
+      UserError: a value out of range, or options that exclude each other.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    acceptance: str | None = None
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    epsilon: float = 0.09
+    delta: float = 0.3
+    sampled_root: bool | None = None
+    seed: int = 0
+    num_samples: int = 1
+    logprobs: bool = False
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    stop: Sequence[str] = ()
+    ignore_eos: bool = False
+    max_context: int | None = None
+    tree: str | Tree | None = None
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        _check_texts(self)
+        if self.acceptance not in (None, *ACCEPTANCES):
+            choices = f"{', '.join(ACCEPTANCES[:-1])} or {ACCEPTANCES[-1]}"
+            raise UserError(f"acceptance is {self.acceptance!r}: choose {choices}")
+        if self.acceptance == "greedy" and self.temperature > 0:
+            raise UserError("greedy acceptance is for temperature 0: choose acceptance lossless")
+        if self.acceptance == "typical" and (self.top_k, self.top_p, self.min_p) != (0, 1, 0):
+            raise UserError(
+                "typical acceptance has thresholds of its own: leave out top_k, top_p and min_p, "
+                "or choose acceptance lossless"
+            )
+
+    @property
+    def rule(self) -> str:
+        """The acceptance that is in force."""
+        return self.acceptance or ("lossless" if self.temperature > 0 else "greedy")
+
+
+def _check_numbers(config: GenerationConfig) -> None:
+    whole = {"max_new_tokens": 1, "seed": 0, "num_samples": 1, "top_k": 0}
+    if config.max_context is not None:
+        whole["max_context"] = 2  # one of the prompt and one new
+    for name, least in whole.items():
+        value = getattr(config, name)
+        if not isinstance(value, Integral):
+            raise UserError(f"{name} is {value!r}: it must be a whole number")
+        if value < least and name != "seed":
+            raise UserError(f"{name} is {value}: it must be at least {least}")
+    if not 0 <= config.seed < 2**64:
+        raise UserError(f"seed is {config.seed}: it must be from 0 to 2**64 - 1")
+    if not 0 <= config.temperature < float("inf"):
+        raise UserError(f"temperature is {config.temperature}: it must be 0 or more")
+    if not 0 < config.top_p <= 1:
+        raise UserError(f"top_p is {config.top_p}: it must lie above 0 and be at most 1")
+    if not 0 <= config.min_p <= 1:
+        raise UserError(f"min_p is {config.min_p}: it must lie between 0 and 1")
+    if not (0 < config.epsilon < 1 and config.delta > 0):
+        raise UserError(
+            f"epsilon is {config.epsilon}, delta is {config.delta}: epsilon must lie between 0 "
+            "and 1, delta above 0"
+        )
+
+
+def _check_texts(config: GenerationConfig) -> None:
+    if isinstance(config.stop, str) or not all(isinstance(t, str) and t for t in config.stop):
+        raise UserError(f"stop is {config.stop!r}: give a list of texts that are not empty")
+    for token, bias in config.logit_bias.items():
+        if not isinstance(token, Integral) or not isinstance(bias, Real) or bias != bias:
+            raise UserError(f"logit_bias has {token!r}: {bias!r}: give token ids and numbers")
+
+
+def make_rule(config: GenerationConfig, tree: Tree) -> Rule:
+    """The rule of these options; `tree` decides what typical acceptance samples by default."""
+    if config.rule == "greedy":
+        return Greedy()
+    if config.rule == "lossless":
+        return Lossless()
+    sampled = tree.max_depth == 0 if config.sampled_root is None else config.sampled_root
+    return Typical(sampled_root=sampled)
+
+
+def rule_numbers(configs: Sequence[GenerationConfig]) -> Any:
+    """The numbers of the rule that all rows share, one entry per row, on the host."""
+
+    def column(name: str, dtype: Any) -> Any:
+        return np.asarray([getattr(config, name) for config in configs], dtype)
+
+    if configs[0].rule == "typical":
+        names = ("temperature", "epsilon", "delta")
+        return TypicalNumbers(*(column(name, np.float32) for name in names))
+    if configs[0].rule == "lossless":
+        top_k = np.minimum(column("top_k", np.int64), np.iinfo(np.int32).max).astype(np.int32)
+        filters = Filters(top_k, column("top_p", np.float32), column("min_p", np.float32))
+        return LosslessNumbers(column("temperature", np.float32), filters)
+    return ()

@@ -1,0 +1,117 @@
+"""Lossless sampling: the tokens of the base model's own distribution, the same with any draft.
+
+Every position has its noise (`decoding.noise`), whatever is drafted for it. The token after a node
+is the argmax of its filtered logits / temperature + that noise: a sample of the filtered
+distribution (Gumbel-max). A child that holds this token is accepted; the first token that no child
+holds is the next root. So the text is that of plain decoding with the same noise, and only its cost
+depends on the tree (docs/design.md has the proof).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.noise import gumbel
+from medusa_jax.decoding.rules.filters import Filters, filtered
+from medusa_jax.decoding.rules.rule import Verdict, is_hot
+from medusa_jax.decoding.state import Request
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LosslessNumbers:
+    """The numbers of lossless sampling, one entry per row.
+
+    Attributes:
+      temperature_B: float32, 0 or more; 0 takes the most likely token.
+      filters: which tokens may be sampled.
+    """
+
+    temperature_B: jax.Array
+    filters: Filters
+
+
+@dataclasses.dataclass(frozen=True)
+class Lossless:
+    """Sampling by common random numbers."""
+
+    def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
+        """See `Rule.first`."""
+        numbers: LosslessNumbers = request.numbers
+        logits_BV = logits_BV.astype(jnp.float32)
+        peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+        # The maximum is taken off first: a small temperature then gives 0 and -inf, never NaN.
+        score_BV = (logits_BV - peak_B1) / _divisor(numbers)[:, None]
+        score_BV = filtered(score_BV, numbers.filters)
+        noise_BV = _noise(request, position_B[:, None], logits_BV.shape[-1])[:, 0]
+        return jnp.argmax(score_BV + noise_BV, axis=-1).astype(jnp.int32)
+
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """See `Rule.rank`; the heads guess with the noise that will decide."""
+        offset_1M = 1 + jnp.arange(logits_BMV.shape[1], dtype=jnp.int32)[None]
+        size = logits_BMV.shape[-1]
+        noise_BMV = _noise(request, position_B[:, None] + offset_1M, size, token_V)
+        return logits_BMV / _divisor(request.numbers)[:, None, None] + noise_BMV
+
+    def judge(
+        self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
+    ) -> Verdict:
+        """See `Rule.judge`; walks from the root to the first token that was not drafted."""
+        batch = draft.token_BR.shape[0]
+        step_1A = jnp.arange(draft.max_depth + 1, dtype=jnp.int32)[None]
+        real_BR = draft.is_node() & (draft.depth_BR > 0)
+
+        def descend(carry: Any) -> Any:
+            depth, walking_B, verdict = carry
+            logits_BV = pick(logits_BRV, verdict.last_B)
+            token_B = self.first(logits_BV, request, position_B + depth + 1)
+            is_next_BR = draft.parent_BR == verdict.last_B[:, None]
+            is_next_BR &= real_BR & (draft.token_BR == token_B[:, None]) & walking_B[:, None]
+            found_B = is_next_BR.any(-1)
+            node_B = jnp.argmax(is_next_BR, axis=-1).astype(jnp.int32)
+            moved_BA = found_B[:, None] & (step_1A > depth)
+            verdict = Verdict(
+                verdict.num_B + found_B.astype(jnp.int32),
+                jnp.where(moved_BA, node_B[:, None], verdict.nodes_BA),
+                jnp.where(found_B, node_B, verdict.last_B),
+                jnp.where(walking_B, token_B, verdict.next_root_B),
+            )
+            return depth + jnp.int32(1), found_B, verdict
+
+        zero_B = jnp.zeros((batch,), jnp.int32)
+        at_root = Verdict(
+            zero_B, jnp.zeros((batch, draft.max_depth + 1), jnp.int32), zero_B, zero_B
+        )
+        start = (jnp.int32(0), jnp.ones((batch,), jnp.bool_), at_root)
+
+        def while_any_walks(carry: Any) -> Any:
+            return jax.lax.while_loop(lambda carry: carry[1].any(), descend, carry)
+
+        def to_the_end(carry: Any) -> Any:
+            # Accelerators wait for the host at every question of a loop with an open end.
+            bound = draft.max_depth + 1
+            return jax.lax.fori_loop(0, bound, lambda _, carry: descend(carry), carry)
+
+        return jax.lax.platform_dependent(start, cpu=while_any_walks, default=to_the_end)[2]
+
+
+def _divisor(numbers: LosslessNumbers) -> jax.Array:
+    return jnp.where(is_hot(numbers.temperature_B), numbers.temperature_B, 1.0)
+
+
+def _noise(
+    request: Request, position_BX: jax.Array, size: int, token_V: jax.Array | None = None
+) -> jax.Array:
+    """Of the given tokens, or of the whole vocabulary; 0 in rows of temperature 0: [B, X, V]."""
+    token_V = jnp.arange(size, dtype=jnp.uint32) if token_V is None else token_V
+    noise_BXV = gumbel(request.key_B2, position_BX, token_V)
+    return jnp.where(is_hot(request.numbers.temperature_B)[:, None, None], noise_BXV, 0.0)
