@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.random import threefry_2x32
 from jax.sharding import Mesh, NamedSharding
 
 from medusa_jax.decoding import step
@@ -15,7 +16,7 @@ from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
-from medusa_jax.decoding.state import DecodeState, Prefilled, Request, fold_in
+from medusa_jax.decoding.state import DecodeState, Prefilled, Request
 from medusa_jax.decoding.step import Decoder
 from medusa_jax.model import MedusaLM, check_tree
 from medusa_jax.sharding import param_shardings, replicated
@@ -151,13 +152,16 @@ class Runtime:
         return batch
 
 
-def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = None) -> Runtime:
+def make_runtime(
+    lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = None, *, logprobs: bool = False
+) -> Runtime:
     """Makes a model ready to decode.
 
     Args:
       lm: the model.
       tree: what its heads fill at each step; default: lm.tree.
       rule: default: greedy acceptance.
+      logprobs: whether log-probabilities of the emitted tokens are wanted.
 
     Raises:
       UserError: the tree needs more of the heads than they have.
@@ -173,7 +177,12 @@ def make_runtime(lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = Non
             lm.heads_config, heads, params["backbone"], tree, lm.dtype
         )
     decoder = Decoder(
-        lm.config, rule or Greedy(), drafter, lm.dtype, storage_dtype(lm.dtype, lm.platform)
+        lm.config,
+        rule or Greedy(),
+        drafter,
+        lm.dtype,
+        storage_dtype(lm.dtype, lm.platform),
+        logprobs,
     )
     runtime = Runtime(decoder, params, mesh, None)
     if "drafter" in params:
@@ -209,7 +218,9 @@ def make_request(
     *,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
+    samples: Sequence[int] | None = None,
     rule_numbers: Any = (),
+    bias_BV: Any = None,
 ) -> Request:
     """What some rows ask for, on the host.
 
@@ -218,32 +229,35 @@ def make_request(
       eos_ids: token ids that end a row.
       seed: 0 .. 2**64 - 1.
       numbers: row i draws from the key of prompt number numbers[i]; default: i.
+      samples: row i is continuation number samples[i] of its prompt; default: 0.
       rule_numbers: the rule's own, arrays with an entry per row.
+      bias_BV: float32, see `Request`.
     """
     slots = max(_EOS_SLOTS, len(eos_ids))
     eos_E = np.asarray([*eos_ids, *[-1] * (slots - len(eos_ids))], np.int32)
     number_B = np.asarray(range(len(budgets)) if numbers is None else numbers, np.uint32)
+    sample_B = np.asarray([0] * len(budgets) if samples is None else samples, np.uint32)
     arrays: Any = {
         "budget_B": np.asarray(budgets, np.int32),
         "eos_BE": np.tile(eos_E, (len(budgets), 1)),
-        "key_B2": _key_data(seed, number_B),
+        "key_B2": _key_data(seed, number_B, sample_B),
     }
-    return Request(**arrays, numbers=rule_numbers)
+    return Request(**arrays, numbers=rule_numbers, bias_BV=bias_BV)
 
 
-def _key_data(seed: int, number_B: np.ndarray) -> np.ndarray:
-    """uint32 [B, 2]: the seed's key folded with every number.
+def _key_data(seed: int, number_B: np.ndarray, sample_B: np.ndarray) -> np.ndarray:
+    """uint32 [B, 2]: the seed's key folded with every number and sample.
 
-    Seeds below 2**32 give the key of `jax.random.key(seed)`, which takes larger ones modulo 2**32
-    and none from 2**63 on.
+    The first sample has what `jax.random.fold_in` makes of the number. Seeds below 2**32 give the
+    key of `jax.random.key(seed)`, which takes larger ones modulo 2**32 and none from 2**63 on.
     """
     halves = np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
-    return np.asarray(_folded(np.tile(halves, (len(number_B), 1)), number_B))
+    return np.asarray(_folded(halves, np.stack([sample_B, number_B], axis=1)))
 
 
 @jax.jit
-def _folded(key_B2: jax.Array, number_B: jax.Array) -> jax.Array:
-    return jax.random.key_data(fold_in(key_B2, number_B))
+def _folded(key_2: jax.Array, count_B2: jax.Array) -> jax.Array:
+    return jax.vmap(threefry_2x32, (None, 0))(key_2, count_B2)
 
 
 def batch_shape(longest_prompt: int, longest: int) -> tuple[int, int]:

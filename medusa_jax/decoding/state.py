@@ -21,16 +21,25 @@ class Request:
       key_B2: uint32 [B, 2], the data of one threefry key per row. Rules fold it with a token's
         position (`position_keys`), so that a row's tokens do not depend on the rest of the batch.
       numbers: the rule's own, a pytree of arrays with a leading axis B.
+      bias_BV: float32, added to the base model's logits before the rule sees them; None: nothing.
     """
 
     budget_B: jax.Array
     eos_BE: jax.Array
     key_B2: jax.Array
     numbers: Any
+    bias_BV: jax.Array | None = None
 
     def position_keys(self, position_B: jax.Array) -> jax.Array:
         """A random key for the token at each row's position (int32)."""
         return fold_in(self.key_B2, position_B)
+
+    def biased(self, logits: jax.Array, token_V: jax.Array | None = None) -> jax.Array:
+        """Logits float32 [B, V] or [B, X, V], of all tokens or of int32 [V] ones, with the bias."""
+        if self.bias_BV is None:
+            return logits
+        bias_BV = self.bias_BV if token_V is None else self.bias_BV[:, token_V]
+        return logits + (bias_BV if logits.ndim == 2 else bias_BV[:, None])
 
 
 def fold_in(key_B2: jax.Array, number_B: jax.Array) -> jax.Array:
@@ -50,6 +59,7 @@ class Prefilled:
       length_B: int32, tokens of each prompt.
       hidden_BD: compute dtype, the backbone's hidden state at the last token of each prompt.
       root_B: int32, the first new token of each row.
+      logprob_B: float32, its log-probability under the model as it is; None: not asked for.
     """
 
     request: Request
@@ -57,6 +67,21 @@ class Prefilled:
     length_B: jax.Array
     hidden_BD: jax.Array
     root_B: jax.Array
+    logprob_B: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Logprobs:
+    """Log-probabilities under the model as it is: of temperature 1, without bias and filters.
+
+    Attributes:
+      root_B: float32, of the draft's root.
+      output_BO: float32 [B, O], of the emitted tokens.
+    """
+
+    root_B: jax.Array
+    output_BO: jax.Array
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +95,7 @@ class DecodeState:
       draft: the tree that the next step verifies.
       output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the
         cache's capacity and one step more.
+      logprobs: of the emitted tokens, None where nobody asked for them.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
       stopped_B: bool, the row emitted an EOS token (its last one).
@@ -80,7 +106,15 @@ class DecodeState:
     cache: KVCache
     draft: Draft
     output_BO: jax.Array
+    logprobs: Logprobs | None
     num_new_B: jax.Array
     num_steps_B: jax.Array
     stopped_B: jax.Array
     done_B: jax.Array
+
+
+def write_output(output_BO: jax.Array, new_BA: jax.Array, start_B: jax.Array) -> jax.Array:
+    """Writes what a step emitted from the place on where each row's output ended."""
+    return jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice(row, new, (i,)))(
+        output_BO, new_BA, start_B
+    )

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding import cache as kv_cache
+from medusa_jax.decoding import logprobs
 from medusa_jax.decoding.draft import Draft, pick
 from medusa_jax.decoding.drafters import Drafter
 from medusa_jax.decoding.rules.rule import Rule
-from medusa_jax.decoding.state import DecodeState, Prefilled, Request
+from medusa_jax.decoding.state import DecodeState, Prefilled, Request, write_output
 from medusa_jax.nn.llama import Llama, causal_mask
 
 
@@ -30,6 +31,7 @@ class Decoder:
       drafter: what a step proposes.
       dtype: compute dtype, "float32" or "bfloat16".
       cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
+      logprobs: whether log-probabilities of the emitted tokens are wanted.
     """
 
     model: LlamaConfig
@@ -37,6 +39,7 @@ class Decoder:
     drafter: Drafter
     dtype: str = "float32"
     cache_dtype: str = "float32"
+    logprobs: bool = False
 
     def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Applies the backbone; see `Llama` for the arguments."""
@@ -67,8 +70,9 @@ def prefill_rows(
     )
     hidden_BD = pick(hidden_BTD, length_B - 1)
     logits_BV = decoder.run(params, hidden_BD, method="logits")
-    root_B = decoder.rule.first(logits_BV, request, length_B)
-    return Prefilled(request, kv, length_B, hidden_BD, root_B)
+    root_B = decoder.rule.first(request.biased(logits_BV), request, length_B)
+    logprob_B = logprobs.of_tokens(logits_BV, root_B) if decoder.logprobs else None
+    return Prefilled(request, kv, length_B, hidden_BD, root_B, logprob_B)
 
 
 def begin(decoder: Decoder, params: Any, rows: Prefilled, *, capacity: int) -> DecodeState:
@@ -107,6 +111,7 @@ def insert(
         cache=cache,
         draft=jax.tree.map(put, state.draft, new_draft),
         output_BO=state.output_BO.at[slot_B].set(0),
+        logprobs=logprobs.restart(state.logprobs, rows.logprob_B, slot_B),
         num_new_B=state.num_new_B.at[slot_B].set(0),
         num_steps_B=state.num_steps_B.at[slot_B].set(0),
         stopped_B=state.stopped_B.at[slot_B].set(False),
@@ -141,7 +146,8 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
     )
     logits_BRV = decoder.run(params, hidden_BRD, method="logits")
     with jax.named_scope("verify"):
-        verdict = decoder.rule.judge(draft, logits_BRV, state.request, cache.length_B)
+        biased_BRV = state.request.biased(logits_BRV)
+        verdict = decoder.rule.judge(draft, biased_BRV, state.request, cache.length_B)
     token_BA = jnp.take_along_axis(draft.token_BR, verdict.nodes_BA, axis=1)
     num_B, stopped_B = _emitted(state, token_BA, verdict.num_B + 1)
     with jax.named_scope("commit"):
@@ -161,7 +167,8 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
         draft=_draft(
             decoder, params, state.request, cache.length_B, hidden_BD, verdict.next_root_B
         ),
-        output_BO=_write_output(state.output_BO, token_BA, state.num_new_B),
+        output_BO=write_output(state.output_BO, token_BA, state.num_new_B),
+        logprobs=logprobs.extend(state.logprobs, logits_BRV, verdict, token_BA, state.num_new_B),
         num_new_B=num_new_B,
         num_steps_B=state.num_steps_B + (~state.done_B).astype(jnp.int32),
         stopped_B=state.stopped_B | stopped_B,
@@ -180,7 +187,7 @@ def _draft(
     """What follows the roots, which stand at `position_B`."""
 
     def rank(logits_BMV: jax.Array, token_V: jax.Array | None) -> jax.Array:
-        return decoder.rule.rank(logits_BMV, request, position_B, token_V)
+        return decoder.rule.rank(request.biased(logits_BMV, token_V), request, position_B, token_V)
 
     return decoder.drafter.draft(params, hidden_BD, root_B, rank)
 
@@ -202,16 +209,11 @@ def _is_full(decoder: Decoder, length_B: jax.Array, capacity: int) -> jax.Array:
     return length_B + (decoder.drafter.max_depth + 1) > capacity
 
 
-def _write_output(output_BO: jax.Array, token_BA: jax.Array, start_B: jax.Array) -> jax.Array:
-    return jax.vmap(lambda row, token, i: jax.lax.dynamic_update_slice(row, token, (i,)))(
-        output_BO, token_BA, start_B
-    )
-
-
 def _empty_state(decoder: Decoder, params: Any, rows: Prefilled, capacity: int) -> DecodeState:
     """A batch like `rows`, of which no row does anything."""
     batch = rows.length_B.shape[0]
     zero_B, false_B = jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.bool_)
+    slots = capacity + decoder.drafter.max_depth + 1
     draft = jax.eval_shape(
         lambda *args: _draft(decoder, *args),
         *(params, rows.request, rows.length_B, rows.hidden_BD, rows.root_B),
@@ -222,7 +224,8 @@ def _empty_state(decoder: Decoder, params: Any, rows: Prefilled, capacity: int) 
         draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
         # As many slots as a row can emit, and slack, so that no write is ever shifted back over
         # tokens that count.
-        output_BO=jnp.zeros((batch, capacity + decoder.drafter.max_depth + 1), jnp.int32),
+        output_BO=jnp.zeros((batch, slots), jnp.int32),
+        logprobs=logprobs.empty(batch, slots) if decoder.logprobs else None,
         num_new_B=zero_B,
         num_steps_B=zero_B,
         stopped_B=false_B,
