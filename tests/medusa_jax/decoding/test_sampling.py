@@ -1,0 +1,132 @@
+"""Lossless sampling end to end: same seed, same tokens, whatever is drafted and beside whom."""
+
+import dataclasses
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.decoding.noise import gumbel
+from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
+from medusa_jax.decoding.runtime import make_request, make_runtime
+from tests.medusa_jax.decoding.batches import PROMPTS, rows
+from tests.medusa_jax.tiny import last_hidden, tiny_lm
+
+TREES = ["chain:0", "mc_sim_7b_63", "chain:3"]
+BUDGET = 24
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+def sampled(lm, tree, prompts, configs, *, seed=0, numbers=None, bias_BV=None, logprobs=False):
+    """The state after the last step; row i has the options configs[i]."""
+    lm = lm.with_tree(tree)
+    runtime = make_runtime(lm, rule=make_rule(configs[0], lm.tree), logprobs=logprobs)
+    request = make_request(
+        [BUDGET] * len(prompts),
+        seed=seed,
+        numbers=numbers,
+        rule_numbers=rule_numbers(configs),
+        bias_BV=bias_BV,
+    )
+    return runtime.advance(runtime.start(request, prompts)).state
+
+
+@st.composite
+def options(draw):
+    return GenerationConfig(
+        temperature=draw(st.floats(0.3, 2.0)),
+        acceptance="lossless",
+        top_k=draw(st.sampled_from([0, 0, 1, 5, 12])),
+        top_p=draw(st.sampled_from([1.0, 1.0, 0.95, 0.6])),
+        min_p=draw(st.sampled_from([0.0, 0.0, 0.05])),
+    )
+
+
+@hypothesis.given(st.lists(options(), min_size=3, max_size=3), st.integers(0, 2**64 - 1))
+@hypothesis.settings(deadline=None, max_examples=12)
+def test_same_seed_same_tokens(lm, configs, seed):
+    """With any tree, with heads or without, in any batch; each row has options of its own."""
+    states = [sampled(lm, tree, PROMPTS, configs, seed=seed) for tree in TREES]
+    expected = rows(states[0])
+    assert [len(row) for row in expected] == [BUDGET] * 3
+    assert [rows(state) for state in states[1:]] == [expected] * 2
+    alone = sampled(lm, TREES[1], PROMPTS[1:2], configs[1:2], seed=seed, numbers=[1])
+    assert rows(alone) == expected[1:2]
+
+
+def slow_sample(lm, prompt, temperature, number, seed=0):
+    """Gumbel-max read literally, token by token; no tree, no cache."""
+    key_12 = make_request([1], seed=seed, numbers=[number]).key_B2
+    ids, margin = list(prompt), np.inf
+    for _ in range(BUDGET):
+        logits_V = np.asarray(lm.params["lm_head"]["weight"]) @ last_hidden(lm, ids)
+        position = jnp.full((1, 1), len(ids), jnp.int32)
+        noise_V = np.asarray(gumbel(key_12, position, jnp.arange(len(logits_V))))[0, 0]
+        score_V = logits_V / temperature + noise_V
+        second, first = np.sort(score_V)[-2:]
+        margin = min(margin, first - second)
+        ids.append(int(score_V.argmax()))
+    assert margin > 1e-4 / temperature  # nothing here is excused by a near tie
+    return ids[len(prompt) :]
+
+
+def test_tokens_are_those_of_the_gumbel_max_trick(lm):
+    config = GenerationConfig(temperature=0.9)
+    state = sampled(lm, "mc_sim_7b_63", PROMPTS, [config] * 3)
+    assert rows(state) == [slow_sample(lm, p, 0.9, i) for i, p in enumerate(PROMPTS)]
+
+
+def test_many_positions_give_many_tokens(lm):
+    """Noise of its own at every position, and for every sample of a prompt."""
+    flat = dataclasses.replace(
+        lm,
+        params=lm.params | {"lm_head": {"weight": jnp.zeros_like(lm.params["lm_head"]["weight"])}},
+    )
+    config = GenerationConfig(temperature=1.0)
+    runtime = make_runtime(flat.with_tree("chain:3"), rule=make_rule(config, flat.tree))
+    request = make_request(
+        [BUDGET] * 3, numbers=[5, 5, 5], samples=[0, 1, 1], rule_numbers=rule_numbers([config] * 3)
+    )
+    first, second, third = rows(runtime.advance(runtime.start(request, PROMPTS[:1] * 3)).state)
+    assert len(set(first)) > 10
+    assert second == third
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 6
+
+
+def test_bias_is_added_before_everything_else(lm):
+    """A bias of -inf bans a token, one of 1000 forces it, in greedy decoding and in sampling."""
+    bias_BV = np.zeros((3, lm.config.vocab_size), np.float32)
+    bias_BV[0, [3, 4, 5, 6, 7]] = -np.inf
+    bias_BV[1, 11] = 1000
+    for config in (GenerationConfig(), GenerationConfig(temperature=1.5, top_k=3)):
+        states = [sampled(lm, t, PROMPTS, [config] * 3, bias_BV=bias_BV) for t in TREES[:2]]
+        banned, forced, free = rows(states[1])
+        assert rows(states[0]) == [banned, forced, free]
+        assert not {3, 4, 5, 6, 7} & set(banned)
+        assert forced == [11] * BUDGET
+        assert free == rows(sampled(lm, TREES[1], PROMPTS, [config] * 3))[2]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+@pytest.mark.parametrize("tree", TREES)
+def test_logprobs_are_those_of_the_model_as_it_is(lm, tree, temperature):
+    config = GenerationConfig(temperature=temperature, top_k=6 if temperature else 0)
+    bias_BV = np.zeros((3, lm.config.vocab_size), np.float32)
+    bias_BV[:, 2] = 1.0
+    state = sampled(lm, tree, PROMPTS, [config] * 3, bias_BV=bias_BV, logprobs=True)
+    for row, (prompt, tokens) in enumerate(zip(PROMPTS, rows(state), strict=True)):
+        expected = []
+        for i, token in enumerate(tokens):
+            logits_V = np.asarray(lm.params["lm_head"]["weight"]) @ last_hidden(
+                lm, prompt + tokens[:i]
+            )
+            expected.append(float(jax.nn.log_softmax(logits_V)[token]))
+        actual = np.asarray(state.logprobs.output_BO)[row, : len(tokens)]
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
