@@ -1,0 +1,167 @@
+"""Tokens per step of exact sampling: drafts that know the noise against drafts that do not."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.stats
+
+import medusa_jax
+from infer import display
+from medusa_jax import GenerationConfig, MedusaLM
+from medusa_jax.chat import Encoded, Prompt
+from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.decoding.options import make_rule, rule_numbers
+from medusa_jax.decoding.rules.lossless import Lossless
+from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.decoding.state import Request
+
+TEMPERATURES = (0.0, 0.7, 1.0, 1.3)
+_BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Unaware(Lossless):
+    """The same rule, with drafts ranked by the heads alone."""
+
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """See `Rule.rank`."""
+        del request, position_B, token_V
+        return logits_BMV
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingJob:
+    """What to measure.
+
+    Attributes:
+      model: folder, hub id or GGUF file; None: the default model.
+      medusa: heads, see `medusa_jax.load`.
+      prompts: what is asked.
+      tree: that every step fills.
+      dtype: "float32" or "bfloat16".
+      max_new_tokens: per prompt.
+      seeds: how many answers to each prompt.
+    """
+
+    model: str | None
+    medusa: str | None
+    prompts: list[Prompt]
+    tree: str
+    dtype: str
+    max_new_tokens: int
+    seeds: int
+
+
+def measure_sampling(job: SamplingJob) -> dict[str, Any]:
+    """Runs the job.
+
+    Returns:
+      JSON values: "settings" and "rows", one per temperature and kind of draft: tokens and steps of
+      each prompt, tokens per step, its 95 % bootstrap interval over prompts, its ratio to greedy
+      decoding with a paired interval, and the answers that differ from those of plain decoding.
+    """
+    lm = medusa_jax.load(job.model, job.medusa, dtype=job.dtype)
+    encoded = [encode_prompt(lm, prompt) for prompt in job.prompts]
+    kinds = [(0.0, True), *itertools.product(TEMPERATURES[1:], (True, False))]
+    rows: list[dict[str, Any]] = []
+    with display.progress_bar() as bar:
+        task = bar.add_task("Sampling", total=(len(kinds) + len(TEMPERATURES)) * len(encoded))
+        plain = {t: _answers(lm, job, encoded, t, "chain:0", None, bar, task) for t in TEMPERATURES}
+        for temperature, aware in kinds:
+            rule = None if aware else Unaware()
+            answers = _answers(lm, job, encoded, temperature, job.tree, rule, bar, task)
+            same = [a[0] == b[0] for a, b in zip(answers, plain[temperature], strict=True)]
+            rows.append(_row(temperature, aware, answers, same, rows[0] if rows else None))
+    return {"settings": dataclasses.asdict(job), "rows": rows}
+
+
+def _answers(
+    lm: MedusaLM,
+    job: SamplingJob,
+    encoded: Sequence[Encoded],
+    temperature: float,
+    tree: str,
+    rule: Rule | None,
+    bar: Any,
+    task: Any,
+) -> list[tuple[list[list[int]], int]]:
+    """Tokens of every answer to each prompt, and the steps that they took together."""
+    config = GenerationConfig(temperature=temperature)
+    lm = lm.with_tree(tree)
+    runtime = make_runtime(lm, rule=rule or make_rule(config, lm.tree))
+    tokens: list[list[list[int]]] = [[] for _ in encoded]
+    steps = [0] * len(encoded)
+    for seed in range(job.seeds if temperature else 1):
+        for start in range(0, len(encoded), _BATCH):
+            numbers = [min(start + i, len(encoded) - 1) for i in range(_BATCH)]
+            request = make_request(
+                [job.max_new_tokens] * _BATCH,
+                lm.eos_ids,
+                seed=seed,
+                numbers=numbers,
+                rule_numbers=rule_numbers([config] * _BATCH),
+            )
+            batch = runtime.finish(runtime.start(request, [encoded[n].ids for n in numbers]))
+            output, num, num_steps = jax.device_get(
+                (batch.state.output_BO, batch.state.num_new_B, batch.state.num_steps_B)
+            )
+            for i, number in enumerate(dict.fromkeys(numbers)):
+                tokens[number].append(output[i, : num[i]].tolist())
+                steps[number] += int(num_steps[i])
+                bar.advance(task, 1 / (job.seeds if temperature else 1))
+    return list(zip(tokens, steps, strict=True))
+
+
+def _row(
+    temperature: float,
+    aware: bool,
+    answers: Sequence[tuple[list[list[int]], int]],
+    same: list[bool],
+    greedy: dict[str, Any] | None,
+) -> dict[str, Any]:
+    tokens = np.asarray([sum(map(len, own)) for own, _ in answers])
+    steps = np.asarray([steps for _, steps in answers])
+    row = {
+        "temperature": temperature,
+        "noise_in_drafts": aware,
+        "tokens": tokens.tolist(),
+        "steps": steps.tolist(),
+        "tokens_per_step": float(tokens.sum() / steps.sum()),
+        "interval": _interval(lambda t, s: t.sum(-1) / s.sum(-1), tokens, steps),
+        "different_prompts": [i for i, is_same in enumerate(same) if not is_same],
+    }
+    if greedy is None:
+        return row
+
+    def ratio(t: Any, s: Any, t0: Any, s0: Any) -> Any:
+        return t.sum(-1) / s.sum(-1) / (t0.sum(-1) / s0.sum(-1))
+
+    of = (tokens, steps, np.asarray(greedy["tokens"]), np.asarray(greedy["steps"]))
+    return row | {"vs_greedy": float(ratio(*of)), "vs_greedy_interval": _interval(ratio, *of)}
+
+
+def _interval(statistic: Any, *samples: np.ndarray) -> list[float]:
+    """95 % bootstrap interval over prompts, which are resampled together."""
+    if len(samples[0]) < 2:
+        return [float("nan")] * 2
+    result = scipy.stats.bootstrap(
+        samples,
+        lambda *x, axis: statistic(*x),
+        paired=True,
+        vectorized=True,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
