@@ -70,6 +70,12 @@ _DTYPES = flags.DEFINE_list(
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 3, "How often to repeat everything; medians are reported.", lower_bound=1
 )
+_VERIFY = flags.DEFINE_boolean(
+    "verify",
+    False,
+    "Compare every emitted token with the choice of the base model in float32, and report the "
+    "largest difference of their logits.",
+)
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )
@@ -91,7 +97,7 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _DTYPE_NAMES = ("float32", "bfloat16")
-_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS)
+_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY)
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
 
 
@@ -150,6 +156,7 @@ def _measure_checkpoint() -> dict[str, Any]:
         dtypes=_dtypes(*_DTYPE_NAMES),
         max_new_tokens=_MAX_NEW_TOKENS.value,
         rounds=_ROUNDS.value,
+        verify=_VERIFY.value,
     )
     return measure_checkpoint(job)
 

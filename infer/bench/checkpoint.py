@@ -16,6 +16,7 @@ from infer.bench.contenders import (
     summarize,
 )
 from infer.bench.trees import fitting_trees
+from infer.bench.verify import verify
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Prompt
 from medusa_jax.decoding.generate import encode_prompt
@@ -34,6 +35,7 @@ class CheckpointJob:
       dtypes: "float32", "bfloat16".
       max_new_tokens: per prompt.
       rounds: repetitions, of which the median counts.
+      verify: compare every emitted token with the base model's choice in float32.
     """
 
     model: str | None
@@ -43,6 +45,7 @@ class CheckpointJob:
     dtypes: list[str]
     max_new_tokens: int
     rounds: int
+    verify: bool
 
 
 def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
@@ -51,13 +54,13 @@ def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
     Returns:
       JSON values: "settings", "rows" (one per contender and dtype), "identical_float32" (every
       float32 row has the tokens of our autoregressive decoding; None: float32 was not measured)
-      and "notes".
+      and "notes"; with job.verify every row has a "verify", see `verify`.
 
     Raises:
       UserError: anything about model, heads, trees or prompts.
     """
     path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
-    rows, notes = [], []
+    rows, notes, token_ids = [], [], []
     for dtype in job.dtypes:
         lm = medusa_jax.load(job.model, job.medusa, dtype=dtype, tree="chain:0")
         reason = torch_model.missing_reason(lm.config, path)
@@ -66,7 +69,11 @@ def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
             contenders.append(torch_model.transformers_contender(lm, path, job.max_new_tokens))
         elif not notes:
             notes.append(f"no comparison with transformers: {reason}")
-        rows += _rows(dtype, contenders, _answers(lm, job, contenders))
+        answers = _answers(lm, job, contenders)
+        rows += _rows(dtype, contenders, answers)
+        token_ids += [[answer.token_ids for answer in own[0]] for own in answers]
+    if job.verify:
+        _verify(job, rows, token_ids)
     float32 = [row["identical"] for row in rows if row["dtype"] == "float32"]
     return {
         "settings": dataclasses.asdict(job) | {"prompts": len(job.prompts)},
@@ -117,6 +124,13 @@ def _rows(
         who = {"decoder": contender.decoder, "tree": contender.tree, "nodes": contender.nodes}
         rows.append(who | {"dtype": dtype} | comparison | summary)
     return rows
+
+
+def _verify(job: CheckpointJob, rows: list[dict[str, Any]], answers: list[Any]) -> None:
+    lm = medusa_jax.load(job.model, "none", dtype="float32")
+    prompts = [list(encode_prompt(lm, prompt).ids) for prompt in job.prompts]
+    for row, own in zip(rows, answers, strict=True):
+        row["verify"] = verify(lm, prompts, own)
 
 
 def _different(answers: list[list[Answer]], reference: list[list[Answer]]) -> list[int]:

@@ -27,6 +27,7 @@ def print_checkpoint(report: dict[str, Any]) -> None:
         "as plain decoding gives, or how many prompts differ (in bfloat16 near ties do).",
         *(f"Note: {note}." for note in report["notes"]),
         *_verdict(report["identical_float32"]),
+        *(_verified(row) for row in rows if "verify" in row),
     )
 
 
@@ -60,6 +61,15 @@ def _checkpoint_row(row: dict[str, Any]) -> list[str]:
         f"{row['prefill_ms']:.1f}",
         "yes" if row["identical"] else f"no ({different})",
     ]
+
+
+def _verified(row: dict[str, Any]) -> str:
+    v = row["verify"]
+    return (
+        f"{row['tree'] or row['decoder']}, {row['dtype']}: {v['other_choices']} of "
+        f"{v['positions']} tokens are not the base model's choice in float32, whose logit is at "
+        f"most {v['largest_gap']:.2g} higher."
+    )
 
 
 def _shape_row(row: dict[str, Any]) -> list[str]:
