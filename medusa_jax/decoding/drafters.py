@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding.draft import Draft, root_draft
 from medusa_jax.nn.heads import MedusaHeads
-from medusa_jax.nn.layers import take_rows
+from medusa_jax.nn.layers import draft_rows, take_rows
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.tree.build import Tree
 
@@ -141,5 +141,5 @@ def medusa_drafter(
         heads = of_all | jax.tree.map(lambda x: x[: tree.max_depth], per_head)
     params = {"heads": heads, "tree": tree}
     if config.draft_vocab and not config.own_projection:
-        params["lm_head"] = lm_head_weight(backbone)[heads["token_map"]]
+        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
     return MedusaDrafter(config, tree.top_k, dtype), params

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.nn.layers import Weights, project
+from medusa_jax.nn.layers import Weights, draft_rows, project
 from medusa_jax.nn.params import heads_params
 from medusa_jax.nn.product import product
 
@@ -131,7 +131,7 @@ def init_heads(
     c = config
     if (token_map is not None) != c.draft_vocab:
         raise ValueError("token_map must be given exactly when config.draft_vocab is set")
-    rows = lm_head_VD if token_map is None else jnp.take(lm_head_VD, token_map, axis=0)
+    rows = draft_rows(lm_head_VD, token_map)
     if rows.shape != (c.vocab_size, c.hidden_size):
         raise ValueError(f"LM head rows {rows.shape} do not fit {(c.vocab_size, c.hidden_size)}")
     params: dict[str, Any] = jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), heads_params(c))

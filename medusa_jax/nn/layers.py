@@ -42,6 +42,19 @@ def take_rows(table_VD: Any, index: jax.Array) -> jax.Array:
     return _take_bfloat16(table_VD, index)
 
 
+def draft_rows(table_VD: Any, token_map: Any) -> jax.Array:
+    """Rows of an LM head, or of its adapter, that stand for a draft vocabulary.
+
+    Args:
+      table_VD: [V, D], quantised or not.
+      token_map: int [Vd], the tokens of the draft vocabulary; None: the heads have none.
+
+    Returns:
+      [Vd, D], or the table as it is where there is no draft vocabulary.
+    """
+    return table_VD if token_map is None else take_rows(table_VD, jnp.asarray(token_map, jnp.int32))
+
+
 @jax.custom_jvp
 def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     """XLA's CPU backend widens a whole bfloat16 table before it gathers: there, take its bits.

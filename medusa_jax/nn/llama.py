@@ -181,13 +181,11 @@ class Llama(nn.Module):
         """The residual stream before and after every layer."""
         return x_BTD if self.pin is None else self.pin.residual(x_BTD)
 
-    def logits(self, hidden: jax.Array, lora: Lora | None = None) -> jax.Array:
-        """LM head, with its adapter where `lora` has one: [..., D] -> float32 [..., V]."""
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """LM head: [..., D] -> float32 [..., V]."""
         lm_head = self.embed if self.config.tie_embeddings else self.lm_head
-        adapter = lora and lora.part("lm_head")
         with jax.named_scope("lm_head"):
-            y = project(hidden, lm_head()["weight"], self.dtype)
-            return y if adapter is None else y + adapter(hidden, self.dtype)
+            return project(hidden, lm_head()["weight"], self.dtype)
 
 
 def lm_head_weight(params: dict[str, Any]) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.heads import MedusaHeads
-from medusa_jax.nn.layers import project
+from medusa_jax.nn.layers import draft_rows, project
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import lora_product
 
@@ -29,9 +29,8 @@ def lm_heads(params: dict[str, Any]) -> tuple[LMHead, LMHead]:
     """
     base = {"weight": lm_head_weight(params["backbone"])}
     base |= (params.get("lora") or {}).get("lm_head", {})
-    if "token_map" not in params:
-        return base, base
-    rows = {name: base[name][params["token_map"]] for name in ("weight", "b") if name in base}
+    token_map = params.get("token_map")
+    rows = {name: draft_rows(base[name], token_map) for name in ("weight", "b") if name in base}
     return base, base | rows
 
 

@@ -20,6 +20,7 @@ from medusa_jax.io.heads.formats import (
     tensor_name,
 )
 from medusa_jax.io.tensor_export import save_tensors
+from medusa_jax.nn.layers import draft_rows
 
 
 def save_heads(
@@ -147,8 +148,7 @@ def _stacks(
         indices = np.ndindex(*stacked.shape[:num_stacked])
         stacks[path] = {index: stacked[index] for index in indices}
     if format != "C" and not config.own_projection:
-        rows = np.asarray(lm_head)
-        rows = rows[np.asarray(params["token_map"])] if config.draft_vocab else rows
+        rows = np.asarray(draft_rows(lm_head, params.get("token_map")))
         # vLLM reads one for all (`original_lm_head`).
         stacks[PROJECTION] = {
             (h,): rows for h in range(1 if format == "vllm" else config.num_heads)

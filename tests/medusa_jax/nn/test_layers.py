@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.nn.heads import _per_head
-from medusa_jax.nn.layers import project, take_rows
+from medusa_jax.nn.layers import draft_rows, project, take_rows
 
 V, D, M = 32, 16, 3
 RNG = np.random.default_rng(0)
@@ -78,6 +78,15 @@ def test_rows_and_their_gradient():
     np.testing.assert_array_equal(
         np.asarray(gradient, np.float32), np.repeat(times[:, None], D, axis=1)
     )
+
+
+def test_rows_of_a_draft_vocabulary():
+    exact, token_map = np.asarray(TABLE, np.float32), np.array([30, 2, 2], np.int64)
+    for table in (TABLE, np.asarray(TABLE), exact):
+        rows = draft_rows(table, token_map)
+        assert rows.dtype == table.dtype
+        np.testing.assert_array_equal(np.asarray(rows, np.float32), exact[token_map])
+        assert draft_rows(table, None) is table
 
 
 def test_a_lone_row_is_computed_like_one_of_many():

@@ -14,6 +14,7 @@ from medusa_jax.nn.layers import Linear
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import Lora, adapted, dropped, init_lora, merge_lora
 from medusa_jax.nn.params import Param
+from medusa_jax.objectives.logits import lm_head_logits, lm_heads
 from tests.medusa_jax.packed import SMALL, TIED, quick_jit, random_backbone, random_lora
 from tests.medusa_jax.tiny import CONFIG
 
@@ -23,13 +24,14 @@ BIASED = dataclasses.replace(SMALL, qkv_bias=True, o_bias=True, mlp_bias=True, q
 
 
 def forward(config, backbone, lora=None, *, scale=SCALE, dropout=0.0, key=None, remat=False):
-    """Hidden states, and logits of the LM head with its adapter, if there is one."""
+    """Hidden states, and logits of the LM head, with its adapter if there is one."""
     llama = Llama(config, remat=remat)
+    lm_head, _ = lm_heads({"backbone": backbone, "lora": lora})
     position_BT = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32)[None], (2, 9))
     variables = {"params": backbone}
     lora = None if lora is None else Lora(lora, scale, dropout, key)
     hidden, _ = llama.apply(variables, TOKEN_BT, position_BT, causal_mask(9), lora=lora)
-    return hidden, llama.apply(variables, hidden, lora, method="logits")
+    return hidden, lm_head_logits(lm_head, hidden, dtype="float32", lora_scale=scale)
 
 
 jitted = quick_jit(forward, static_argnums=0, static_argnames=("scale", "dropout", "remat"))

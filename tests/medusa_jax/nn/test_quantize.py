@@ -16,6 +16,7 @@ from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.product import product
 from medusa_jax.nn.quantize import is_quantized, quantize_backbone, widened
 from medusa_jax.objectives.labels import count_labels
+from medusa_jax.objectives.logits import lm_heads
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.tiny import CONFIG as SMALL
 
@@ -98,6 +99,17 @@ def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, remat)
         gradient,
         expected_gradient,
     )
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_heads_share_rows_of_a_quantised_lm_head(params, kind):
+    token_map = np.array([5, 0, 17], np.int32)
+    with jax.numpy_dtype_promotion("standard"):
+        lm_head = quantize(params["lm_head"]["weight"], kind, 0)
+        backbone = params | {"lm_head": {"weight": lm_head}}
+        base, shared = lm_heads({"backbone": backbone, "token_map": token_map})
+    assert base["weight"] is lm_head
+    np.testing.assert_array_equal(shared["weight"], widened(lm_head, jnp.float32)[token_map])
 
 
 def test_columns_that_no_block_divides_are_refused(params):
