@@ -1,7 +1,6 @@
 """Generation: prompts in; texts, tokens and their measurements out."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -9,49 +8,10 @@ import jax
 
 from medusa_jax.chat import Encoded, Prompt, TextStream, decode_tokens, encode_text
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
+from medusa_jax.decoding.results import Generation, StreamEvent
 from medusa_jax.decoding.runtime import Batch, Runtime, make_request, make_runtime
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
-
-
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """The answer to one prompt. Seconds are those of the batch the prompt was decoded in.
-
-    Attributes:
-      prompt: as given.
-      text: new text, without special tokens.
-      token_ids: new tokens only, EOS included when it was produced.
-      num_new_tokens: how many.
-      num_steps: backbone passes after prefill.
-      tokens_per_step: num_new_tokens / num_steps.
-      prefill_seconds: running the prompt.
-      decode_seconds: everything after, until the last row of the batch was done.
-      tokens_per_second: num_new_tokens / decode_seconds.
-      compile_seconds: spent compiling, not contained in the others.
-      finish_reason: "stop" (EOS) or "length" (budget or context is used up).
-    """
-
-    prompt: Any
-    text: str
-    token_ids: list[int]
-    num_new_tokens: int
-    num_steps: int
-    tokens_per_step: float
-    prefill_seconds: float
-    decode_seconds: float
-    tokens_per_second: float
-    compile_seconds: float
-    finish_reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamEvent:
-    """What one step added: its tokens, the text they complete, and the result with the last."""
-
-    text: str
-    token_ids: list[int]
-    result: Generation | None = None
 
 
 def generate(
@@ -76,13 +36,14 @@ def generate(
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
-    parts = generate_batches(
+    answers = generate_as_done(
         lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, **options
     )
-    return list(parts)
+    by_index = dict(answers)
+    return [by_index[index] for index in range(len(prompts))]
 
 
-def generate_batches(
+def generate_as_done(
     lm: MedusaLM,
     prompts: Sequence[Prompt | Encoded],
     *,
@@ -90,11 +51,74 @@ def generate_batches(
     chat: bool | None = None,
     numbers: Sequence[int] | None = None,
     **options: Any,
-) -> Iterator[Generation]:
-    """Like `generate`, but yields each batch's answers as it ends, in the order of the prompts.
+) -> Iterator[tuple[int, Generation]]:
+    """Like `generate`, but yields each answer when it is complete, with its prompt's index.
 
-    As with every generator, errors are raised when the first answer is asked for.
+    Errors are raised at once, not when the first answer is asked for.
     """
+    config = GenerationConfig(**options)
+    encoded, numbers = _checked(lm, prompts, batch_size, chat, numbers)
+    return _as_done(lm, config, encoded, batch_size, numbers)
+
+
+def _as_done(
+    lm: MedusaLM,
+    config: GenerationConfig,
+    encoded: list[Encoded],
+    batch_size: int,
+    numbers: Sequence[int],
+) -> Iterator[tuple[int, Generation]]:
+    runtime = _runtime(lm, config)
+    rows = min(batch_size, len(encoded))
+    for start in range(0, len(encoded), batch_size):
+        part = slice(start, start + batch_size)
+        batch = runtime.finish(_start(lm, runtime, config, encoded[part], rows, numbers[part]))
+        yield from enumerate(_results(lm, encoded[part], batch), start=start)
+
+
+def stream(
+    lm: MedusaLM,
+    prompts: Prompt | Encoded | Sequence[Prompt | Encoded],
+    *,
+    batch_size: int = 1,
+    chat: bool | None = None,
+    numbers: Sequence[int] | None = None,
+    **options: Any,
+) -> Iterator[StreamEvent]:
+    """Answers prompts step by step, with the very step that `generate` compiles.
+
+    Args:
+      lm: the model.
+      prompts: what to answer, one prompt or several; see `generate`.
+      batch_size: prompts decoded at once; events of different prompts then alternate.
+      chat: apply the chat template; None: when the tokenizer has one.
+      numbers: as in `generate`: the same seed gives a prompt of the same number the same answer.
+      **options: see `GenerationConfig`.
+
+    Raises:
+      UserError: at once; an option out of range, or a prompt that does not fit the context.
+    """
+    config = GenerationConfig(**options)
+    several = prompts if _are_several(prompts) else [prompts]
+    encoded, numbers = _checked(lm, several, batch_size, chat, numbers)
+    return _stream(lm, config, encoded, numbers)
+
+
+def _are_several(prompts: Any) -> bool:
+    """Whether it is a list of prompts and not one: a text, its messages or its token ids."""
+    if isinstance(prompts, str | Encoded) or not isinstance(prompts, Sequence):
+        return False
+    return not all(isinstance(part, Mapping | Integral) for part in prompts)
+
+
+def _checked(
+    lm: MedusaLM,
+    prompts: Any,
+    batch_size: int,
+    chat: bool | None,
+    numbers: Sequence[int] | None,
+) -> tuple[list[Encoded], Sequence[int]]:
+    """Encoded prompts and their numbers."""
     if isinstance(prompts, str):
         raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
     if batch_size < 1:
@@ -103,56 +127,29 @@ def generate_batches(
     if len(numbers) != len(prompts):
         raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
     _check_numbers(numbers)
-    config = GenerationConfig(**options)
-    encoded = [encode_prompt(lm, prompt, chat) for prompt in prompts]
-    runtime = _runtime(lm, config)
-    rows = min(batch_size, len(encoded))
-    for start in range(0, len(encoded), batch_size):
-        part = slice(start, start + batch_size)
-        batch = runtime.finish(_start(lm, runtime, config, encoded[part], rows, numbers[part]))
-        yield from _results(lm, encoded[part], batch)
+    return [encode_prompt(lm, prompt, chat) for prompt in prompts], numbers
 
 
-def stream(
-    lm: MedusaLM,
-    prompt: Prompt | Encoded,
-    *,
-    chat: bool | None = None,
-    number: int = 0,
-    **options: Any,
+def _stream(
+    lm: MedusaLM, config: GenerationConfig, encoded: list[Encoded], numbers: Sequence[int]
 ) -> Iterator[StreamEvent]:
-    """Answers one prompt step by step, with the very step that `generate` compiles.
-
-    Args:
-      lm: the model.
-      prompt: what to answer; one of `encode_prompt` is not encoded again.
-      chat: apply the chat template; None: when the tokenizer has one.
-      number: chooses the random key, 0..2^32-1: `generate` with the same seed gives its prompt of
-        that number the same answer.
-      **options: see `GenerationConfig`.
-
-    Raises:
-      UserError: an option out of range, or a prompt that does not fit the context.
-    """
-    _check_numbers([number])
-    config = GenerationConfig(**options)
     runtime = _runtime(lm, config)
-    encoded = [encode_prompt(lm, prompt, chat)]
-    batch = _start(lm, runtime, config, encoded, 1, [number])
-    pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
-    while not done:
-        batch = runtime.advance(batch, max_steps=1)
-        state = batch.state
-        num, done, output = jax.device_get((state.num_new_B, state.done_B, state.output_BO))
-        num, done = int(num[0]), bool(done[0])
-        token_ids = [int(t) for t in output[0, seen:num]]
-        seen = num
-        result = next(_results(lm, encoded, batch)) if done else None
-        piece = pieces.feed(token_ids)
-        if result is not None and result.text.startswith(shown + piece):
-            piece = result.text[len(shown) :]  # with what an unfinished character held back
-        shown += piece
-        yield StreamEvent(piece, token_ids, result)
+    for index, (given, number) in enumerate(zip(encoded, numbers, strict=True)):
+        batch = _start(lm, runtime, config, [given], 1, [number])
+        pieces, shown, seen, done = TextStream(lm.tokenizer), "", 0, False
+        while not done:
+            batch = runtime.advance(batch, max_steps=1)
+            state = batch.state
+            num, done, output = jax.device_get((state.num_new_B, state.done_B, state.output_BO))
+            num, done = int(num[0]), bool(done[0])
+            token_ids = [int(t) for t in output[0, seen:num]]
+            seen = num
+            result = next(_results(lm, [given], batch)) if done else None
+            piece = pieces.feed(token_ids)
+            if result is not None and result.text.startswith(shown + piece):
+                piece = result.text[len(shown) :]  # with what an unfinished character held back
+            shown += piece
+            yield StreamEvent(index, piece, token_ids, result)
 
 
 def encode_prompt(lm: MedusaLM, prompt: Prompt | Encoded, chat: bool | None = None) -> Encoded:

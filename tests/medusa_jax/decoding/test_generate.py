@@ -108,7 +108,7 @@ def test_streamed_samples_equal_those_of_generate(lm):
     options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
     for row, prompt in enumerate(PROMPTS):
-        *_, last = medusa_jax.stream(lm, prompt, number=row, **options)
+        *_, last = medusa_jax.stream(lm, prompt, numbers=[row], **options)
         assert last.result.token_ids == results[row].token_ids
 
 
