@@ -1,12 +1,17 @@
 """What decoding gives: answers, and events of a stream."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+from medusa_jax.chat import Prompt, decode_tokens
+from medusa_jax.decoding.engine import Update
+from medusa_jax.decoding.stops import TextSoFar
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """The answer to one prompt. Seconds are those of the batch the prompt was decoded in.
+    """An answer. The seconds are its own, whatever else the batch does meanwhile.
 
     Attributes:
       prompt: as given.
@@ -15,11 +20,12 @@ class Generation:
       num_new_tokens: how many.
       num_steps: backbone passes after prefill.
       tokens_per_step: num_new_tokens / num_steps.
-      prefill_seconds: running the prompt.
-      decode_seconds: everything after, until the last row of the batch was done.
+      prefill_seconds: running the prompt, and those that were run in the same call.
+      decode_seconds: from then on to its last token. Rows of a batch share this time.
       tokens_per_second: num_new_tokens / decode_seconds.
       compile_seconds: spent compiling, not contained in the others.
-      finish_reason: "stop" (EOS) or "length" (budget or context is used up).
+      finish_reason: "stop" (EOS or a stop text) or "length" (budget or context is used up).
+      sample: which of the prompt's answers, counted from 0.
     """
 
     prompt: Any
@@ -33,20 +39,74 @@ class Generation:
     tokens_per_second: float
     compile_seconds: float
     finish_reason: str
+    sample: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamEvent:
-    """What one step added to the answer of one prompt.
+    """What one step added to an answer.
 
     Attributes:
       index: of the prompt, counted from 0.
       text: what the tokens complete, without special ones; may be empty.
-      token_ids: new tokens, at least one but for an event that only brings the result.
+      token_ids: new tokens; the last event of an answer may have none.
       result: the whole answer, with its last event.
+      sample: which of the prompt's answers, counted from 0.
     """
 
     index: int
     text: str
     token_ids: list[int]
     result: Generation | None = None
+    sample: int = 0
+
+
+class Answer:
+    """An answer in the making."""
+
+    def __init__(self, tokenizer: Any, prompt: Prompt, stops: Sequence[str]):
+        """Begins with nothing.
+
+        Args:
+          tokenizer: of the model.
+          prompt: as the result shall name it.
+          stops: texts that end the answer.
+        """
+        self._tokenizer, self._prompt = tokenizer, prompt
+        self._so_far, self._made_at = TextSoFar(tokenizer, stops), []
+
+    def add(self, update: Update) -> StreamEvent:
+        """Takes what is new; the event has the result when the answer is complete."""
+        self._so_far.add(update.token_ids)
+        self._made_at += update.made_at
+        result = None
+        if update.done or self._so_far.is_stopped:
+            result = self._result(update)
+        text, token_ids = self._so_far.take(None if result is None else result.text)
+        return StreamEvent(
+            index=update.ticket.index,
+            text=text,
+            token_ids=token_ids,
+            result=result,
+            sample=update.ticket.sample,
+        )
+
+    def _result(self, update: Update) -> Generation:
+        token_ids, cut = self._so_far.token_ids, self._so_far.is_stopped
+        # Up to the step that gave the first token that is cut off.
+        steps = self._made_at[len(token_ids)] + 1 if cut else update.num_steps
+        num, seconds = len(token_ids), update.decode_seconds
+        return Generation(
+            prompt=self._prompt,
+            text=self._so_far.text if cut else decode_tokens(self._tokenizer, token_ids),
+            token_ids=token_ids,
+            num_new_tokens=num,
+            num_steps=steps,
+            tokens_per_step=num / max(steps, 1),
+            prefill_seconds=update.prefill_seconds,
+            decode_seconds=seconds,
+            tokens_per_second=num / seconds if seconds else 0.0,
+            compile_seconds=update.compile_seconds,
+            finish_reason="stop" if update.stopped or cut else "length",
+            sample=update.ticket.sample,
+        )
