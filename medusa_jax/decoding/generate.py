@@ -20,6 +20,7 @@ def generate(
     batch_size: int = 1,
     chat: bool | None = None,
     numbers: Sequence[int] | None = None,
+    each: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> list[Generation]:
     """Answers prompts, `batch_size` at a time: one takes the place of another that is done.
@@ -30,6 +31,8 @@ def generate(
       batch_size: rows of a batch, which are compiled for; with fewer prompts some do nothing.
       chat: apply the chat template; None: when the tokenizer has one.
       numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
+      each: options of every single prompt, which replace those for all; acceptance (also that
+        which follows from the temperature) and tree are everyone's.
       **options: see `GenerationConfig`.
 
     Returns:
@@ -39,7 +42,7 @@ def generate(
       UserError: an option out of range, or a prompt that does not fit the context.
     """
     answers = generate_as_done(
-        lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, **options
+        lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, each=each, **options
     )
     by_turn = {(index, answer.sample): answer for index, answer in answers}
     return [by_turn[turn] for turn in sorted(by_turn)]
@@ -52,6 +55,7 @@ def generate_as_done(
     batch_size: int = 1,
     chat: bool | None = None,
     numbers: Sequence[int] | None = None,
+    each: Sequence[Mapping[str, Any]] | None = None,
     clock: Clock | None = None,
     **options: Any,
 ) -> Iterator[tuple[int, Generation]]:
@@ -60,11 +64,10 @@ def generate_as_done(
     Errors are raised at once, not when the first answer is asked for.
 
     Args:
-      lm, prompts, batch_size, chat, numbers, **options: see `generate`.
+      lm, prompts, batch_size, chat, numbers, each, **options: see `generate`.
       clock: gets the seconds that the batch as a whole takes.
     """
-    config = GenerationConfig(**options)
-    job = _job(lm, prompts, batch_size, chat, numbers, config)
+    job = _job(lm, prompts, batch_size, chat, numbers, each, options)
     events = answer_all(lm, job, clock or Clock())
     return ((event.index, event.result) for event in events if event.result is not None)
 
@@ -76,6 +79,7 @@ def stream(
     batch_size: int = 1,
     chat: bool | None = None,
     numbers: Sequence[int] | None = None,
+    each: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> Iterator[StreamEvent]:
     """Answers prompts step by step, with the very step that `generate` compiles.
@@ -88,16 +92,16 @@ def stream(
       batch_size: as in `generate`; events of the answers in a batch take turns.
       chat: apply the chat template; None: when the tokenizer has one.
       numbers: as in `generate`: the same seed gives a prompt of the same number the same answer.
+      each: as in `generate`.
       **options: see `GenerationConfig`.
 
     Raises:
       UserError: at once; an option out of range, or a prompt that does not fit the context.
     """
-    config = GenerationConfig(**options)
     several = prompts if _are_several(prompts) else [prompts]
-    job = _job(lm, several, batch_size, chat, numbers, config)
+    job = _job(lm, several, batch_size, chat, numbers, each, options)
     events = answer_all(lm, job, Clock(), most_steps=1)
-    return (event for event in events if event.token_ids or event.result is not None)
+    return (event for event in events if event.text or event.token_ids or event.result)
 
 
 def _are_several(prompts: Any) -> bool:
@@ -113,18 +117,32 @@ def _job(
     batch_size: int,
     chat: bool | None,
     numbers: Sequence[int] | None,
-    config: GenerationConfig,
+    each: Sequence[Mapping[str, Any]] | None,
+    options: dict[str, Any],
 ) -> Job:
     if isinstance(prompts, str):
         raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
     numbers = range(len(prompts)) if numbers is None else numbers
-    if len(numbers) != len(prompts):
-        raise UserError(f"{len(numbers)} numbers for {len(prompts)} prompts: give one for each")
+    each = [{}] * len(prompts) if each is None else each
+    for name, given in {"numbers": numbers, "options": each}.items():
+        if len(given) != len(prompts):
+            raise UserError(f"{len(given)} {name} for {len(prompts)} prompts: give one for each")
     _check_numbers(numbers)
-    encoded = [encode_prompt(lm, prompt, chat, config.max_context) for prompt in prompts]
-    return Job(encoded, batch_size, numbers, config)
+    config = GenerationConfig(**options)
+    configs = [GenerationConfig(**{**options, **own}) for own in each]
+    for own in configs:
+        if own.tree is not config.tree or (own.rule, own.sampled_root) != (
+            config.rule,
+            config.sampled_root,
+        ):
+            raise UserError("the prompts of a batch share acceptance and tree: give them for all")
+    encoded = [
+        encode_prompt(lm, prompt, chat, own.max_context)
+        for prompt, own in zip(prompts, configs, strict=True)
+    ]
+    return Job(encoded, batch_size, numbers, configs, config)
 
 
 def encode_prompt(

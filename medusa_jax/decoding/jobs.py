@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import jax
+import numpy as np
+
 from medusa_jax.chat import Encoded
 from medusa_jax.decoding.admission import Ticket
 from medusa_jax.decoding.engine import Engine
@@ -25,12 +28,14 @@ class Job:
       encoded: the prompts.
       batch_size: rows of the batch.
       numbers: one per prompt, which chooses its random key.
-      config: the options.
+      configs: the options of each prompt; all have one rule and one tree.
+      config: what holds for all of them.
     """
 
     encoded: Sequence[Encoded]
     batch_size: int
     numbers: Sequence[int]
+    configs: Sequence[GenerationConfig]
     config: GenerationConfig
 
 
@@ -38,51 +43,63 @@ def answer_all(
     lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None = None
 ) -> Iterator[StreamEvent]:
     """Answers the prompts of a job; see `engine.Engine` for the other arguments."""
-    engine = make_engine(lm, job, clock, most_steps)
-    yield from answers(lm, job, engine, tickets(lm, job))
+    yield from answers(lm, job, make_engine(lm, job, clock, most_steps), tickets(lm, job))
 
 
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
-    config = job.config
-    tree = lm.resolve_tree(config.tree)
-    if config.stop and most_steps is None:
+    tree = lm.resolve_tree(job.config.tree)
+    if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
 
-    def request(tickets: Sequence[Ticket | None]) -> Request:
-        return make_request(
-            [0 if ticket is None else ticket.budget for ticket in tickets],
-            () if config.ignore_eos else lm.eos_ids,
-            seed=config.seed,
-            numbers=[0 if ticket is None else job.numbers[ticket.index] for ticket in tickets],
-            samples=[0 if ticket is None else ticket.sample for ticket in tickets],
-            rule_numbers=rule_numbers([config] * len(tickets)),
-        )
+    def request(tickets: Sequence[Ticket]) -> Request:
+        return _together([_request(lm, job, ticket) for ticket in tickets])
 
     return Engine(
-        prepared(lm, tree, make_rule(config, tree)),
-        request([None] * job.batch_size),
+        prepared(lm, tree, make_rule(job.config, tree)),
+        _together([_request(lm, job, None)] * job.batch_size),
         request,
         clock=clock,
         most_steps=most_steps,
     )
 
 
+def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
+    """What a row asks for; None: nothing."""
+    if ticket is None:
+        return make_request([0], lm.eos_ids, rule_numbers=rule_numbers([job.config]))
+    config = job.configs[ticket.index]
+    return make_request(
+        [ticket.budget],
+        [-1] * len(lm.eos_ids) if config.ignore_eos else lm.eos_ids,
+        seed=config.seed,
+        numbers=[job.numbers[ticket.index]],
+        samples=[ticket.sample],
+        rule_numbers=rule_numbers([config]),
+    )
+
+
+def _together(requests: Sequence[Request]) -> Request:
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
+
+
 def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:
     """All answers to make, those of a prompt one after the other."""
-    config = job.config
-    context = min(lm.config.max_position, config.max_context or lm.config.max_position)
     return [
         Ticket(
-            index,
-            sample,
-            given.ids,
-            min(config.max_new_tokens, context - len(given.ids)),
+            index=index,
+            sample=sample,
+            ids=given.ids,
+            budget=min(config.max_new_tokens, _context(lm, config) - len(given.ids)),
             is_shared=config.num_samples > 1,
         )
-        for index, given in enumerate(job.encoded)
+        for index, (given, config) in enumerate(zip(job.encoded, job.configs, strict=True))
         for sample in range(config.num_samples)
     ]
+
+
+def _context(lm: MedusaLM, config: GenerationConfig) -> int:
+    return min(lm.config.max_position, config.max_context or lm.config.max_position)
 
 
 def answers(
@@ -93,8 +110,8 @@ def answers(
     for update in engine.run(tickets):
         ticket = update.ticket
         if ticket not in making:
-            prompt = job.encoded[ticket.index].prompt
-            making[ticket] = Answer(lm.tokenizer, prompt, job.config.stop)
+            prompt, config = job.encoded[ticket.index].prompt, job.configs[ticket.index]
+            making[ticket] = Answer(lm.tokenizer, prompt, config.stop)
         event = making[ticket].add(update)
         if event.result is not None:
             engine.halt(ticket)

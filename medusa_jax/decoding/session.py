@@ -56,7 +56,7 @@ class Session:
           UserError: at once; the conversation does not fit the context, or is none.
         """
         encoded = encode_prompt(self._lm, list(messages), True, self._config.max_context)
-        job = Job([encoded], 1, [0], self._config)
+        job = Job([encoded], 1, [0], [self._config], self._config)
         (ticket,) = tickets(self._lm, job)
         kept = self._kept(ticket.ids)
         self.prefilled_tokens = len(ticket.ids) - kept
