@@ -9,6 +9,7 @@ are made while the device works.
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,15 +30,25 @@ _STEPS_PER_CHUNK = 8
 _ROOM = 256
 
 
+class Token(NamedTuple):
+    """A token of an answer, the step (counted from 0) that commits it, and its log-probability.
+
+    The latter is that under the model as it is; None where nobody asked.
+    """
+
+    id: int
+    step: int
+    logprob: float | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Update:
     """What is new of an answer.
 
     Attributes:
       ticket: whose.
-      token_ids: tokens that became certain. The one after those that a step commits is, too: an
-        answer is handed out up to its next root, if that is no end.
-      made_at: the step (counted from 0) that commits each.
+      tokens: those that became certain. The one after those that a step commits is, too: an answer
+        is handed out up to its next root, if that is no end.
       num_steps: backbone passes after prefill, so far.
       done: there will be no more.
       stopped: by an EOS token, the last one.
@@ -47,8 +58,7 @@ class Update:
     """
 
     ticket: Ticket
-    token_ids: list[int]
-    made_at: list[int]
+    tokens: list[Token]
     num_steps: int
     done: bool
     stopped: bool
@@ -158,8 +168,9 @@ class Engine:
         self._make_room(admitted.rows.cache.capacity)
         slot_B = self._runtime.put(np.asarray(free, np.int32))
         self.state = self._runtime.run(self.clock, step.insert, self.state, admitted.rows, slot_B)
-        roots = jax.device_get(admitted.rows.root_B).tolist()
-        return [self._update(slot, [], [], root) for slot, root in zip(free, roots, strict=True)]
+        root_B, logprob_B = jax.device_get((admitted.rows.root_B, admitted.rows.logprob_B))
+        roots = _tokens(root_B, np.zeros_like(root_B), logprob_B)
+        return [self._update(slot, [root]) for slot, root in zip(free, roots, strict=True)]
 
     def _make_room(self, least: int = 0) -> None:
         """Makes the cache large enough for the next step of every row, and some more."""
@@ -204,35 +215,39 @@ class Engine:
             if row is None:
                 continue
             row.num_new, row.num_steps = int(p.num_new_B[slot]), int(p.num_steps_B[slot])
-            tokens, made_at = (x[slot, : row.num_new].tolist() for x in (p.output_BO, p.made_at_BO))
-            root = None if p.done_B[slot] else int(p.root_B[slot])
-            updates.append(self._update(slot, tokens, made_at, root, bool(p.stopped_B[slot])))
+            new = slot, slice(row.seen, row.num_new)
+            logprobs = p.logprobs and p.logprobs.output_BO[new]
+            tokens = _tokens(p.output_BO[new], p.made_at_BO[new], logprobs)
+            done, stopped = bool(p.done_B[slot]), bool(p.stopped_B[slot])
+            if not done and row.seen <= row.num_new:
+                logprobs = p.logprobs and p.logprobs.root_B[slot, None]
+                tokens += _tokens(p.root_B[slot, None], p.num_steps_B[slot, None], logprobs)
+            updates.append(self._update(slot, tokens, done, stopped))
         return updates
 
     def _update(
-        self,
-        slot: int,
-        tokens: list[int],
-        made_at: list[int],
-        root: int | None,
-        stopped: bool = False,
+        self, slot: int, tokens: list[Token], done: bool = False, stopped: bool = False
     ) -> Update:
-        """What is new of a row, of which all committed tokens are given; without root it ends."""
+        """Hands out tokens, the next root last while a row is not done, and frees one that is."""
         row = self._rows[slot]
         assert row is not None
-        if root is None:
+        if done:
             self._rows[slot] = None
-        elif root not in self._eos:
-            tokens, made_at = [*tokens, root], [*made_at, row.num_steps]
-        seen, row.seen = row.seen, len(tokens)
+        elif tokens and tokens[-1].id in self._eos:
+            tokens = tokens[:-1]
+        row.seen += len(tokens)
         return Update(
             ticket=row.ticket,
-            token_ids=tokens[seen:],
-            made_at=made_at[seen:],
+            tokens=tokens,
             num_steps=row.num_steps,
-            done=root is None,
+            done=done,
             stopped=stopped,
             prefill_seconds=row.prefill_seconds,
             decode_seconds=self.clock.prefill + self.clock.decode - row.begin,
             compile_seconds=self.clock.compile - row.compiled_before,
         )
+
+
+def _tokens(id_T: np.ndarray, step_T: np.ndarray, logprob_T: np.ndarray | None) -> list[Token]:
+    logprobs = [None] * len(id_T) if logprob_T is None else logprob_T.tolist()
+    return [*map(Token, id_T.tolist(), step_T.tolist(), logprobs)]

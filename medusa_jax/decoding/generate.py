@@ -138,6 +138,8 @@ def _job(
             config.sampled_root,
         ):
             raise UserError("the prompts of a batch share acceptance and tree: give them for all")
+        if not all(0 <= token < lm.config.vocab_size for token in own.logit_bias):
+            raise UserError(f"token ids of logit_bias must lie in 0..{lm.config.vocab_size - 1}")
     encoded = [
         encode_prompt(lm, prompt, chat, own.max_context)
         for prompt, own in zip(prompts, configs, strict=True)

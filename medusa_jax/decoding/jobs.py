@@ -1,7 +1,7 @@
 """What is asked of the engine: prompts and options become tickets, and its updates answers."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
     return Engine(
-        prepared(lm, tree, make_rule(job.config, tree)),
+        prepared(lm, tree, make_rule(job.config, tree), any(c.logprobs for c in job.configs)),
         _together([_request(lm, job, None)] * job.batch_size),
         request,
         clock=clock,
@@ -67,7 +67,8 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
 def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
     """What a row asks for; None: nothing."""
     if ticket is None:
-        return make_request([0], lm.eos_ids, rule_numbers=rule_numbers([job.config]))
+        numbers = rule_numbers([job.config])
+        return make_request([0], lm.eos_ids, rule_numbers=numbers, bias_BV=_bias(lm, job, {}))
     config = job.configs[ticket.index]
     return make_request(
         [ticket.budget],
@@ -76,7 +77,17 @@ def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
         numbers=[job.numbers[ticket.index]],
         samples=[ticket.sample],
         rule_numbers=rule_numbers([config]),
+        bias_BV=_bias(lm, job, config.logit_bias),
     )
+
+
+def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray | None:
+    """float32 [1, V]; None when no prompt of the batch wants one."""
+    if not any(config.logit_bias for config in job.configs):
+        return None
+    bias_1V = np.zeros((1, lm.config.vocab_size), np.float32)
+    bias_1V[0, [*logit_bias]] = [*logit_bias.values()]
+    return bias_1V
 
 
 def _together(requests: Sequence[Request]) -> Request:
@@ -111,7 +122,7 @@ def answers(
         ticket = update.ticket
         if ticket not in making:
             prompt, config = job.encoded[ticket.index].prompt, job.configs[ticket.index]
-            making[ticket] = Answer(lm.tokenizer, prompt, config.stop)
+            making[ticket] = Answer(lm.tokenizer, prompt, config)
         event = making[ticket].add(update)
         if event.result is not None:
             engine.halt(ticket)

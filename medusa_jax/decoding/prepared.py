@@ -16,7 +16,7 @@ _PREPARED: "weakref.WeakKeyDictionary[MedusaLM, tuple[Any, Runtime]]"
 _PREPARED = weakref.WeakKeyDictionary()
 
 
-def prepared(lm: MedusaLM, tree: Tree, rule: Rule) -> Runtime:
+def prepared(lm: MedusaLM, tree: Tree, rule: Rule, logprobs: bool) -> Runtime:
     """Like `make_runtime`, but remembers its last result as long as the model lives.
 
     A runtime holds arrays of its own: heads without those that the tree does not need, rows of the
@@ -24,14 +24,20 @@ def prepared(lm: MedusaLM, tree: Tree, rule: Rule) -> Runtime:
     (NumPy's can change their values, so they are never remembered).
     """
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
-    key = (rule, tree.max_depth, tree.top_k, *(x.tobytes() for x in jax.tree.leaves(tree)))
+    key = (
+        rule,
+        logprobs,
+        tree.max_depth,
+        tree.top_k,
+        *(x.tobytes() for x in jax.tree.leaves(tree)),
+    )
     found = _PREPARED.get(lm)
     if found is not None:
         (old_key, old_leaves), runtime = found
         same = len(leaves) == len(old_leaves) and all(map(operator.is_, leaves, old_leaves))
         if same and key == old_key:
             return runtime
-    runtime = make_runtime(lm, tree, rule)
+    runtime = make_runtime(lm, tree, rule, logprobs=logprobs)
     if all(isinstance(x, jax.Array) for x in leaves):
         _PREPARED[lm] = ((key, leaves), runtime)
     return runtime

@@ -1,11 +1,11 @@
 """What decoding gives: answers, and events of a stream."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from medusa_jax.chat import Prompt, decode_tokens
-from medusa_jax.decoding.engine import Update
+from medusa_jax.decoding.engine import Token, Update
+from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.stops import TextSoFar
 
 
@@ -26,6 +26,8 @@ class Generation:
       compile_seconds: spent compiling, not contained in the others.
       finish_reason: "stop" (EOS or a stop text) or "length" (budget or context is used up).
       sample: which of the prompt's answers, counted from 0.
+      logprobs: of each token under the model as it is (temperature 1, no filter, no bias), where
+        they were asked for.
     """
 
     prompt: Any
@@ -40,6 +42,7 @@ class Generation:
     compile_seconds: float
     finish_reason: str
     sample: int = 0
+    logprobs: list[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +67,22 @@ class StreamEvent:
 class Answer:
     """An answer in the making."""
 
-    def __init__(self, tokenizer: Any, prompt: Prompt, stops: Sequence[str]):
+    def __init__(self, tokenizer: Any, prompt: Prompt, config: GenerationConfig):
         """Begins with nothing.
 
         Args:
           tokenizer: of the model.
           prompt: as the result shall name it.
-          stops: texts that end the answer.
+          config: its options.
         """
-        self._tokenizer, self._prompt = tokenizer, prompt
-        self._so_far, self._made_at = TextSoFar(tokenizer, stops), []
+        self._tokenizer, self._prompt, self._config = tokenizer, prompt, config
+        self._so_far = TextSoFar(tokenizer, config.stop)
+        self._tokens: list[Token] = []
 
     def add(self, update: Update) -> StreamEvent:
         """Takes what is new; the event has the result when the answer is complete."""
-        self._so_far.add(update.token_ids)
-        self._made_at += update.made_at
+        self._so_far.add([token.id for token in update.tokens])
+        self._tokens += update.tokens
         result = None
         if update.done or self._so_far.is_stopped:
             result = self._result(update)
@@ -94,8 +98,9 @@ class Answer:
     def _result(self, update: Update) -> Generation:
         token_ids, cut = self._so_far.token_ids, self._so_far.is_stopped
         # Up to the step that gave the first token that is cut off.
-        steps = self._made_at[len(token_ids)] + 1 if cut else update.num_steps
+        steps = self._tokens[len(token_ids)].step + 1 if cut else update.num_steps
         num, seconds = len(token_ids), update.decode_seconds
+        probs = [token.logprob for token in self._tokens[:num] if token.logprob is not None]
         return Generation(
             prompt=self._prompt,
             text=self._so_far.text if cut else decode_tokens(self._tokenizer, token_ids),
@@ -109,4 +114,5 @@ class Answer:
             compile_seconds=update.compile_seconds,
             finish_reason="stop" if update.stopped or cut else "length",
             sample=update.ticket.sample,
+            logprobs=probs if self._config.logprobs else None,
         )

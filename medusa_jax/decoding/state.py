@@ -118,7 +118,8 @@ class Progress:
     """What the host reads after some steps. Copies, since the next call consumes the state.
 
     Attributes:
-      output_BO, made_at_BO, logprobs, num_new_B, num_steps_B, stopped_B, done_B: as in `DecodeState`.
+      output_BO, made_at_BO, logprobs: as in `DecodeState`.
+      num_new_B, num_steps_B, stopped_B, done_B: also.
       root_B: int32, the token after the emitted ones, which is certain too.
       steps: int32, of this call.
     """

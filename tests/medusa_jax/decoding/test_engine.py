@@ -68,7 +68,7 @@ def test_answers_come_as_they_are_done_and_rows_are_refilled(lm, monkeypatch):
     assert order[:4] == [1, 2, 3, 4]
     assert sorted(order) == list(range(6))
     assert calls[0] == [0, 1]
-    assert {second for _, second in calls} == {1, 2, 3, 4, 5, None}
+    assert {second for _, second in calls} - {None} == {1, 2, 3, 4, 5}
 
 
 def test_a_long_prompt_is_run_in_chunks_between_the_steps_of_others(lm, monkeypatch):
