@@ -79,7 +79,7 @@ def stream_answer(lm: MedusaLM, job: Job, number: int) -> Generation:
     printer = display.StepPrinter()
     if printer.coloured and number == job.done:
         note("every change of colour is one step")
-    events = stream(lm, job.prompts[number], number=number, **vars(job.config))
+    events = stream(lm, job.prompts[number], numbers=[number], **vars(job.config))
     with display.waiting("Running the prompt"):  # and compiling, the first time
         first = next(events)
     for event in itertools.chain([first], events):

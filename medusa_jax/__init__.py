@@ -6,13 +6,13 @@
 """
 
 from medusa_jax.decoding.generate import (
-    Generation,
-    StreamEvent,
     generate,
-    generate_batches,
+    generate_as_done,
     stream,
 )
 from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.results import Generation, StreamEvent
+from medusa_jax.decoding.session import Session
 from medusa_jax.errors import UserError
 from medusa_jax.io.load import load
 from medusa_jax.model import MedusaLM
@@ -21,10 +21,11 @@ __all__ = [
     "Generation",
     "GenerationConfig",
     "MedusaLM",
+    "Session",
     "StreamEvent",
     "UserError",
     "generate",
-    "generate_batches",
+    "generate_as_done",
     "load",
     "stream",
 ]

@@ -112,7 +112,7 @@ def _answers(
                 numbers=numbers,
                 rule_numbers=rule_numbers([config] * _BATCH),
             )
-            batch = runtime.finish(runtime.start(request, [encoded[n].ids for n in numbers]))
+            batch = runtime.advance(runtime.start(request, [encoded[n].ids for n in numbers]))
             output, num, num_steps = jax.device_get(
                 (batch.state.output_BO, batch.state.num_new_B, batch.state.num_steps_B)
             )

@@ -68,26 +68,39 @@ def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
     return KVCache(layers, cache.length_B + num_B)
 
 
-def insert(cache: KVCache, new: LayersKV, length_B: jax.Array, slot_B: jax.Array) -> KVCache:
-    """Starts rows of a batch anew with prompts.
+def of_prompts(new: LayersKV, length_B: jax.Array, dtype: Any) -> KVCache:
+    """A cache of prompts alone: their keys and values, each [B, T, K, H], kept in `dtype`."""
+    layers = tuple((_keys(k).astype(dtype), _values(v).astype(dtype)) for k, v in new)
+    return KVCache(layers, length_B)
+
+
+def insert(cache: KVCache, rows: KVCache, slot_B: jax.Array) -> KVCache:
+    """Puts rows in the place of others.
 
     Args:
-      cache: of the batch.
-      new: keys and values of B' prompts, each [B', T, K, H] with T <= capacity.
-      length_B: int32 [B'], tokens of each that count.
+      cache: of a batch.
+      rows: B' rows, with at most as many slots each.
       slot_B: int32 [B'], different rows of the batch.
     """
-    T = new[0][0].shape[1]
 
-    def put(buffer: jax.Array, rows: jax.Array, axis: int) -> jax.Array:
-        slots = (slot_B, *(slice(T) if i == axis else slice(None) for i in (1, 2, 3)))
-        return buffer.at[slots].set(rows.astype(buffer.dtype))
+    def put(buffer: jax.Array, new: jax.Array) -> jax.Array:
+        return buffer.at[slot_B, :, : new.shape[2], : new.shape[3]].set(new.astype(buffer.dtype))
 
+    layers = jax.tree.map(put, cache.layers, rows.layers)
+    return KVCache(layers, cache.length_B.at[slot_B].set(rows.length_B))
+
+
+def grown(cache: KVCache, capacity: int) -> KVCache:
+    """The same rows with `capacity` slots, no fewer than before."""
+    more = capacity - cache.capacity
     layers = tuple(
-        (put(k, _keys(k_new), 3), put(v, _values(v_new), 2))
-        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
+        (
+            jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))),
+            jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0))),
+        )
+        for k, v in cache.layers
     )
-    return KVCache(layers, cache.length_B.at[slot_B].set(length_B))
+    return KVCache(layers, cache.length_B)
 
 
 def select(new: LayersKV, nodes_BA: jax.Array) -> LayersKV:

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 
 from medusa_jax.sharding import logical_sharding
 
-# What `jax.jit` is told of each function's results and arguments; see `decoding.step`.
-_DONATED = {"decode": ("state",), "insert": ("state",)}
-_CACHE_AXES = {"layers": (None, "heads", None, None), "kv": (None, None, "heads", None)}
+# What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
+_DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",)}
+_CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
 
 
 def abstract(tree: Any) -> Any:
@@ -30,7 +30,8 @@ def compiled(
     """The program of a function for some arrays.
 
     Args:
-      function: of `decoding.step`; a bound `functools.partial` would never be found again.
+      function: of `decoding.prefill` or `decoding.step`; a bound `functools.partial` would never
+        be found again.
       static: its leading positional arguments, and last a tuple of (name, value) of keyword ones.
       mesh: the results' shardings follow from it: keys and values lie where their heads are
         computed, everything else is whole on every device, where the host can read it.
@@ -68,9 +69,7 @@ def _compile(
 def _result_shardings(mesh: Mesh, shapes: Any) -> Any:
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         names = {getattr(key, "name", None) for key in path}
-        axes = next((axes for name, axes in _CACHE_AXES.items() if name in names), ())
-        if len(axes) != leaf.ndim:
-            axes = (None,) * leaf.ndim
+        axes = _CACHE_AXES if "layers" in names else (None,) * leaf.ndim
         return logical_sharding(mesh, axes, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(of, shapes)

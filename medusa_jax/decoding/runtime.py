@@ -1,8 +1,9 @@
 """What decodes one model with one drafter and one rule: bucketed shapes, programs, parameters."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,35 +11,44 @@ import numpy as np
 from jax.extend.random import threefry_2x32
 from jax.sharding import Mesh, NamedSharding
 
-from medusa_jax.decoding import step
+from medusa_jax.decoding import prefill, step
+from medusa_jax.decoding.buckets import batch_shape, prompt_width
 from medusa_jax.decoding.cache import storage_dtype
+from medusa_jax.decoding.decoder import Decoder
 from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
-from medusa_jax.decoding.state import DecodeState, Prefilled, Request
-from medusa_jax.decoding.step import Decoder
+from medusa_jax.decoding.state import DecodeState, Request
 from medusa_jax.model import MedusaLM, check_tree
 from medusa_jax.sharding import param_shardings, replicated
 from medusa_jax.tree.build import Tree
 
 ALL_STEPS = np.iinfo(np.int32).max
-_MIN_PROMPT_BUCKET = 32
-_MIN_CAPACITY = 256
 _EOS_SLOTS = 8
-# Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
-_FIRST_STEPS = 4
-_CALL_SECONDS = 0.5
-_SHARED_STEPS = 32  # clocks differ between processes, calls must not
 
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds spent on a batch, compilation apart."""
+    """Seconds that some work took, compilation apart.
+
+    Attributes:
+      compile: compiling.
+      prefill: running prompts.
+      decode: steps.
+    """
 
     compile: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+
+    @contextlib.contextmanager
+    def measure(self, what: str) -> Iterator[None]:
+        """Adds what the body takes to "prefill" or "decode", less what it compiles."""
+        begin, compiled_before = time.perf_counter(), self.compile
+        yield
+        seconds = time.perf_counter() - begin - (self.compile - compiled_before)
+        setattr(self, what, getattr(self, what) + seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,59 +107,62 @@ class Runtime:
         clock.compile += seconds
         return program(self.params, *arrays)
 
-    def prefill(self, clock: Clock, request: Request, prompt_BT: Any, length_B: Any) -> Prefilled:
-        """`step.prefill_rows`, in a program that all drafters share."""
-        alone = dataclasses.replace(
+    def without_drafter(self) -> "Runtime":
+        """For programs that all drafters share: those of `decoding.prefill`."""
+        return dataclasses.replace(
             self,
             decoder=dataclasses.replace(self.decoder, drafter=NoDrafter()),
             params={"backbone": self.params["backbone"]},
             shapes={"backbone": self.shapes["backbone"]},
         )
-        return alone.run(clock, step.prefill_rows, request, prompt_BT, length_B)
 
-    def start(self, request: Request, encoded: Sequence[Sequence[int]]) -> Batch:
-        """Runs the prompts of a batch.
+    def without_rule(self) -> "Runtime":
+        """For programs that all rules share."""
+        return dataclasses.replace(self, decoder=dataclasses.replace(self.decoder, rule=Greedy()))
+
+    def prefill(self, clock: Clock, request: Request, encoded: Sequence[Sequence[int]]) -> Any:
+        """Runs whole prompts.
 
         Args:
-          request: one row per prompt and perhaps more, which pad the batch with a budget of 0; on
-            the host (see `make_request`).
+          clock: gets what is spent on compiling.
+          request: one row per prompt, on the host (see `make_request`).
           encoded: token ids of the prompts.
+
+        Returns:
+          A `Prefilled`.
         """
+        width = prompt_width(max(map(len, encoded)))
+        arrays = (request, padded(encoded, width), np.asarray([*map(len, encoded)], np.int32))
+        return self.without_drafter().run(clock, prefill.prefill_rows, *self.put(arrays))
+
+    def start(self, request: Request, encoded: Sequence[Sequence[int]]) -> Batch:
+        """Runs the prompts of a batch that stays together and whose cache need not grow."""
         budgets = np.asarray(request.budget_B).tolist()
-        lengths = [len(ids) for ids in encoded] + [1] * (len(budgets) - len(encoded))
+        lengths = [*map(len, encoded)]
         longest = max(n + budget for n, budget in zip(lengths, budgets, strict=True))
-        width, capacity = batch_shape(max(lengths), longest)
-        prompt = np.zeros((len(budgets), width), np.int32)
-        for row, ids in zip(prompt, encoded, strict=False):
-            row[: len(ids)] = ids
+        slots = batch_shape(max(lengths), longest)[1] + self.decoder.drafter.max_depth
         clock = Clock()
-        arrays = self.put((request, prompt, np.asarray(lengths, np.int32)))
-        begin = time.perf_counter()
-        rows = self.prefill(clock, *arrays)
-        slots = capacity + self.decoder.drafter.max_depth
-        state = self.run(clock, step.begin, rows, capacity=slots)
-        jax.block_until_ready(state)
-        clock.prefill += time.perf_counter() - begin - clock.compile
+        with clock.measure("prefill"):
+            rows = self.prefill(clock, request, encoded)
+            state = jax.block_until_ready(self.run(clock, step.begin, rows, capacity=slots))
         return Batch(state, clock)
 
     def advance(self, batch: Batch, max_steps: int = ALL_STEPS) -> Batch:
-        """Takes up to `max_steps` steps; consumes the batch's state."""
-        clock, compiled_before = batch.clock, batch.clock.compile
-        bound = self.put(np.int32(max_steps))
-        begin = time.perf_counter()
-        state = jax.block_until_ready(self.run(clock, step.decode, batch.state, bound))
-        clock.decode += time.perf_counter() - begin - (clock.compile - compiled_before)
+        """Takes up to `max_steps` steps, until all rows are done; consumes the batch's state."""
+        rows = batch.state.done_B.shape[0]
+        bounds = (np.zeros((rows,), bool), np.int32(max_steps), np.int32(rows - 1))
+        with batch.clock.measure("decode"):
+            state, _ = self.run(batch.clock, step.decode, batch.state, *self.put(bounds))
+            jax.block_until_ready(state)
         return dataclasses.replace(batch, state=state)
 
-    def finish(self, batch: Batch) -> Batch:
-        """Steps until every row is done, in calls short enough for Ctrl-C to get through."""
-        steps = _SHARED_STEPS if self.is_shared else _FIRST_STEPS
-        while not jax.device_get(batch.state.done_B).all():
-            before = batch.clock.decode
-            batch = self.advance(batch, steps)
-            if not self.is_shared:
-                steps = max(1, int(steps * _CALL_SECONDS / (batch.clock.decode - before)))
-        return batch
+
+def padded(encoded: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """int32 [B, width]."""
+    rows_BT = np.zeros((len(encoded), width), np.int32)
+    for row_T, ids in zip(rows_BT, encoded, strict=True):
+        row_T[: len(ids)] = ids
+    return rows_BT
 
 
 def make_runtime(
@@ -258,20 +271,3 @@ def _key_data(seed: int, number_B: np.ndarray, sample_B: np.ndarray) -> np.ndarr
 @jax.jit
 def _folded(key_2: jax.Array, count_B2: jax.Array) -> jax.Array:
     return jax.vmap(threefry_2x32, (None, 0))(key_2, count_B2)
-
-
-def batch_shape(longest_prompt: int, longest: int) -> tuple[int, int]:
-    """Width of the prompts and slots for tokens that a batch is compiled for.
-
-    Args:
-      longest_prompt: tokens of the longest prompt.
-      longest: tokens of the longest row, prompt and budget together.
-    """
-    width = _bucket(longest_prompt, _MIN_PROMPT_BUCKET)
-    return width, _bucket(max(width, longest), _MIN_CAPACITY)
-
-
-def _bucket(size: int, smallest: int) -> int:
-    """Next size of 2^n or 3 * 2^(n-1): few shapes, few compilations, a quarter of padding."""
-    power = 1 << (size - 1).bit_length()
-    return max(smallest, power * 3 // 4 if size <= power * 3 // 4 else power)

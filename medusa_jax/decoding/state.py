@@ -7,7 +7,6 @@ import jax
 
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.draft import Draft
-from medusa_jax.nn.llama import LayersKV
 
 
 @jax.tree_util.register_dataclass
@@ -55,16 +54,14 @@ class Prefilled:
 
     Attributes:
       request: what they ask for.
-      kv: keys and values of the prompts, each [B, T, K, H] per layer.
-      length_B: int32, tokens of each prompt.
+      cache: keys and values of the prompts.
       hidden_BD: compute dtype, the backbone's hidden state at the last token of each prompt.
       root_B: int32, the first new token of each row.
       logprob_B: float32, its log-probability under the model as it is; None: not asked for.
     """
 
     request: Request
-    kv: LayersKV
-    length_B: jax.Array
+    cache: KVCache
     hidden_BD: jax.Array
     root_B: jax.Array
     logprob_B: jax.Array | None = None
@@ -95,22 +92,47 @@ class DecodeState:
       draft: the tree that the next step verifies.
       output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the
         cache's capacity and one step more.
+      made_at_BO: int32 [B, O], the row's step (counted from 0) that emitted each token.
       logprobs: of the emitted tokens, None where nobody asked for them.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
       stopped_B: bool, the row emitted an EOS token (its last one).
-      done_B: bool, the row is stopped, has its budget, or has no room left in the cache.
+      done_B: bool, the row is stopped or has its budget, or nobody is in it.
     """
 
     request: Request
     cache: KVCache
     draft: Draft
     output_BO: jax.Array
+    made_at_BO: jax.Array
     logprobs: Logprobs | None
     num_new_B: jax.Array
     num_steps_B: jax.Array
     stopped_B: jax.Array
     done_B: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What the host reads after some steps. Copies, since the next call consumes the state.
+
+    Attributes:
+      output_BO, made_at_BO, logprobs: as in `DecodeState`.
+      num_new_B, num_steps_B, stopped_B, done_B: also.
+      root_B: int32, the token after the emitted ones, which is certain too.
+      steps: int32, of this call.
+    """
+
+    output_BO: jax.Array
+    made_at_BO: jax.Array
+    logprobs: Logprobs | None
+    num_new_B: jax.Array
+    num_steps_B: jax.Array
+    stopped_B: jax.Array
+    done_B: jax.Array
+    root_B: jax.Array
+    steps: jax.Array
 
 
 def write_output(output_BO: jax.Array, new_BA: jax.Array, start_B: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Prefill and the decode loop: a `lax.while_loop` over a fixed-size tree of drafted tokens.
+"""The decode loop: a `lax.while_loop` over a fixed-size tree of drafted tokens.
 
 A step is figure 1 of the paper: verify the draft with one pass of the backbone, commit the
 accepted path, draft again from the hidden state of its last node. With a draft of the root alone
@@ -11,75 +11,49 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding import logprobs
+from medusa_jax.decoding.cache import KVCache
+from medusa_jax.decoding.decoder import Decoder
 from medusa_jax.decoding.draft import Draft, pick
-from medusa_jax.decoding.drafters import Drafter
-from medusa_jax.decoding.rules.rule import Rule
-from medusa_jax.decoding.state import DecodeState, Prefilled, Request, write_output
-from medusa_jax.nn.llama import Llama, causal_mask
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoder:
-    """What the compiled functions depend on besides shapes (a jit static).
-
-    Attributes:
-      model: architecture of the backbone.
-      rule: how tokens are accepted and chosen.
-      drafter: what a step proposes.
-      dtype: compute dtype, "float32" or "bfloat16".
-      cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
-      logprobs: whether log-probabilities of the emitted tokens are wanted.
-    """
-
-    model: LlamaConfig
-    rule: Rule
-    drafter: Drafter
-    dtype: str = "float32"
-    cache_dtype: str = "float32"
-    logprobs: bool = False
-
-    def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
-        """Applies the backbone; see `Llama` for the arguments."""
-        llama = Llama(self.model, jnp.dtype(self.dtype))
-        return llama.apply({"params": params["backbone"]}, *args, **kwargs)
-
-
-def prefill_rows(
-    decoder: Decoder, params: Any, request: Request, prompt_BT: jax.Array, length_B: jax.Array
-) -> Prefilled:
-    """Runs prompts and chooses the first new token of each; no tree, and no batch, is needed yet.
-
-    Args:
-      decoder: static description.
-      params: {"backbone", "drafter"}.
-      request: what each row asks for.
-      prompt_BT: int32, right-padded with anything.
-      length_B: int32 prompt lengths, 1 <= length <= T.
-    """
-    B, T = prompt_BT.shape
-    position_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
-    hidden_BTD, kv = decoder.run(
-        params,
-        prompt_BT,
-        position_BT,
-        causal_mask(T),
-        context_BT=jnp.broadcast_to(length_B[:, None], (B, T)),
-    )
-    hidden_BD = pick(hidden_BTD, length_B - 1)
-    logits_BV = decoder.run(params, hidden_BD, method="logits")
-    root_B = decoder.rule.first(request.biased(logits_BV), request, length_B)
-    logprob_B = logprobs.of_tokens(logits_BV, root_B) if decoder.logprobs else None
-    return Prefilled(request, kv, length_B, hidden_BD, root_B, logprob_B)
+from medusa_jax.decoding.state import DecodeState, Prefilled, Progress, Request, write_output
 
 
 def begin(decoder: Decoder, params: Any, rows: Prefilled, *, capacity: int) -> DecodeState:
     """The state of a new batch of these rows, with a cache of `capacity` slots."""
-    batch = rows.length_B.shape[0]
-    empty = _empty_state(decoder, params, rows, capacity)
-    return insert(decoder, params, empty, rows, jnp.arange(batch, dtype=jnp.int32))
+    empty = idle(decoder, params, rows.request, capacity=capacity)
+    return insert(decoder, params, empty, rows, jnp.arange(rows.root_B.shape[0], dtype=jnp.int32))
+
+
+def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> DecodeState:
+    """A batch of which no row does anything, with a cache of `capacity` slots.
+
+    Args:
+      decoder: static description.
+      params: {"backbone", "drafter"}.
+      request: of as many rows as the batch has; its values do not matter.
+      capacity: room for a row's tokens, and for as many more as a draft is deep.
+    """
+    batch = request.budget_B.shape[0]
+    zero_B, false_B = jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.bool_)
+    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
+    draft = jax.eval_shape(
+        lambda *args: _draft(decoder, *args), params, request, zero_B, hidden_BD, zero_B
+    )
+    slots = _output_size(decoder, capacity)
+    output_BO = jnp.zeros((batch, slots), jnp.int32)
+    return DecodeState(
+        request=request,
+        cache=kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype)),
+        draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
+        output_BO=output_BO,
+        made_at_BO=output_BO,
+        logprobs=logprobs.empty(batch, slots) if decoder.logprobs else None,
+        num_new_B=zero_B,
+        num_steps_B=zero_B,
+        stopped_B=false_B,
+        done_B=~false_B,
+    )
 
 
 def insert(
@@ -103,34 +77,87 @@ def insert(
         # The shape of a static tree is the same for all rows and has no entry per row.
         return old.at[slot_B].set(new) if old.shape[0] == batch else new
 
-    cache = kv_cache.insert(state.cache, rows.kv, rows.length_B, slot_B)
-    full_B = _is_full(decoder, cache.length_B[slot_B], cache.capacity)
-    new_draft = _draft(decoder, params, rows.request, rows.length_B, rows.hidden_BD, rows.root_B)
+    length_B = rows.cache.length_B
+    new_draft = _draft(decoder, params, rows.request, length_B, rows.hidden_BD, rows.root_B)
     return DecodeState(
         request=jax.tree.map(put, state.request, rows.request),
-        cache=cache,
+        cache=kv_cache.insert(state.cache, rows.cache, slot_B),
         draft=jax.tree.map(put, state.draft, new_draft),
         output_BO=state.output_BO.at[slot_B].set(0),
+        made_at_BO=state.made_at_BO.at[slot_B].set(0),
         logprobs=logprobs.restart(state.logprobs, rows.logprob_B, slot_B),
         num_new_B=state.num_new_B.at[slot_B].set(0),
         num_steps_B=state.num_steps_B.at[slot_B].set(0),
         stopped_B=state.stopped_B.at[slot_B].set(False),
-        done_B=state.done_B.at[slot_B].set(full_B | (rows.request.budget_B <= 0)),
+        done_B=state.done_B.at[slot_B].set(rows.request.budget_B <= 0),
     )
 
 
-def decode(decoder: Decoder, params: Any, state: DecodeState, max_steps: jax.Array) -> DecodeState:
-    """Steps until every row is done, at most `max_steps` (int32 scalar) times."""
+def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) -> DecodeState:
+    """The same batch with a cache of `capacity` slots, no fewer than before."""
+    del params
+    probs = state.logprobs
+    more = _output_size(decoder, capacity) - state.output_BO.shape[1]
 
-    def unfinished(carry):
+    def longer(x_BO: jax.Array) -> jax.Array:
+        return jnp.pad(x_BO, ((0, 0), (0, more)))
+
+    return dataclasses.replace(
+        state,
+        cache=kv_cache.grown(state.cache, capacity),
+        output_BO=longer(state.output_BO),
+        made_at_BO=longer(state.made_at_BO),
+        logprobs=probs and dataclasses.replace(probs, output_BO=longer(probs.output_BO)),
+    )
+
+
+def decode(
+    decoder: Decoder,
+    params: Any,
+    state: DecodeState,
+    halted_B: jax.Array,
+    max_steps: jax.Array,
+    max_done: jax.Array,
+) -> tuple[DecodeState, Progress]:
+    """Steps until the host has to look: the numbers that say when are arguments.
+
+    Args:
+      decoder: static description.
+      params: {"backbone", "drafter"}.
+      state: of a batch of B rows.
+      halted_B: bool, rows that are done from now on, whatever they have asked for.
+      max_steps: int32, most steps.
+      max_done: int32 below B, goes on while no more rows than these are done.
+
+    Returns:
+      The state when that many rows are done, the steps are taken, or the next step of some row
+      might not fit the cache (see `grow`); and what the host reads of it.
+    """
+    state = dataclasses.replace(state, done_B=state.done_B | halted_B)
+
+    def goes_on(carry):
         state, steps = carry
-        return ~state.done_B.all() & (steps < max_steps)
+        full_B = _is_full(decoder, state.cache) & ~state.done_B
+        num_done = state.done_B.sum(dtype=jnp.int32)
+        return (num_done <= max_done) & (steps < max_steps) & ~full_B.any()
 
     def body(carry):
         state, steps = carry
         return _step(decoder, params, state), steps + jnp.int32(1)
 
-    return jax.lax.while_loop(unfinished, body, (state, jnp.int32(0)))[0]
+    state, steps = jax.lax.while_loop(goes_on, body, (state, jnp.int32(0)))
+    progress = Progress(
+        output_BO=state.output_BO,
+        made_at_BO=state.made_at_BO,
+        logprobs=state.logprobs,
+        num_new_B=state.num_new_B,
+        num_steps_B=state.num_steps_B,
+        stopped_B=state.stopped_B,
+        done_B=state.done_B,
+        root_B=state.draft.token_BR[:, 0],
+        steps=steps,
+    )
+    return state, progress
 
 
 def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
@@ -158,8 +185,8 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
         new = kv_cache.select(new, verdict.nodes_BA)
         cache = kv_cache.append(dataclasses.replace(cache, length_B=start_B), new, num_B)
     num_new_B = state.num_new_B + num_B
-    full_B = _is_full(decoder, cache.length_B, cache.capacity)
-    ended_B = stopped_B | (num_new_B >= state.request.budget_B) | full_B
+    ended_B = stopped_B | (num_new_B >= state.request.budget_B)
+    made_at_BA = jnp.broadcast_to(state.num_steps_B[:, None], token_BA.shape)
     hidden_BD = pick(hidden_BRD, verdict.last_B)
     return DecodeState(
         request=state.request,
@@ -168,6 +195,7 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
             decoder, params, state.request, cache.length_B, hidden_BD, verdict.next_root_B
         ),
         output_BO=write_output(state.output_BO, token_BA, state.num_new_B),
+        made_at_BO=write_output(state.made_at_BO, made_at_BA, state.num_new_B),
         logprobs=logprobs.extend(state.logprobs, logits_BRV, verdict, token_BA, state.num_new_B),
         num_new_B=num_new_B,
         num_steps_B=state.num_steps_B + (~state.done_B).astype(jnp.int32),
@@ -204,30 +232,11 @@ def _emitted(state: DecodeState, token_BA: jax.Array, num_B: jax.Array):
     return jnp.where(state.done_B, 0, jnp.minimum(to_eos_B, room_B)), stopped_B
 
 
-def _is_full(decoder: Decoder, length_B: jax.Array, capacity: int) -> jax.Array:
-    """Whether one more step might not fit the cache."""
-    return length_B + (decoder.drafter.max_depth + 1) > capacity
+def _is_full(decoder: Decoder, cache: KVCache) -> jax.Array:
+    """Whether one more step might not fit."""
+    return cache.length_B + (decoder.drafter.max_depth + 1) > cache.capacity
 
 
-def _empty_state(decoder: Decoder, params: Any, rows: Prefilled, capacity: int) -> DecodeState:
-    """A batch like `rows`, of which no row does anything."""
-    batch = rows.length_B.shape[0]
-    zero_B, false_B = jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.bool_)
-    slots = capacity + decoder.drafter.max_depth + 1
-    draft = jax.eval_shape(
-        lambda *args: _draft(decoder, *args),
-        *(params, rows.request, rows.length_B, rows.hidden_BD, rows.root_B),
-    )
-    return DecodeState(
-        request=rows.request,
-        cache=kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype)),
-        draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
-        # As many slots as a row can emit, and slack, so that no write is ever shifted back over
-        # tokens that count.
-        output_BO=jnp.zeros((batch, slots), jnp.int32),
-        logprobs=logprobs.empty(batch, slots) if decoder.logprobs else None,
-        num_new_B=zero_B,
-        num_steps_B=zero_B,
-        stopped_B=false_B,
-        done_B=~false_B,
-    )
+def _output_size(decoder: Decoder, capacity: int) -> int:
+    """As many slots as a row can emit, and slack, so that no write ever shifts back over tokens."""
+    return capacity + decoder.drafter.max_depth + 1

@@ -1,36 +1,73 @@
-"""Texts that end an answer, wherever their characters fall among the tokens."""
+"""Text of an answer as its tokens come, cut off before the first stop text."""
 
+import bisect
 from collections.abc import Sequence
 from typing import Any
 
-from medusa_jax.chat import decode_tokens
+from medusa_jax.chat import TextStream
 
 
-def find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first of some texts begins, counted in characters; None: nowhere."""
-    found = [start for stop in stops if (start := text.find(stop)) >= 0]
-    return min(found, default=None)
+class TextSoFar:
+    """Collects an answer's tokens and their text.
 
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many last characters may turn out to begin one of the texts: they cannot be shown yet."""
-    sizes = range(1, max(map(len, stops), default=1))
-    return max((n for n in sizes if any(stop.startswith(text[-n:]) for stop in stops)), default=0)
-
-
-def tokens_before(tokenizer: Any, token_ids: Sequence[int], end: int) -> int:
-    """How many first tokens have no character from number `end` on.
-
-    Args:
-      tokenizer: of the model.
-      token_ids: of a text.
-      end: characters of that text that stay.
+    Attributes:
+      token_ids: so far; without the tokens of a stop text, when one was found.
+      text: so far, without special tokens; up to the stop text. Bytes of an unfinished character
+        are held back.
+      is_stopped: a stop text was found.
     """
-    low, high = 0, len(token_ids)
-    while low < high:  # the text of more tokens is never shorter
-        middle = (low + high + 1) // 2
-        if len(decode_tokens(tokenizer, token_ids[:middle])) <= end:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
+        """Begins an answer that ends before any of the `stops`."""
+        self._stream, self._stops = TextStream(tokenizer), stops
+        self._length_at: list[int] = []  # of the text, after each token
+        self._shown, self._taken = 0, 0
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.is_stopped = False
+
+    def add(self, token_ids: Sequence[int]) -> None:
+        """Takes more tokens; after a stop text none."""
+        for token in token_ids:
+            if self.is_stopped:
+                return
+            before = len(self.text)
+            self.token_ids.append(token)
+            self.text += self._stream.feed([token])
+            self._length_at.append(len(self.text))
+            self._look(before)
+
+    def take(self, whole: str | None = None) -> tuple[str, list[int]]:
+        """Text and tokens to hand out that have not been taken yet.
+
+        Args:
+          whole: text of the complete answer; None: there may be more, so that what might become a
+            stop text is held back.
+        """
+        end = len(self.text)
+        if whole is None:
+            end -= self._held_back()
+        piece, self._shown = self.text[self._shown : end], max(self._shown, end)
+        if whole is not None and whole.startswith(self.text):
+            piece += whole[len(self.text) :]  # what an unfinished character held back
+        count = min(bisect.bisect_right(self._length_at, end), len(self.token_ids))
+        token_ids, self._taken = self.token_ids[self._taken : count], count
+        return piece, token_ids
+
+    def _look(self, before: int) -> None:
+        """Looks for stop texts that end after `before`."""
+        found = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
+        start = min((at for at in found if at >= 0), default=None)
+        if start is None:
+            return
+        self.is_stopped = True
+        self.text = self.text[:start]
+        # The first token whose text goes beyond the cut.
+        del self.token_ids[bisect.bisect_right(self._length_at, start) :]
+
+    def _held_back(self) -> int:
+        """How much of the text's end might be the beginning of a stop text."""
+        longest = max(map(len, self._stops), default=0)
+        tail = self.text[-longest + 1 :] if longest > 1 else ""
+        starts = (i for i in range(len(tail)) if any(s.startswith(tail[i:]) for s in self._stops))
+        return len(tail) - next(starts, len(tail))

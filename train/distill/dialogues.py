@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.chat import Message
+from medusa_jax.decoding.buckets import batch_shape
 from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.runtime import batch_shape
 from medusa_jax.errors import UserError
 from train.distill.conversations import Conversation
 

@@ -1,5 +1,6 @@
 """The cache writes what it is told, where it is told, for every row on its own."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,7 +65,8 @@ def test_insert_starts_single_rows_anew():
     old, new = new_tokens(rng, 3, 6), new_tokens(rng, 2, 4)
     cache = kv_cache.append(cache, old, jnp.asarray([6, 5, 4], jnp.int32))
     slots = jnp.asarray([2, 0], jnp.int32)
-    cache = kv_cache.insert(cache, new, jnp.asarray([4, 3], jnp.int32), slots)
+    prompts = kv_cache.of_prompts(new, jnp.asarray([4, 3], jnp.int32), jnp.float32)
+    cache = kv_cache.insert(cache, prompts, slots)
     np.testing.assert_array_equal(cache.length_B, [3, 5, 4])
     for layer in range(2):
         for part in range(2):
@@ -80,3 +82,20 @@ def test_bfloat16_is_kept_wider_on_a_cpu_only():
     assert kv_cache.storage_dtype("bfloat16", "gpu") == "bfloat16"
     assert kv_cache.storage_dtype("bfloat16", "tpu") == "bfloat16"
     assert kv_cache.storage_dtype("float32", "cpu") == "float32"
+
+
+def test_a_grown_cache_holds_what_it_held_and_takes_more():
+    rng = np.random.default_rng(3)
+    small = kv_cache.empty_cache(CONFIG, 2, 8, jnp.float32)
+    large = kv_cache.empty_cache(CONFIG, 2, 12, jnp.float32)
+    first, second = new_tokens(rng, 2, 6), new_tokens(rng, 2, 5)
+    num_B = jnp.asarray([6, 4], jnp.int32)
+    small = kv_cache.grown(kv_cache.append(small, first, num_B), 12)
+    large = kv_cache.append(large, first, num_B)
+    assert small.capacity == 12
+    for a, b in zip(small.layers, large.layers, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+    small, large = (kv_cache.append(cache, second, num_B - 1) for cache in (small, large))
+    for a, b in zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True):
+        np.testing.assert_array_equal(a, b)

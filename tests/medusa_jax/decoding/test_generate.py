@@ -11,8 +11,8 @@ import medusa_jax
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import programs
+from medusa_jax.decoding.engine import Engine
 from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.runtime import Runtime
 from medusa_jax.io import load
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
@@ -67,19 +67,19 @@ def test_an_encoded_prompt_is_not_encoded_again_and_results_keep_what_was_given(
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
-    calls, advance = [], Runtime.advance
+    calls, dispatch = [], Engine._dispatch
 
-    def interrupted(runtime, batch, max_steps):
-        calls.append(max_steps)
+    def interrupted(engine):
+        calls.append(engine._steps)
         if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)
-        return advance(runtime, batch, max_steps)
+        return dispatch(engine)
 
     # pytest may have been started with SIGINT ignored, as by `nohup ... &`.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Runtime, "advance", interrupted)
+            patch.setattr(Engine, "_dispatch", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=40)
     finally:
@@ -99,7 +99,10 @@ def test_stream_adds_up_to_generate(lm):
     (result,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
     assert "".join(event.text for event in events) == result.text
     assert [t for event in events for t in event.token_ids] == result.token_ids
-    assert len(events) == result.num_steps
+    # One event when the prompt has been run, one for every step that adds something or is the last.
+    assert 2 < len(events) <= result.num_steps + 1
+    assert len(events[0].token_ids) == 1
+    assert all(event.token_ids for event in events[:-1])
     assert [event.result is None for event in events] == [True] * (len(events) - 1) + [False]
     assert events[-1].result.token_ids == result.token_ids
 
@@ -108,7 +111,7 @@ def test_streamed_samples_equal_those_of_generate(lm):
     options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
     for row, prompt in enumerate(PROMPTS):
-        *_, last = medusa_jax.stream(lm, prompt, number=row, **options)
+        *_, last = medusa_jax.stream(lm, prompt, numbers=[row], **options)
         assert last.result.token_ids == results[row].token_ids
 
 

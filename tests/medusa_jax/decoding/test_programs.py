@@ -40,9 +40,9 @@ def test_one_compilation_serves_all_requests(lm, caplog):
     with caplog.at_level(logging.WARNING), jax.log_compiles():
         for seed, prompt in enumerate(PROMPTS):
             batch = start(prompt, 10 + 30 * seed, 0.1 + seed, 0.05, seed)
-            bound = runtime.put(np.int32(1000))
+            bounds = runtime.put((np.zeros((1,), bool), np.int32(1000), np.int32(0)))
             with jax.transfer_guard("disallow"):
-                runtime.run(batch.clock, step.decode, batch.state, bound)
+                runtime.run(batch.clock, step.decode, batch.state, *bounds)
     compiled = [r.message for r in caplog.records if "Compiling" in r.message]
     assert not [m for m in compiled if "prefill" in m or "decode" in m or "begin" in m], compiled
     assert misses() == before
@@ -73,11 +73,11 @@ def test_other_dtypes_structures_and_devices_have_programs_of_their_own(lm):
         dataclasses.replace(lm, params=half),
         dataclasses.replace(lm, params=moved, heads_params=heads),
     ]
-    expected = rows(runtime.finish(runtime.start(make_request([9]), PROMPTS[:1])).state)
+    expected = rows(runtime.advance(runtime.start(make_request([9]), PROMPTS[:1])).state)
     for other in others:
         before = misses()
         own = make_runtime(other.with_tree("chain:1"))
-        state = own.finish(own.start(make_request([9]), PROMPTS[:1])).state
+        state = own.advance(own.start(make_request([9]), PROMPTS[:1])).state
         assert misses() > before
         assert len(rows(state)[0]) == 9
     assert rows(state) == expected
@@ -97,8 +97,7 @@ def test_heads_deeper_than_the_tree_cost_nothing_and_leave_nothing(lm):
     shallow = lm.with_tree("chain:3")
     runtime = make_runtime(shallow)
     batch = runtime.start(make_request([8]), PROMPTS[:1])
-    arrays = (runtime.shapes, *map(programs.abstract, (batch.state, jnp.int32(4))))
-    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, arrays)
+    program = loop_of(runtime, batch)
     for x in jax.tree.leaves(runtime.params["drafter"]["heads"]):
         assert x.shape[0] == 3
         text = rf"\[{','.join(map(str, x.shape))}\]"
@@ -111,6 +110,14 @@ def test_heads_deeper_than_the_tree_cost_nothing_and_leave_nothing(lm):
         decoded(lm.with_tree(tree), PROMPTS, [5] * 3)
     gc.collect()
     assert len(jax.live_arrays()) == before
+
+
+def loop_of(runtime, batch):
+    """The compiled loop."""
+    rows_B = jnp.zeros(batch.state.done_B.shape, bool)
+    arrays = (batch.state, rows_B, jnp.int32(4), jnp.int32(0))
+    shapes = (runtime.shapes, *map(programs.abstract, arrays))
+    return programs.compiled(step.decode, (runtime.decoder, ()), None, shapes)[0]
 
 
 def bfloat16(lm):
@@ -130,8 +137,7 @@ def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
     lm = (lm if dtype == "float32" else bfloat16(lm)).with_tree(tree)
     runtime = make_runtime(lm)
     batch = runtime.start(make_request([8] * batch_size), PROMPTS[:batch_size])
-    arrays = (runtime.shapes, *map(programs.abstract, (batch.state, jnp.int32(4))))
-    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, arrays)
+    program = loop_of(runtime, batch)
     hlo = program.as_text()
     buffers = {(x.shape, x.dtype) for layer in batch.state.cache.layers for x in layer}
     for shape, kept in buffers:

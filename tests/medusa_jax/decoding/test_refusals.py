@@ -90,7 +90,7 @@ def test_numbers_out_of_range_are_refused(lm, numbers):
     with pytest.raises(UserError, match=r"from 0 to 2\*\*32 - 1"):
         medusa_jax.generate(lm, PROMPTS[:1], numbers=numbers)
     with pytest.raises(UserError, match=r"from 0 to 2\*\*32 - 1"):
-        next(medusa_jax.stream(lm, PROMPTS[0], number=numbers[0]))
+        medusa_jax.stream(lm, PROMPTS[0], numbers=numbers)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.decoding import runtime as module
-from medusa_jax.decoding.runtime import batch_shape, make_request, make_runtime
+from medusa_jax.decoding.buckets import batch_shape, bucket
+from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh, param_shardings
 from medusa_jax.tree.build import build_tree
@@ -38,7 +38,7 @@ def lm():
     ],
 )
 def test_buckets_are_powers_of_two_and_three_quarters_of_them(size, smallest, expected):
-    assert module._bucket(size, smallest) == expected
+    assert bucket(size, smallest) == expected
 
 
 def test_a_batch_is_as_wide_as_its_longest_prompt_and_holds_its_longest_row():
@@ -59,7 +59,7 @@ def test_a_full_context_is_used_to_its_last_token(lm):
     prompt = [1 + i % 20 for i in range(200)]
     for tree in ("mc_sim_7b_63", "chain:0"):
         runtime = make_runtime(lm.with_tree(tree))
-        state = runtime.finish(runtime.start(make_request([56]), [prompt])).state
+        state = runtime.advance(runtime.start(make_request([56]), [prompt])).state
         assert int(state.num_new_B[0]) == 56  # 200 + 56 = the context and the bucket
         text = rows(state)[0]
     plain = decoded(lm.with_tree("chain:0"), [prompt + text[:50]], [6])
@@ -127,7 +127,7 @@ def test_on_a_mesh_the_host_reads_whole_arrays_and_the_cache_is_split(lm, shape)
     )
     runtime = make_runtime(spread)
     batch = runtime.advance(runtime.start(make_request([12] * 3), PROMPTS), 2)
-    state = runtime.finish(batch).state
+    state = runtime.advance(batch).state
     for read in (state.done_B, state.num_new_B, state.output_BO, state.draft.token_BR):
         assert read.is_fully_replicated
     keys = state.cache.layers[0][0]

@@ -57,7 +57,7 @@ def with_table(lm, texts):
 def test_a_toy_drafter_saves_steps_and_changes_no_token(lm):
     plain = decoded(lm.with_tree("chain:0"), PROMPTS, [30] * 3)
     runtime = with_table(lm, rows(plain))
-    state = runtime.finish(runtime.start(make_request([30] * 3), PROMPTS)).state
+    state = runtime.advance(runtime.start(make_request([30] * 3), PROMPTS)).state
     assert rows(state) == rows(plain)
     assert (state.num_steps_B < plain.num_steps_B).all()
 
@@ -68,6 +68,6 @@ def test_both_together(lm):
     decoder = dataclasses.replace(runtime.decoder, rule=Favourite(4))
     runtime = dataclasses.replace(runtime, decoder=decoder)
     request = make_request([20] * 3, rule_numbers=np.asarray(FAVOURITES, np.int32))
-    state = runtime.finish(runtime.start(request, PROMPTS)).state
+    state = runtime.advance(runtime.start(request, PROMPTS)).state
     assert rows(state) == texts
     assert int(jax.device_get(state.num_steps_B).sum()) < 60

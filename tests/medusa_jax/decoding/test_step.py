@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.decoding import step
+from medusa_jax.decoding import prefill, step
 from medusa_jax.decoding.rules.typical import Typical
-from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.decoding.runtime import make_request, make_runtime, padded
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows, typical_numbers
 from tests.medusa_jax.tiny import tiny_lm, walk
 
@@ -78,23 +78,67 @@ def test_eos_exactly_at_the_budget_counts_as_a_stop(lm):
 
 
 @pytest.mark.parametrize("tree", ["mc_sim_7b_63", "chain:0"])
-def test_a_full_cache_ends_the_row_and_corrupts_nothing(lm, tree):
-    """A cache too small for the budget: a correct but shorter text, for every row on its own."""
+def test_a_full_cache_returns_to_the_host_and_grows_without_a_trace(lm, tree):
+    """A cache too small for the budget: no row is done, and with more room all go on."""
     runtime = make_runtime(lm.with_tree(tree))
-    prompt = np.zeros((2, 16), np.int32)
-    prompt[0, :12], prompt[1, :1] = PROMPTS[2], PROMPTS[1]
+    prompts = [PROMPTS[2], PROMPTS[1]]
     request = jax.device_put(make_request([40, 40]))
     length = jnp.asarray([12, 1], jnp.int32)
     arguments = (runtime.decoder, runtime.params)
-    filled = step.prefill_rows(*arguments, request, prompt, length)
+    filled = prefill.prefill_rows(*arguments, request, padded(prompts, 16), length)
     state = step.begin(*arguments, filled, capacity=24)
-    state = jax.jit(step.decode, static_argnums=0)(*arguments, state, jnp.int32(1000))
-    for row, source in zip(rows(state), (PROMPTS[2], PROMPTS[1]), strict=True):
-        room, depth = 24 - len(source), runtime.decoder.drafter.max_depth
-        assert room - depth <= len(row) <= room  # with the root alone: every slot is used
-        assert row == walk(lm, PRESETS["mc_sim_7b_63"], source, 40)[0][: len(row)]
+    decode = jax.jit(step.decode, static_argnums=0)
+    bounds = (jnp.zeros((2,), bool), jnp.int32(1000), jnp.int32(1))
+    state, progress = decode(*arguments, state, *bounds)
+    depth = runtime.decoder.drafter.max_depth
+    expected = [walk(lm, PRESETS["mc_sim_7b_63"], source, 40)[0] for source in prompts]
+    # The longer row has no room for another step, and the other one waits for it.
+    assert 24 - depth <= int(state.cache.length_B[0]) <= 24
+    assert not state.done_B.any()
+    assert [row == whole[: len(row)] for row, whole in zip(rows(state), expected, strict=True)]
+    again, idle = decode(*arguments, state, *bounds)
+    assert (int(idle.steps), int(progress.steps) > 0) == (0, True)
+    grown = step.grow(*arguments, again, capacity=64)
+    state, progress = decode(*arguments, grown, *bounds)
+    assert rows(state) == rows(progress) == expected
     assert state.done_B.all()
     assert not state.stopped_B.any()
+
+
+def test_the_loop_returns_when_more_rows_are_done_than_it_is_told(lm):
+    runtime = make_runtime(lm)
+    batch = runtime.start(make_request([30, 2, 9]), PROMPTS)
+    halted = np.zeros((3,), bool)
+    for num_done in range(3):
+        bounds = runtime.put((halted, np.int32(1000), np.int32(num_done)))
+        state, progress = runtime.run(batch.clock, step.decode, batch.state, *bounds)
+        assert int(progress.done_B.sum()) > num_done
+        assert progress.done_B.tolist() == [num_done > 1, True, num_done > 0]
+        batch = dataclasses.replace(batch, state=state)
+    assert rows(state) == rows(decoded(lm, PROMPTS, [30, 2, 9]))
+
+
+def test_halted_rows_stop_where_they_are_and_disturb_nobody(lm):
+    runtime = make_runtime(lm)
+    batch = runtime.advance(runtime.start(make_request([30] * 3), PROMPTS), 3)
+    before = rows(batch.state)
+    bounds = runtime.put((np.asarray([False, True, False]), np.int32(1000), np.int32(2)))
+    state, _ = runtime.run(batch.clock, step.decode, batch.state, *bounds)
+    expected = rows(decoded(lm, PROMPTS, [30] * 3))
+    assert rows(state) == [expected[0], before[1], expected[2]]
+
+
+def test_the_host_reads_at_which_step_every_token_was_made(lm):
+    runtime = make_runtime(lm)
+    batch = runtime.start(make_request([20] * 3), PROMPTS)
+    made = [[], [], []]
+    while not batch.state.done_B.all():
+        before = batch.state.num_new_B.tolist()
+        steps = batch.state.num_steps_B.tolist()
+        batch = runtime.advance(batch, 1)
+        for b, num in enumerate(batch.state.num_new_B.tolist()):
+            made[b] += [steps[b]] * (num - before[b])
+    assert [np.asarray(batch.state.made_at_BO)[b, :20].tolist() for b in range(3)] == made
 
 
 def test_steps_in_chunks_equal_one_decoded(lm):
@@ -111,10 +155,7 @@ def test_inserted_rows_decode_as_they_would_alone_and_disturb_nobody(lm):
     batch = runtime.start(make_request([30, 4, 30]), PROMPTS)
     batch = runtime.advance(batch, max_steps=4)
     newcomer, budget = [7, 7, 3], 20
-    prompt = np.zeros((1, 32), np.int32)
-    prompt[0, :3] = newcomer
-    arrays = runtime.put((make_request([budget]), prompt, np.asarray([3], np.int32)))
-    rows_in = runtime.prefill(batch.clock, *arrays)
+    rows_in = runtime.prefill(batch.clock, make_request([budget]), [newcomer])
     slot = runtime.put(np.asarray([1], np.int32))
     state = runtime.run(batch.clock, step.insert, batch.state, rows_in, slot)
     state = runtime.advance(dataclasses.replace(batch, state=state)).state

@@ -1,44 +1,68 @@
-"""Texts that end an answer, against searches that look at every character."""
+"""Stop texts: on pieces of text whose tokens are known, and through the API."""
 
-import hypothesis
-import hypothesis.strategies as st
+import numpy as np
 import pytest
 
-from medusa_jax.decoding.stops import find_stop, held_back, tokens_before
-
-TEXTS = st.text("ab", max_size=12)
-STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
+import medusa_jax
+from medusa_jax.decoding.stops import TextSoFar
 
 
-@hypothesis.given(TEXTS, STOPS)
-def test_the_first_stop_wins(text, stops):
-    starts = [i for i in range(len(text)) if any(text[i:].startswith(stop) for stop in stops)]
-    assert find_stop(text, stops) == (starts[0] if starts else None)
+@pytest.fixture(scope="module")
+def lm(stories_lm):
+    return stories_lm
 
 
-@hypothesis.given(TEXTS, STOPS)
-def test_what_is_shown_is_never_taken_back(text, stops):
-    """Feeding character by character shows all of a text before its stop, and nothing of it."""
-    shown = 0
-    for end in range(len(text) + 1):
-        cut = find_stop(text[:end], stops)
-        if cut is not None:
-            assert shown <= cut
-            return
-        shown = max(shown, end - held_back(text[:end], stops))
-    assert len(text) - shown < max(map(len, stops), default=1)
+def cut(lm, token_ids, stops):
+    """The definition: the shortest run of tokens whose text has a stop, and the cut in it."""
+    for count in range(1, len(token_ids) + 1):
+        text = lm.tokenizer.decode(token_ids[:count], skip_special_tokens=True)
+        found = [text.find(stop) for stop in stops if stop in text]
+        if found:
+            end = min(found)
+            kept = [
+                n
+                for n in range(count)
+                if len(lm.tokenizer.decode(token_ids[: n + 1], skip_special_tokens=True)) <= end
+            ]
+            return text[:end], token_ids[: len(kept)]
+    return None
 
 
-class Pieces:
-    """A tokenizer of three tokens, of 1, 2 and 3 characters, and one without any."""
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("width", [1, 3])
+def test_an_answer_ends_before_the_first_stop_text_and_its_first_token(lm, seed, width):
+    rng = np.random.default_rng(seed)
+    (free,) = medusa_jax.generate(lm, ["Once upon a time"], max_new_tokens=48)
+    starts = rng.integers(5, len(free.text) - 12, 2)
+    stops = [free.text[at : at + size] for at, size in zip(starts, (7, 3), strict=True)]
+    text, token_ids = cut(lm, free.token_ids, stops)
+    so_far, pieces, handed_out = TextSoFar(lm.tokenizer, stops), [], []
+    for at in range(0, 48, width):
+        so_far.add(free.token_ids[at : at + width])
+        piece, tokens = so_far.take(so_far.text if so_far.is_stopped else None)
+        pieces.append(piece)
+        handed_out += tokens
+        if so_far.is_stopped:
+            break
+    assert (so_far.text, so_far.token_ids) == (text, token_ids)
+    # What was shown is never taken back.
+    assert ("".join(pieces), handed_out) == (text, token_ids)
+    for batch_size in (1, 2):
+        prompts = ["The dog", "Once upon a time", "Lily"]
+        each = [{}, {"stop": stops}, {}]
+        options = {"batch_size": batch_size, "max_new_tokens": 48}
+        results = medusa_jax.generate(lm, prompts, each=each, **options)
+        assert (results[1].text, results[1].token_ids) == (text, token_ids)
+        assert results[1].finish_reason == "stop"
+        assert results[0].num_new_tokens == results[2].num_new_tokens == 48
+        steps = {event.result.num_steps for event in streamed(lm, prompts, each, options)}
+        assert steps == {result.num_steps for result in results}
 
-    def decode(self, ids, skip_special_tokens):
-        assert skip_special_tokens
-        return "".join(["a", "bc", "def", ""][i] for i in ids)
 
-
-@pytest.mark.parametrize(
-    ("end", "count"), [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 4), (7, 5)]
-)
-def test_tokens_that_reach_into_the_stop_are_left_out(end, count):
-    assert tokens_before(Pieces(), [0, 1, 2, 3, 0], end) == count
+def streamed(lm, prompts, each, options):
+    events = list(medusa_jax.stream(lm, prompts, each=each, **options))
+    for index in range(len(prompts)):
+        own = [event for event in events if event.index == index]
+        assert "".join(event.text for event in own) == own[-1].result.text
+        assert [t for event in own for t in event.token_ids] == own[-1].result.token_ids
+    return [event for event in events if event.result is not None]

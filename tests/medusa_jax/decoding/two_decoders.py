@@ -30,7 +30,7 @@ def main(number: str, port: str, file: str) -> None:
         lm, params=spread(lm.params, mesh), heads_params=spread(lm.heads_params, mesh)
     )
     runtime = make_runtime(lm)
-    state = runtime.finish(runtime.start(make_request([20] * 3), PROMPTS)).state
+    state = runtime.advance(runtime.start(make_request([20] * 3), PROMPTS)).state
     Path(file).write_text(json.dumps(rows(state)))
 
 

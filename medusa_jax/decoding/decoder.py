@@ -1,0 +1,37 @@
+"""What every compiled function of decoding depends on besides shapes."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from medusa_jax.config import LlamaConfig
+from medusa_jax.decoding.drafters import Drafter
+from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.nn.llama import Llama
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """Static description of a step (a jit static).
+
+    Attributes:
+      model: architecture of the backbone.
+      rule: how tokens are accepted and chosen.
+      drafter: what a step proposes.
+      dtype: compute dtype, "float32" or "bfloat16".
+      cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
+      logprobs: whether log-probabilities of the emitted tokens are wanted.
+    """
+
+    model: LlamaConfig
+    rule: Rule
+    drafter: Drafter
+    dtype: str = "float32"
+    cache_dtype: str = "float32"
+    logprobs: bool = False
+
+    def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """Applies the backbone; see `Llama` for the arguments."""
+        llama = Llama(self.model, jnp.dtype(self.dtype))
+        return llama.apply({"params": params["backbone"]}, *args, **kwargs)

@@ -1,0 +1,253 @@
+"""Rows of a batch that are refilled from a queue while the others decode.
+
+The compiled loop (`step.decode`) returns when a row has ended while prompts wait, when a row has
+filled the cache, or after some steps. The host then reads what is new, runs the prompts that take
+the place of those that ended, starts the next call, and only then hands out what it has read: texts
+are made while the device works.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from medusa_jax.decoding import step
+from medusa_jax.decoding.admission import Admission, Admitted, MakeRequest, Ticket
+from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.decoding.runtime import Clock, Runtime
+from medusa_jax.decoding.state import DecodeState, Progress, Request
+
+# Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
+_FIRST_STEPS = 4
+_CALL_SECONDS = 0.5
+_SHARED_STEPS = 32  # clocks differ between processes, calls must not
+# Steps that other rows take between two chunks of a prompt.
+_STEPS_PER_CHUNK = 8
+# The cache has room for this many more tokens of every row, or for all that the row may get.
+_ROOM = 256
+
+
+class Token(NamedTuple):
+    """A token of an answer, the step (counted from 0) that commits it, and its log-probability.
+
+    The latter is that under the model as it is; None where nobody asked.
+    """
+
+    id: int
+    step: int
+    logprob: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What is new of an answer.
+
+    Attributes:
+      ticket: whose.
+      tokens: those that became certain. The one after those that a step commits is, too: an answer
+        is handed out up to its next root, if that is no end.
+      num_steps: backbone passes after prefill, so far.
+      done: there will be no more.
+      stopped: by an EOS token, the last one.
+      prefill_seconds: running the prompt, and those that were run with it.
+      decode_seconds: since then.
+      compile_seconds: compiling while the prompt was run or decoded, not contained in the others.
+    """
+
+    ticket: Ticket
+    tokens: list[Token]
+    num_steps: int
+    done: bool
+    stopped: bool
+    prefill_seconds: float
+    decode_seconds: float
+    compile_seconds: float
+
+
+@dataclasses.dataclass
+class _Row:
+    """A row in use: tokens committed and handed out, and the clock as it was before."""
+
+    ticket: Ticket
+    prefill_seconds: float
+    compiled_before: float
+    begin: float
+    num_new: int = 0
+    num_steps: int = 0
+    seen: int = 0
+
+    @property
+    def length(self) -> int:
+        return len(self.ticket.ids) + self.num_new
+
+    @property
+    def bound(self) -> int:
+        """The length that the row may get."""
+        return len(self.ticket.ids) + self.ticket.budget
+
+
+class Engine:
+    """Decodes a queue of prompts in a batch of some rows.
+
+    Attributes:
+      clock: what was spent in all.
+      state: of the batch; every call consumes it.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        idle: Request,
+        make_request: MakeRequest,
+        *,
+        clock: Clock,
+        most_steps: int | None = None,
+    ):
+        """Prepares an empty batch.
+
+        Args:
+          runtime: of the model.
+          idle: with as many rows as the batch shall have, on the host; its EOS ids are everyone's.
+          make_request: what tickets ask for.
+          clock: gets what is spent in all.
+          most_steps: of one call; None: as many as take half a second.
+        """
+        self.clock = clock
+        self.state: DecodeState | None = None
+        self._runtime, self._idle, self._most_steps = runtime, idle, most_steps
+        self._admission = Admission(runtime, self.clock, make_request)
+        self._eos = set(np.asarray(idle.eos_BE).ravel().tolist())
+        self._rows: list[_Row | None] = [None] * len(np.asarray(idle.budget_B))
+        self._halted: list[int] = []
+        self._steps = _SHARED_STEPS if runtime.is_shared else _FIRST_STEPS
+        self._flight_began = 0.0
+
+    def run(self, tickets: Sequence[Ticket]) -> Iterator[Update]:
+        """Makes answers, in the order of their turns.
+
+        Yields:
+          What a call has added, while the next one runs.
+        """
+        self._admission.waiting.extend(tickets)
+        updates: list[Update] = []
+        while self._admission.waiting or any(self._rows):
+            updates += self._admit()
+            progress = self._dispatch() if any(self._rows) else None
+            yield from updates
+            updates = [] if progress is None else self._collect(progress)
+        yield from updates
+
+    def halt(self, ticket: Ticket) -> None:
+        """Ends an answer early: there are no more updates of it."""
+        for slot, row in enumerate(self._rows):
+            if row is not None and row.ticket is ticket:
+                self._rows[slot] = None
+                self._halted.append(slot)
+
+    def _admit(self) -> list[Update]:
+        """Fills free rows; the chunks of a long prompt take turns with the steps of others."""
+        updates: list[Update] = []
+        while self._admission.waiting and (free := self._rows.count(None)):
+            admitted = self._admission.next(free)
+            if admitted is not None:
+                updates += self._insert(admitted)
+            elif any(self._rows):
+                break
+        return updates
+
+    def _insert(self, admitted: Admitted) -> list[Update]:
+        tickets, begin = admitted.tickets, self.clock.prefill + self.clock.decode
+        free = [slot for slot, row in enumerate(self._rows) if row is None][: len(tickets)]
+        for slot, ticket in zip(free, tickets, strict=True):
+            before = (admitted.seconds, admitted.compiled_before, begin)
+            self._rows[slot] = _Row(ticket, *before)
+        self._halted = [slot for slot in self._halted if slot not in free]
+        self._make_room(admitted.rows.cache.capacity)
+        slot_B = self._runtime.put(np.asarray(free, np.int32))
+        self.state = self._runtime.run(self.clock, step.insert, self.state, admitted.rows, slot_B)
+        root_B, logprob_B = jax.device_get((admitted.rows.root_B, admitted.rows.logprob_B))
+        roots = _tokens(root_B, np.zeros_like(root_B), logprob_B)
+        return [self._update(slot, [root]) for slot, root in zip(free, roots, strict=True)]
+
+    def _make_room(self, least: int = 0) -> None:
+        """Makes the cache large enough for the next step of every row, and some more."""
+        rows = [row for row in self._rows if row is not None]
+        depth = self._runtime.decoder.drafter.max_depth
+        longest = max(min(row.bound, row.length + _ROOM) for row in rows)
+        capacity = max(cache_slots(longest) + depth, least)
+        if self.state is None:
+            idle = self._runtime.put(self._idle)
+            self.state = self._runtime.run(self.clock, step.idle, idle, capacity=capacity)
+        assert self.state is not None
+        now = self.state.cache.capacity
+        if now < least or any(row.length + 1 + depth > now for row in rows):
+            self.state = self._runtime.run(self.clock, step.grow, self.state, capacity=capacity)
+
+    def _dispatch(self) -> Progress:
+        """Starts some steps."""
+        self._make_room()
+        steps, most_done = self._most_steps or self._steps, len(self._rows) - 1
+        if self._admission.in_chunks:
+            steps = min(steps, _STEPS_PER_CHUNK)
+        elif self._admission.waiting:
+            # Many rows are refilled several at a time, since running a prompt reads all weights.
+            most_done = min(most_done, self._rows.count(None) + len(self._rows) // 16)
+        halted_B = np.zeros((len(self._rows),), bool)
+        halted_B[self._halted] = True
+        self._halted = []
+        bounds = self._runtime.put((halted_B, np.int32(steps), np.int32(most_done)))
+        self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
+        self._flight_began = time.perf_counter()
+        return progress
+
+    def _collect(self, progress: Progress) -> list[Update]:
+        """Waits for the steps, and frees the rows that have ended."""
+        p = jax.device_get(progress)
+        seconds = time.perf_counter() - self._flight_began
+        self.clock.decode += seconds
+        if p.steps and not self._runtime.is_shared:
+            self._steps = max(1, int(p.steps * _CALL_SECONDS / seconds))
+        updates = []
+        for slot, row in enumerate(self._rows):
+            if row is None:
+                continue
+            row.num_new, row.num_steps = int(p.num_new_B[slot]), int(p.num_steps_B[slot])
+            new = slot, slice(row.seen, row.num_new)
+            logprobs = p.logprobs and p.logprobs.output_BO[new]
+            tokens = _tokens(p.output_BO[new], p.made_at_BO[new], logprobs)
+            done, stopped = bool(p.done_B[slot]), bool(p.stopped_B[slot])
+            if not done and row.seen <= row.num_new:
+                logprobs = p.logprobs and p.logprobs.root_B[slot, None]
+                tokens += _tokens(p.root_B[slot, None], p.num_steps_B[slot, None], logprobs)
+            updates.append(self._update(slot, tokens, done, stopped))
+        return updates
+
+    def _update(
+        self, slot: int, tokens: list[Token], done: bool = False, stopped: bool = False
+    ) -> Update:
+        """Hands out tokens, the next root last while a row is not done, and frees one that is."""
+        row = self._rows[slot]
+        assert row is not None
+        if done:
+            self._rows[slot] = None
+        elif tokens and tokens[-1].id in self._eos:
+            tokens = tokens[:-1]
+        row.seen += len(tokens)
+        return Update(
+            ticket=row.ticket,
+            tokens=tokens,
+            num_steps=row.num_steps,
+            done=done,
+            stopped=stopped,
+            prefill_seconds=row.prefill_seconds,
+            decode_seconds=self.clock.prefill + self.clock.decode - row.begin,
+            compile_seconds=self.clock.compile - row.compiled_before,
+        )
+
+
+def _tokens(id_T: np.ndarray, step_T: np.ndarray, logprob_T: np.ndarray | None) -> list[Token]:
+    logprobs = [None] * len(id_T) if logprob_T is None else logprob_T.tolist()
+    return [*map(Token, id_T.tolist(), step_T.tolist(), logprobs)]

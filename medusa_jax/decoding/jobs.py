@@ -1,0 +1,130 @@
+"""What is asked of the engine: prompts and options become tickets, and its updates answers."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from medusa_jax.chat import Encoded
+from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.engine import Engine
+from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
+from medusa_jax.decoding.prepared import prepared
+from medusa_jax.decoding.results import Answer, StreamEvent
+from medusa_jax.decoding.runtime import Clock, make_request
+from medusa_jax.decoding.state import Request
+from medusa_jax.model import MedusaLM
+
+# A stop text is noticed after the call that gave it: calls are short where there are some.
+_STEPS_TO_A_STOP = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Prompts to answer.
+
+    Attributes:
+      encoded: the prompts.
+      batch_size: rows of the batch.
+      numbers: one per prompt, which chooses its random key.
+      configs: the options of each prompt; all have one rule and one tree.
+      config: what holds for all of them.
+    """
+
+    encoded: Sequence[Encoded]
+    batch_size: int
+    numbers: Sequence[int]
+    configs: Sequence[GenerationConfig]
+    config: GenerationConfig
+
+
+def answer_all(
+    lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None = None
+) -> Iterator[StreamEvent]:
+    """Answers the prompts of a job; see `engine.Engine` for the other arguments."""
+    yield from answers(lm, job, make_engine(lm, job, clock, most_steps), tickets(lm, job))
+
+
+def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
+    """An engine for the tickets of a job."""
+    tree = lm.resolve_tree(job.config.tree)
+    if most_steps is None and any(config.stop for config in job.configs):
+        most_steps = _STEPS_TO_A_STOP
+
+    def request(tickets: Sequence[Ticket]) -> Request:
+        return _together([_request(lm, job, ticket) for ticket in tickets])
+
+    return Engine(
+        prepared(lm, tree, make_rule(job.config, tree), any(c.logprobs for c in job.configs)),
+        _together([_request(lm, job, None)] * job.batch_size),
+        request,
+        clock=clock,
+        most_steps=most_steps,
+    )
+
+
+def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
+    """What a row asks for; None: nothing."""
+    if ticket is None:
+        numbers = rule_numbers([job.config])
+        return make_request([0], lm.eos_ids, rule_numbers=numbers, bias_BV=_bias(lm, job, {}))
+    config = job.configs[ticket.index]
+    return make_request(
+        [ticket.budget],
+        [-1] * len(lm.eos_ids) if config.ignore_eos else lm.eos_ids,
+        seed=config.seed,
+        numbers=[job.numbers[ticket.index]],
+        samples=[ticket.sample],
+        rule_numbers=rule_numbers([config]),
+        bias_BV=_bias(lm, job, config.logit_bias),
+    )
+
+
+def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray | None:
+    """float32 [1, V]; None when no prompt of the batch wants one."""
+    if not any(config.logit_bias for config in job.configs):
+        return None
+    bias_1V = np.zeros((1, lm.config.vocab_size), np.float32)
+    bias_1V[0, [*logit_bias]] = [*logit_bias.values()]
+    return bias_1V
+
+
+def _together(requests: Sequence[Request]) -> Request:
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
+
+
+def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:
+    """All answers to make, those of a prompt one after the other."""
+    return [
+        Ticket(
+            index=index,
+            sample=sample,
+            ids=given.ids,
+            budget=min(config.max_new_tokens, _context(lm, config) - len(given.ids)),
+            is_shared=config.num_samples > 1,
+        )
+        for index, (given, config) in enumerate(zip(job.encoded, job.configs, strict=True))
+        for sample in range(config.num_samples)
+    ]
+
+
+def _context(lm: MedusaLM, config: GenerationConfig) -> int:
+    return min(lm.config.max_position, config.max_context or lm.config.max_position)
+
+
+def answers(
+    lm: MedusaLM, job: Job, engine: Engine, tickets: Sequence[Ticket]
+) -> Iterator[StreamEvent]:
+    """An event for every update of the engine's."""
+    making: dict[Ticket, Answer] = {}
+    for update in engine.run(tickets):
+        ticket = update.ticket
+        if ticket not in making:
+            prompt, config = job.encoded[ticket.index].prompt, job.configs[ticket.index]
+            making[ticket] = Answer(lm.tokenizer, prompt, config)
+        event = making[ticket].add(update)
+        if event.result is not None:
+            engine.halt(ticket)
+            del making[ticket]
+        yield event

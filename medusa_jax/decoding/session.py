@@ -1,0 +1,94 @@
+"""A conversation whose keys and values are kept between turns."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from medusa_jax.chat import Message
+from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.cache import KVCache
+from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.decoding.jobs import Job, answers, make_engine, tickets
+from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.results import StreamEvent
+from medusa_jax.decoding.runtime import Clock
+from medusa_jax.decoding.state import DecodeState
+from medusa_jax.errors import UserError
+from medusa_jax.model import MedusaLM
+
+
+class Session:
+    """A conversation, of which every reply runs only what is new.
+
+    Attributes:
+      prefilled_tokens: tokens of the conversation that were run for the last reply.
+    """
+
+    def __init__(self, lm: MedusaLM, **options: Any):
+        """Prepares a conversation.
+
+        Args:
+          lm: the model.
+          **options: see `GenerationConfig`; one sample.
+
+        Raises:
+          UserError: an option out of range.
+        """
+        self._lm, self._config = lm, GenerationConfig(**options)
+        if self._config.num_samples != 1:
+            raise UserError("a conversation goes on with one reply: leave out num_samples")
+        self._ids: tuple[int, ...] = ()
+        self._cache: KVCache | None = None
+        self.prefilled_tokens = 0
+
+    def reply(self, messages: Sequence[Message]) -> Iterator[StreamEvent]:
+        """Answers a conversation, as `stream` does, which may be another one than before.
+
+        What it has in common with the last one, replies included, is not run again.
+
+        Args:
+          messages: all of them, from the first on.
+
+        Raises:
+          UserError: at once; the conversation does not fit the context, or is none.
+        """
+        encoded = encode_prompt(self._lm, list(messages), True, self._config.max_context)
+        job = Job([encoded], 1, [0], [self._config], self._config)
+        (ticket,) = tickets(self._lm, job)
+        kept = self._kept(ticket.ids)
+        self.prefilled_tokens = len(ticket.ids) - kept
+        if kept:
+            ticket = dataclasses.replace(ticket, cache=self._cache, kept=kept)
+        return self._stream(job, ticket)
+
+    def reset(self) -> None:
+        """Forgets the conversation."""
+        self._ids, self._cache = (), None
+
+    def _kept(self, ids: Sequence[int]) -> int:
+        """How many of these tokens need not be run: all but the last, at most."""
+        rope = self._lm.config.rope
+        if rope.kind == "dynamic" and len(ids) > rope.original_max_position:
+            return 0  # the angles of all tokens depend on how many there are
+        pairs = zip(self._ids, ids[:-1], strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def _stream(self, job: Job, ticket: Ticket) -> Iterator[StreamEvent]:
+        engine = make_engine(self._lm, job, Clock(), most_steps=1)
+        self.reset()
+        try:
+            yield from answers(self._lm, job, engine, [ticket])
+        finally:  # whoever breaks off a reply may go on with the conversation
+            self._remember(ticket, engine.state)
+
+    def _remember(self, ticket: Ticket, state: DecodeState | None) -> None:
+        if state is None or state.num_new_B.is_deleted():
+            return
+        read = (state.output_BO, state.num_new_B, state.cache.length_B)
+        output, num, length = (x[0] for x in jax.device_get(read))
+        ids = (*ticket.ids, *output[:num].tolist())
+        if len(ids) == length:  # else the prompt has not come so far
+            self._ids, self._cache = ids, state.cache
