@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from medusa_jax.decoding import step
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
+from medusa_jax.decoding.dynamic import dynamic_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
@@ -20,7 +21,7 @@ from medusa_jax.decoding.state import DecodeState, Prefilled, Request
 from medusa_jax.decoding.step import Decoder
 from medusa_jax.model import MedusaLM, check_tree
 from medusa_jax.sharding import param_shardings, replicated
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 ALL_STEPS = np.iinfo(np.int32).max
 _MIN_PROMPT_BUCKET = 32
@@ -153,7 +154,7 @@ class Runtime:
 
 
 def make_runtime(
-    lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = None, *, logprobs: bool = False
+    lm: MedusaLM, tree: AnyTree | None = None, rule: Rule | None = None, *, logprobs: bool = False
 ) -> Runtime:
     """Makes a model ready to decode.
 
@@ -171,11 +172,13 @@ def make_runtime(
     mesh = _mesh(lm)
     params: dict[str, Any] = {"backbone": _on_device(lm.params)}
     drafter: Drafter = NoDrafter()
-    if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
+    if tree.R > 1 and lm.heads_config is not None and lm.heads_params is not None:
         heads = _beside(lm.heads_params, params["backbone"], mesh)
-        drafter, params["drafter"] = medusa_drafter(
-            lm.heads_config, heads, params["backbone"], tree, lm.dtype
-        )
+        args = lm.heads_config, heads, params["backbone"]
+        if isinstance(tree, DynamicTree):
+            drafter, params["drafter"] = dynamic_drafter(*args, tree, lm.dtype)
+        else:
+            drafter, params["drafter"] = medusa_drafter(*args, tree, lm.dtype)
     decoder = Decoder(
         lm.config,
         rule or Greedy(),
@@ -185,8 +188,8 @@ def make_runtime(
         logprobs,
     )
     runtime = Runtime(decoder, params, mesh, None)
-    if "drafter" in params:
-        params["drafter"]["tree"] = runtime.put(tree)
+    if "tree" in params.get("drafter", {}):
+        params["drafter"]["tree"] = runtime.put(params["drafter"]["tree"])
     return dataclasses.replace(runtime, shapes=abstract(params))
 
 

@@ -1,5 +1,6 @@
 """The search against all trees at once, for rates of any kind."""
 
+import itertools
 import math
 
 import hypothesis
@@ -47,11 +48,11 @@ def test_no_tree_of_the_same_size_expects_more(rate_MPK, data):
     M, _, K = rate_MPK.shape
     size = data.draw(st.integers(1, min(5, sum(K**depth for depth in range(1, M + 1)))))
     found = best_tree(Rates(rate_MPK), size)
-    assert build_tree(found).R == size + 1
+    assert size + 1 == build_tree(found).R
     best = max(sum(value(rate_MPK, p) for p in tree) for tree in all_trees(M, K, size))
     np.testing.assert_allclose(sum(value(rate_MPK, p) for p in found), best, rtol=1e-12)
     values = [value(rate_MPK, p) for p in found]
-    assert all(a >= b * (1 - 1e-12) for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b * (1 - 1e-12) for a, b in itertools.pairwise(values))
     for beginning in range(1, size):
         build_tree(found[:beginning])
 
