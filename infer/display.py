@@ -17,7 +17,7 @@ def describe_model(lm: MedusaLM, name: str) -> None:
     heads = "no heads"
     if lm.heads_config is not None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
-        if lm.tree.max_depth == 0:
+        if lm.tree.R == 1:
             heads = f"plain decoding (--tree chain:{lm.heads_config.num_heads} uses the heads)"
     note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
 

@@ -203,7 +203,7 @@ def _load() -> MedusaLM:
             f"--compare needs Medusa heads, and there are none beside {_MODEL.value}: name them "
             "with --medusa"
         )
-    if _TREE.value is None and lm.tree.max_depth == 0:
+    if _TREE.value is None and lm.tree.R == 1:
         heads = lm.heads_config
         return lm.with_tree(load_fitting_tree(_SMALL_TREE, heads.num_heads, heads.vocab_size))
     return lm

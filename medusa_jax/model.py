@@ -7,8 +7,8 @@ import jax
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.tree.build import Tree
-from medusa_jax.tree.presets import load_tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
+from medusa_jax.tree.presets import load_any_tree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class MedusaLM:
     tokenizer: Any
     eos_ids: tuple[int, ...]
     dtype: str
-    tree: Tree
+    tree: AnyTree
 
     @property
     def platform(self) -> str:
@@ -42,15 +42,15 @@ class MedusaLM:
         devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else jax.devices()
         return next(iter(devices)).platform
 
-    def with_tree(self, tree: str | Tree) -> "MedusaLM":
-        """The same model with another default tree (see `medusa_jax.tree.presets.load_tree`).
+    def with_tree(self, tree: str | AnyTree) -> "MedusaLM":
+        """The same model with another default tree (see `medusa_jax.tree.presets.load_any_tree`).
 
         Raises:
           UserError: the tree needs more of the heads than they have.
         """
         return dataclasses.replace(self, tree=self.resolve_tree(tree))
 
-    def resolve_tree(self, tree: str | Tree | None) -> Tree:
+    def resolve_tree(self, tree: str | AnyTree | None) -> AnyTree:
         """A tree that the heads can fill; None: the model's own.
 
         Raises:
@@ -58,20 +58,24 @@ class MedusaLM:
         """
         available = self.heads_config.num_heads if self.heads_config else 0
         if isinstance(tree, str):
-            tree = load_tree(tree, available)
+            tree = load_any_tree(tree, available)
         elif tree is None:
             tree = self.tree
         check_tree(tree, self.heads_config)
         return tree
 
 
-def check_tree(tree: Tree, heads: MedusaConfig | None) -> None:
+def check_tree(tree: AnyTree, heads: MedusaConfig | None) -> None:
     """Refuses a tree that these heads cannot fill.
 
     Raises:
       UserError: it has more levels than there are heads, or more ranks than they have tokens.
     """
     available = heads.num_heads if heads else 0
+    if isinstance(tree, DynamicTree):
+        if not available:
+            raise UserError("a dynamic tree needs heads, the model has none: choose chain:0")
+        return
     if tree.max_depth > available:
         raise UserError(
             f"the tree needs {tree.max_depth} heads, the model has {available}: choose a tree of "

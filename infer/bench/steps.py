@@ -16,7 +16,7 @@ from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.runtime import make_request, make_runtime
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree, heads_used
 
 STEPS = 64
 PROMPT = 512
@@ -70,7 +70,7 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
 
 
 def _measure(
-    lm: MedusaLM, job: ShapeJob, trees: dict[str, Tree], copy: float
+    lm: MedusaLM, job: ShapeJob, trees: dict[str, AnyTree], copy: float
 ) -> list[dict[str, Any]]:
     variants = [lm, *(lm.with_tree(tree) for tree in trees.values())]
     seconds: list[list[float]] = [[] for _ in variants]
@@ -106,7 +106,7 @@ def _row(
     bandwidth = (parameter_bytes + cache_bytes) / step
     return {
         "nodes": lm.tree.R,
-        "heads_used": lm.tree.max_depth,
+        "heads_used": heads_used(lm.tree, NUM_HEADS),
         "dtype": lm.dtype,
         "step_ms": 1e3 * step,
         "step_overhead": statistics.median(overheads),
@@ -124,9 +124,10 @@ def _parameter_bytes(lm: MedusaLM) -> int:
     embed = lm.params["embed"]["weight"].nbytes
     if not lm.config.tie_embeddings:
         count -= embed
-    if not lm.tree.max_depth or lm.heads_params is None:
+    depth = heads_used(lm.tree, NUM_HEADS)
+    if not depth or lm.heads_params is None:
         return count
-    used = jax.tree.map(lambda x: x[: lm.tree.max_depth], lm.heads_params)
+    used = jax.tree.map(lambda x: x[:depth], lm.heads_params)
     shared = 0 if "projection" in used else embed  # the LM head has the embedding's shape
     return count + sum(x.nbytes for x in jax.tree.leaves(used)) + shared
 

@@ -7,7 +7,8 @@ import numpy as np
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
 from medusa_jax.tree.build import Tree, build_tree
-from medusa_jax.tree.presets import load_tree
+from medusa_jax.tree.dynamic import AnyTree
+from medusa_jax.tree.presets import load_any_tree, load_tree
 from medusa_jax.tree.search import search_tree
 
 _PRESET = "mc_sim_7b_63"
@@ -29,7 +30,7 @@ def parse_trees(text: str) -> list[str]:
         if item.startswith(":") and not name:
             raise UserError(f"--trees {text}: {item} needs a tree's name in front of it")
         tree = name + item if item.startswith(":") else item
-        load_tree(tree)
+        load_any_tree(tree)
         if tree not in trees:
             trees.append(tree)
     return trees
@@ -43,20 +44,22 @@ def fitting_trees(specs: Sequence[str] | None, heads: MedusaConfig | None) -> li
     return [t for t in parse_trees(DEFAULT_TREES) if load_tree(t).max_depth <= available]
 
 
-def shape_trees(specs: Sequence[str] | None, num_heads: int) -> dict[str, Tree]:
+def shape_trees(specs: Sequence[str] | None, num_heads: int) -> dict[str, AnyTree]:
     """The trees to measure a shape with, by name.
 
     Args:
-      specs: see `load_tree`; None: sizes 8 to 64 of a published tree and, as published trees end
-        there, a grown one of 128.
+      specs: see `load_any_tree`; None: sizes 8 to 64 of a published tree and, as published
+        trees end there, a grown one of 128.
       num_heads: M, heads of the model.
 
     Raises:
       UserError: an unknown tree, or one that needs more heads.
     """
     if specs is not None:
-        return {spec: load_tree(spec, num_heads) for spec in specs}
-    trees = {f"{_PRESET}:{size}": load_tree(f"{_PRESET}:{size}") for size in _SHAPE_SIZES}
+        return {spec: load_any_tree(spec, num_heads) for spec in specs}
+    trees: dict[str, AnyTree] = {
+        f"{_PRESET}:{size}": load_tree(f"{_PRESET}:{size}") for size in _SHAPE_SIZES
+    }
     return trees | {f"grown:{_GROWN}": grow_tree(_GROWN, num_heads)}
 
 

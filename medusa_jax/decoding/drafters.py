@@ -13,6 +13,7 @@ from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import draft_rows, take_rows
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.tree.build import Tree
+from medusa_jax.tree.pad import padded
 
 # Scores of head logits float32 [B, M, V]; of those of a draft vocabulary, whose tokens (int32 [Vd])
 # come second: what proposals are ranked by, see `rules.rule.Rule.rank`.
@@ -60,16 +61,12 @@ class NoDrafter:
 
 
 @dataclasses.dataclass(frozen=True)
-class MedusaDrafter:
-    """Fills a static tree with the most likely tokens of Medusa heads (paper, section 2.1).
-
-    The original's `generate_candidates`.
-
-    `medusa_drafter` makes it and its parameters.
+class Proposer:
+    """What Medusa heads propose, whatever tree is made of it.
 
     Attributes:
-      heads: as many as the tree has levels below its root.
-      top_k: ranked tokens that the tree needs of each head.
+      heads: those that are used.
+      top_k: proposals wanted of each head.
       dtype: compute dtype, "float32" or "bfloat16".
     """
 
@@ -77,28 +74,22 @@ class MedusaDrafter:
     top_k: int
     dtype: str
 
-    @property
-    def max_depth(self) -> int:
-        """See `Drafter.max_depth`."""
-        return self.heads.num_heads
-
-    def draft(
+    def propose(
         self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
-    ) -> Draft:
-        """See `Drafter.draft`."""
-        own = params["drafter"]
-        tree: Any = own["tree"]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The best tokens of every head; see `Drafter.draft` for the arguments.
+
+        Returns:
+          Scores of all tokens that the heads know, float32 [B, M, V] or [B, M, Vd]; the `top_k`
+          highest of them, falling, float32 [B, M, k]; and the tokens that have these, int32.
+        """
         with jax.named_scope("medusa_heads"):
-            logits_BMV = self._logits(params, hidden_BD, root_B)
-            token_map = own["heads"]["token_map"] if self.heads.draft_vocab else None
-            _, top_BMk = jax.lax.top_k(rank(logits_BMV, token_map), self.top_k)
-        if token_map is not None:
-            top_BMk = token_map[top_BMk]
-        # A node of depth d and rank r holds head d's r-th token; the root's column is overwritten.
-        token_BR = top_BMk[:, jnp.maximum(tree.depth_R - 1, 0), tree.rank_R]
-        token_BR = token_BR.astype(jnp.int32).at[:, 0].set(root_B)
-        shape = (tree.parent_R[None], tree.depth_R[None], tree.mask_RR[None])
-        return Draft(token_BR, *shape, self.max_depth)
+            token_map = params["drafter"]["heads"].get("token_map")
+            score_BMV = rank(self._logits(params, hidden_BD, root_B), token_map)
+            top_BMk, token_BMk = jax.lax.top_k(score_BMV, self.top_k)
+            if token_map is not None:
+                token_BMk = token_map[token_BMk]
+        return score_BMV, top_BMk, token_BMk.astype(jnp.int32)
 
     def _logits(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> jax.Array:
         """Of all heads: float32 [B, M, V], or [B, M, Vd]."""
@@ -115,13 +106,77 @@ class MedusaDrafter:
         return logits
 
 
+def make_proposer(
+    config: MedusaConfig,
+    heads: dict[str, Any],
+    backbone: dict[str, Any],
+    *,
+    depth: int,
+    top_k: int,
+    dtype: str,
+) -> tuple[Proposer, dict[str, Any]]:
+    """The first `depth` heads, and what they read.
+
+    Deeper ones are left out here and not in the compiled step, which would copy the others again at
+    every step. The copy lives as long as the result.
+
+    Args:
+      config: of the heads, at least `depth`.
+      heads: their parameters.
+      backbone: the base model's.
+      depth: heads to use.
+      top_k: proposals wanted of each.
+      dtype: compute dtype.
+
+    Returns:
+      The proposer, and {"heads"}, with "lm_head" [Vd, D] where heads without projections of their
+      own have a draft vocabulary: the rows of the LM head that it names.
+    """
+    if depth < config.num_heads:
+        config = dataclasses.replace(config, num_heads=depth)
+        of_all = {k: v for k, v in heads.items() if k == "token_map"}
+        per_head = {k: v for k, v in heads.items() if k != "token_map"}
+        heads = of_all | jax.tree.map(lambda x: x[:depth], per_head)
+    params: dict[str, Any] = {"heads": heads}
+    if config.draft_vocab and not config.own_projection:
+        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
+    return Proposer(config, top_k, dtype), params
+
+
+@dataclasses.dataclass(frozen=True)
+class MedusaDrafter:
+    """Fills a static tree with the most likely tokens of Medusa heads (paper, section 2.1).
+
+    The original's `generate_candidates`. params["drafter"] is what `make_proposer` gives, and
+    "tree", the `Tree`.
+
+    Attributes:
+      proposer: as many heads and ranks as the tree needs.
+    """
+
+    proposer: Proposer
+
+    @property
+    def max_depth(self) -> int:
+        """See `Drafter.max_depth`."""
+        return self.proposer.heads.num_heads
+
+    def draft(
+        self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
+    ) -> Draft:
+        """See `Drafter.draft`."""
+        tree: Any = params["drafter"]["tree"]
+        _, _, top_BMk = self.proposer.propose(params, hidden_BD, root_B, rank)
+        # A node of depth d and rank r holds head d's r-th token; the root's column is overwritten.
+        token_BR = top_BMk[:, jnp.maximum(tree.depth_R - 1, 0), tree.rank_R].at[:, 0].set(root_B)
+        shape = (tree.parent_R[None], tree.depth_R[None], tree.mask_RR[None])
+        return Draft(token_BR, *shape, self.max_depth)
+
+
 def medusa_drafter(
     config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any], tree: Tree, dtype: str
 ) -> tuple[MedusaDrafter, dict[str, Any]]:
-    """The drafter of a tree, and what it reads.
-
-    Heads deeper than the tree are left out here and not in the compiled step, which would copy the
-    others again at every step. The copy lives as long as the result.
+    """The drafter of a static tree, and what it reads: see `make_proposer`.
 
     Args:
       config: of the heads, at least as many as the tree has levels.
@@ -129,17 +184,9 @@ def medusa_drafter(
       backbone: the base model's.
       tree: what they fill.
       dtype: compute dtype.
-
-    Returns:
-      The drafter, and {"heads", "tree"}, with "lm_head" [Vd, D] where heads without projections of
-      their own have a draft vocabulary: the rows of the LM head that it names.
     """
-    if tree.max_depth < config.num_heads:
-        config = dataclasses.replace(config, num_heads=tree.max_depth)
-        of_all = {k: v for k, v in heads.items() if k == "token_map"}
-        per_head = {k: v for k, v in heads.items() if k != "token_map"}
-        heads = of_all | jax.tree.map(lambda x: x[: tree.max_depth], per_head)
-    params = {"heads": heads, "tree": tree}
-    if config.draft_vocab and not config.own_projection:
-        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
-    return MedusaDrafter(config, tree.top_k, dtype), params
+    tree = padded(tree, config.vocab_size)
+    proposer, params = make_proposer(
+        config, heads, backbone, depth=tree.max_depth, top_k=tree.top_k, dtype=dtype
+    )
+    return MedusaDrafter(proposer), params | {"tree": tree}

@@ -13,7 +13,7 @@ from medusa_jax.decoding.rules.lossless import Lossless, LosslessNumbers
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
 from medusa_jax.errors import UserError
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree
 
 ACCEPTANCES = ("greedy", "typical", "lossless")
 
@@ -43,7 +43,8 @@ class GenerationConfig:
       stop: texts that end an answer, which is cut off before them.
       ignore_eos: go on after end-of-sequence tokens.
       max_context: most tokens of a prompt and its answer; default: the model's context.
-      tree: what each step proposes (see `medusa_jax.tree.presets.load_tree`); default: the model's.
+      tree: what each step proposes (`medusa_jax.tree.presets.load_any_tree`); default: the
+        model's.
 
     Raises:
       UserError: a value out of range, or options that exclude each other.
@@ -65,7 +66,7 @@ class GenerationConfig:
     stop: Sequence[str] = ()
     ignore_eos: bool = False
     max_context: int | None = None
-    tree: str | Tree | None = None
+    tree: str | AnyTree | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -120,13 +121,13 @@ def _check_texts(config: GenerationConfig) -> None:
             raise UserError(f"logit_bias has {token!r}: {bias!r}: give token ids and numbers")
 
 
-def make_rule(config: GenerationConfig, tree: Tree) -> Rule:
+def make_rule(config: GenerationConfig, tree: AnyTree) -> Rule:
     """The rule of these options; `tree` decides what typical acceptance samples by default."""
     if config.rule == "greedy":
         return Greedy()
     if config.rule == "lossless":
         return Lossless()
-    sampled = tree.max_depth == 0 if config.sampled_root is None else config.sampled_root
+    sampled = tree.R == 1 if config.sampled_root is None else config.sampled_root
     return Typical(sampled_root=sampled)
 
 

@@ -9,14 +9,14 @@ import jax
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.model import MedusaLM
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 # The last runtime of every model that lives, with the parameters that it was made of.
 _PREPARED: "weakref.WeakKeyDictionary[MedusaLM, tuple[Any, Runtime]]"
 _PREPARED = weakref.WeakKeyDictionary()
 
 
-def prepared(lm: MedusaLM, tree: Tree, rule: Rule, logprobs: bool) -> Runtime:
+def prepared(lm: MedusaLM, tree: AnyTree, rule: Rule, logprobs: bool) -> Runtime:
     """Like `make_runtime`, but remembers its last result as long as the model lives.
 
     A runtime holds arrays of its own: heads without those that the tree does not need, rows of the
@@ -24,13 +24,7 @@ def prepared(lm: MedusaLM, tree: Tree, rule: Rule, logprobs: bool) -> Runtime:
     (NumPy's can change their values, so they are never remembered).
     """
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
-    key = (
-        rule,
-        logprobs,
-        tree.max_depth,
-        tree.top_k,
-        *(x.tobytes() for x in jax.tree.leaves(tree)),
-    )
+    key = (rule, logprobs, _value(tree))
     found = _PREPARED.get(lm)
     if found is not None:
         (old_key, old_leaves), runtime = found
@@ -41,3 +35,11 @@ def prepared(lm: MedusaLM, tree: Tree, rule: Rule, logprobs: bool) -> Runtime:
     if all(isinstance(x, jax.Array) for x in leaves):
         _PREPARED[lm] = ((key, leaves), runtime)
     return runtime
+
+
+def _value(tree: AnyTree) -> Any:
+    """What is equal of equal trees."""
+    if isinstance(tree, DynamicTree):
+        return tree
+    arrays, structure = jax.tree.flatten(tree)
+    return structure, *(x.tobytes() for x in arrays)

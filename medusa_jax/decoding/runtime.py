@@ -16,13 +16,14 @@ from medusa_jax.decoding.buckets import batch_shape, prompt_width
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder
 from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
+from medusa_jax.decoding.dynamic import dynamic_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Request
 from medusa_jax.model import MedusaLM, check_tree
 from medusa_jax.sharding import param_shardings, replicated
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 ALL_STEPS = np.iinfo(np.int32).max
 _EOS_SLOTS = 8
@@ -166,7 +167,7 @@ def padded(encoded: Sequence[Sequence[int]], width: int) -> np.ndarray:
 
 
 def make_runtime(
-    lm: MedusaLM, tree: Tree | None = None, rule: Rule | None = None, *, logprobs: bool = False
+    lm: MedusaLM, tree: AnyTree | None = None, rule: Rule | None = None, *, logprobs: bool = False
 ) -> Runtime:
     """Makes a model ready to decode.
 
@@ -184,11 +185,13 @@ def make_runtime(
     mesh = _mesh(lm)
     params: dict[str, Any] = {"backbone": _on_device(lm.params)}
     drafter: Drafter = NoDrafter()
-    if tree.max_depth and lm.heads_config is not None and lm.heads_params is not None:
+    if tree.R > 1 and lm.heads_config is not None and lm.heads_params is not None:
         heads = _beside(lm.heads_params, params["backbone"], mesh)
-        drafter, params["drafter"] = medusa_drafter(
-            lm.heads_config, heads, params["backbone"], tree, lm.dtype
-        )
+        args = lm.heads_config, heads, params["backbone"]
+        if isinstance(tree, DynamicTree):
+            drafter, params["drafter"] = dynamic_drafter(*args, tree, lm.dtype)
+        else:
+            drafter, params["drafter"] = medusa_drafter(*args, tree, lm.dtype)
     decoder = Decoder(
         lm.config,
         rule or Greedy(),
@@ -198,8 +201,8 @@ def make_runtime(
         logprobs,
     )
     runtime = Runtime(decoder, params, mesh, None)
-    if "drafter" in params:
-        params["drafter"]["tree"] = runtime.put(tree)
+    if "tree" in params.get("drafter", {}):
+        params["drafter"]["tree"] = runtime.put(params["drafter"]["tree"])
     return dataclasses.replace(runtime, shapes=abstract(params))
 
 

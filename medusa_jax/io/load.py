@@ -12,7 +12,7 @@ from medusa_jax.io.heads import load as head_files
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import Tree, build_tree
-from medusa_jax.tree.presets import load_fitting_tree, load_tree
+from medusa_jax.tree.presets import load_any_tree, load_fitting_tree
 
 SHIPPED_HEADS = Path(__file__).parents[1] / "data" / "heads" / "smollm2-135m-instruct"
 # Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
@@ -44,8 +44,9 @@ def load(
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
         heads found beside the model, or the shipped ones for the default model.
       dtype: "float32" or "bfloat16"; default: `default_dtype()`.
-      tree: preset, file or "chain:K" (see `medusa_jax.tree.presets.load_tree`); default: what was
-        measured to be fastest on this kind of device; on a CPU in float32 that is "chain:0".
+      tree: preset, file, "chain:K" or "dynamic:N" (`medusa_jax.tree.presets.load_any_tree`);
+        default: what was measured to be fastest on this kind of device; on a CPU in float32 that is
+        "chain:0".
       mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
         all on the default device.
 
@@ -55,7 +56,7 @@ def load(
     dtype = dtype or default_dtype(mesh)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
-    wanted = None if tree is None else load_tree(tree)  # before anything is downloaded or read
+    wanted = None if tree is None else load_any_tree(tree)  # before anything is downloaded or read
     source = str(default_model.default_model_path()) if model is None else model
     base = load_model(source, jnp.dtype(dtype), mesh)
     heads = _heads_path(medusa, None if model is None else base.path)

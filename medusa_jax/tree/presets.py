@@ -10,6 +10,9 @@ from pathlib import Path
 
 from medusa_jax.errors import UserError
 from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
+
+_MOST_DYNAMIC = 512  # nodes; their pairs are compared at every step
 
 
 def preset_names() -> tuple[str, ...]:
@@ -32,8 +35,11 @@ def load_tree(spec: str, num_heads: int | None = None) -> Tree:
       The tree.
 
     Raises:
-      UserError: unknown name, unreadable or malformed file, invalid or too deep tree.
+      UserError: unknown name, unreadable or malformed file, invalid or too deep tree; one that has
+        no nodes before it decodes, see `load_any_tree`.
     """
+    if _is_dynamic(spec):
+        raise UserError(f"tree {spec} is chosen at every step of decoding: name a fixed one here")
     paths = _read_spec(spec)
     try:
         tree = build_tree(paths)
@@ -47,6 +53,23 @@ def load_tree(spec: str, num_heads: int | None = None) -> Tree:
     return tree
 
 
+def load_any_tree(spec: str, num_heads: int | None = None) -> AnyTree:
+    """Loads what decoding may propose: a tree of `load_tree`, or one chosen anew at every step.
+
+    Args:
+      spec: see `load_tree`; also `dynamic:N`, at every step the N nodes (root included) that the
+        heads believe in most. `dynamic:1` is the root alone.
+      num_heads: see `load_tree`.
+
+    Raises:
+      UserError: see `load_tree`.
+    """
+    if not _is_dynamic(spec):
+        return load_tree(spec, num_heads)
+    num_nodes = _count(spec, spec.partition(":")[2], "N", 1, _MOST_DYNAMIC)
+    return DynamicTree(num_nodes) if num_nodes > 1 else build_tree([])
+
+
 def load_fitting_tree(spec: str, num_heads: int, num_tokens: int = 2**31) -> Tree:
     """The part of a tree that some heads can fill.
 
@@ -58,6 +81,10 @@ def load_fitting_tree(spec: str, num_heads: int, num_tokens: int = 2**31) -> Tre
     paths = load_tree(spec).paths()
     fits = [path for path in paths if len(path) <= num_heads and max(path) < num_tokens]
     return build_tree(fits)
+
+
+def _is_dynamic(spec: str) -> bool:
+    return spec.partition(":")[0] == "dynamic"
 
 
 @functools.cache
@@ -78,11 +105,11 @@ def _read_spec(spec: str) -> list[list[int]]:
         return paths[: _count(spec, number, "N", 1, len(paths) + 1) - 1]
     if spec.endswith(".json") or os.path.isfile(spec):
         return _read_file(spec)
-    guess = difflib.get_close_matches(name, [*preset_names(), "chain"], n=1)
+    guess = difflib.get_close_matches(name, [*preset_names(), "chain", "dynamic"], n=1)
     hint = f", did you mean {guess[0]}?" if guess else ";"
     raise UserError(
         f"unknown tree {spec!r}{hint} choose {', '.join(preset_names())}, one of them with :N "
-        "for its first N nodes, chain:K, or a JSON file"
+        "for its first N nodes, chain:K, dynamic:N, or a JSON file"
     )
 
 

@@ -60,7 +60,9 @@ class Lossless:
         offset_1M = 1 + jnp.arange(logits_BMV.shape[1], dtype=jnp.int32)[None]
         size = logits_BMV.shape[-1]
         noise_BMV = _noise(request, position_B[:, None] + offset_1M, size, token_V)
-        return logits_BMV / _divisor(request.numbers)[:, None, None] + noise_BMV
+        # Times the temperature, which changes no rank: noise that still stands for what the head
+        # does not know has the size that it has in training, 1.
+        return logits_BMV + noise_BMV * request.numbers.temperature_B[:, None, None]
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array

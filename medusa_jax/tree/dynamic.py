@@ -1,0 +1,32 @@
+"""A tree that is chosen anew at every step: only its size is known beforehand."""
+
+import dataclasses
+
+from medusa_jax.errors import UserError
+from medusa_jax.tree.build import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicTree:
+    """Stands where a `Tree` may: each step picks the nodes itself, from as many heads as there are.
+
+    Attributes:
+      R: nodes, root included.
+
+    Raises:
+      UserError: fewer than 2.
+    """
+
+    R: int
+
+    def __post_init__(self) -> None:
+        if self.R < 2:
+            raise UserError(f"a dynamic tree of {self.R} nodes: give it 2 or more, root included")
+
+
+AnyTree = Tree | DynamicTree
+
+
+def heads_used(tree: AnyTree, num_heads: int) -> int:
+    """How many of a model's heads a tree makes use of: the depth of a draft, at most."""
+    return min(num_heads, tree.R - 1) if isinstance(tree, DynamicTree) else tree.max_depth
