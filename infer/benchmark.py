@@ -10,6 +10,11 @@ which is checked.
   python -m infer.benchmark --dtypes float32 --trees mc_sim_7b_63:4,:8,chain:2 --output cpu.json
   python -m infer.benchmark --model FOLDER --medusa FOLDER --prompt_file questions.jsonl
 
+Exact sampling (--sampling SEEDS): tokens per step at temperatures from 0 to 1.3, with drafts that
+are ranked by the noise that will decide, and by the heads alone.
+
+  python -m infer.benchmark --sampling 2 --trees smollm2_135m_63 --prompt_file questions.jsonl
+
 Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
 bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
 nodes. A tree pays off when a step gains more in tokens (first mode) than it costs in time (this
@@ -19,6 +24,8 @@ mode).
   python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from absl import flags
@@ -26,6 +33,7 @@ from absl import flags
 from infer.bench import tables
 from infer.bench.checkpoint import CheckpointJob, measure_checkpoint
 from infer.bench.questions import QUESTIONS
+from infer.bench.sampling import SamplingJob, measure_sampling
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.bench.trees import DEFAULT_TREES, parse_trees
 from infer.prompts import read_prompt_file
@@ -76,6 +84,12 @@ _VERIFY = flags.DEFINE_boolean(
     "Compare every emitted token with the choice of the base model in float32, and report the "
     "largest difference of their logits.",
 )
+_SAMPLING = flags.DEFINE_integer(
+    "sampling",
+    None,
+    "Measure tokens per step of exact sampling, with so many answers to each prompt.",
+    lower_bound=1,
+)
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )
@@ -96,6 +110,7 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
 )
 
+_SAMPLING_TREE = "mc_sim_7b_63"
 _DTYPE_NAMES = ("float32", "bfloat16")
 _CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY)
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
@@ -108,11 +123,20 @@ def main(argv: list[str]) -> None:
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     around = environment("infer.benchmark")
     _warn_if_busy(around)
-    report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
-    report = {"mode": "shape" if _SHAPE.value else "checkpoint"} | around | report
+    mode, measure, show = _mode()
+    report = {"mode": mode} | around | measure()
     if target is not None:
         write_json(target, report)
-    (tables.print_shape if _SHAPE.value else tables.print_checkpoint)(report)
+    show(report)
+
+
+def _mode() -> tuple[str, Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]:
+    """Its name, what measures, and what prints."""
+    if _SHAPE.value:
+        return "shape", partial(_measure_shape, _SHAPE.value), tables.print_shape
+    if _SAMPLING.value:
+        return "sampling", partial(_measure_sampling, _SAMPLING.value), tables.print_sampling
+    return "checkpoint", _measure_checkpoint, tables.print_checkpoint
 
 
 def _warn_if_busy(around: dict[str, Any]) -> None:
@@ -159,6 +183,20 @@ def _measure_checkpoint() -> dict[str, Any]:
         verify=_VERIFY.value,
     )
     return measure_checkpoint(job)
+
+
+def _measure_sampling(seeds: int) -> dict[str, Any]:
+    setup_compilation_cache()
+    job = SamplingJob(
+        model=_MODEL.value,
+        medusa=_MEDUSA.value,
+        prompts=_prompts(),
+        tree=(_trees() or [_SAMPLING_TREE])[0],
+        dtype=_dtypes("float32")[0],
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+        seeds=seeds,
+    )
+    return measure_sampling(job)
 
 
 def _prompts() -> list[Prompt]:

@@ -83,7 +83,8 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
             answers = _answers(lm, job, encoded, temperature, job.tree, rule, bar, task)
             same = [a[0] == b[0] for a, b in zip(answers, plain[temperature], strict=True)]
             rows.append(_row(temperature, aware, answers, same, rows[0] if rows else None))
-    return {"settings": dataclasses.asdict(job), "rows": rows}
+    settings = dataclasses.asdict(job) | {"prompts": len(job.prompts)}
+    return {"settings": settings, "rows": rows}
 
 
 def _answers(

@@ -47,6 +47,44 @@ def print_shape(report: dict[str, Any]) -> None:
             _print_experiment(f"{name}, {dtype}", answer)
 
 
+def print_sampling(report: dict[str, Any]) -> None:
+    """The rows of `measure_sampling`."""
+    settings = report["settings"]
+    columns = (
+        "temperature",
+        "drafts know the noise",
+        "tok/step",
+        "95 %",
+        "of greedy",
+        "95 %",
+        "same",
+    )
+    title = _title(report, f"{settings['tree']}, {settings['dtype']}, {{prompts}} prompts")
+    _print(title, columns, [_sampling_row(row) for row in report["rows"]])
+    _print_lines(
+        "tok/step: tokens per step, with bootstrap intervals over prompts. of greedy: over that of "
+        "temperature 0. same: tokens as plain decoding gives with the same seed, or how many "
+        "prompts differ.",
+    )
+
+
+def _sampling_row(row: dict[str, Any]) -> list[str]:
+    different = len(row["different_prompts"])
+    return [
+        f"{row['temperature']:g}",
+        "yes" if row["noise_in_drafts"] else "no",
+        f"{row['tokens_per_step']:.3f}",
+        _interval(row["interval"]),
+        f"{row['vs_greedy']:.3f}" if "vs_greedy" in row else "",
+        _interval(row["vs_greedy_interval"]) if "vs_greedy" in row else "",
+        "yes" if not different else f"no ({different})",
+    ]
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+
+
 def _checkpoint_row(row: dict[str, Any]) -> list[str]:
     different = len(row["different_prompts"])
     return [
