@@ -10,6 +10,11 @@ which is checked.
   python -m infer.benchmark --dtypes float32 --trees mc_sim_7b_63:4,:8,chain:2 --output cpu.json
   python -m infer.benchmark --model FOLDER --medusa FOLDER --prompt_file questions.jsonl
 
+A queue of prompts with budgets of different sizes (--batches ROWS): the throughput of rows that are
+refilled as they end, of batches that stay together, and of transformers' batches.
+
+  python -m infer.benchmark --batches 8 --prompt_file questions.jsonl
+
 Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
 bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
 nodes. A tree pays off when a step gains more in tokens (first mode) than it costs in time (this
@@ -19,11 +24,14 @@ mode).
   python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from absl import flags
 
 from infer.bench import tables
+from infer.bench.batches import BatchesJob, measure_batches
 from infer.bench.checkpoint import CheckpointJob, measure_checkpoint
 from infer.bench.questions import QUESTIONS
 from infer.bench.steps import ShapeJob, measure_shape
@@ -76,6 +84,13 @@ _VERIFY = flags.DEFINE_boolean(
     "Compare every emitted token with the choice of the base model in float32, and report the "
     "largest difference of their logits.",
 )
+_BATCHES = flags.DEFINE_integer(
+    "batches",
+    None,
+    "Measure the throughput of 64 prompts with budgets from 16 to 256 tokens on this many rows: "
+    "rows that are refilled as they end against batches that stay together.",
+    lower_bound=1,
+)
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )
@@ -97,7 +112,8 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _DTYPE_NAMES = ("float32", "bfloat16")
-_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY)
+_ANSWERS_FLAGS = (_MAX_NEW_TOKENS, _VERIFY)
+_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, *_ANSWERS_FLAGS)
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
 
 
@@ -108,11 +124,20 @@ def main(argv: list[str]) -> None:
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     around = environment("infer.benchmark")
     _warn_if_busy(around)
-    report = _measure_shape(_SHAPE.value) if _SHAPE.value else _measure_checkpoint()
-    report = {"mode": "shape" if _SHAPE.value else "checkpoint"} | around | report
+    mode, measure, show = _mode()
+    report = {"mode": mode} | around | measure()
     if target is not None:
         write_json(target, report)
-    (tables.print_shape if _SHAPE.value else tables.print_checkpoint)(report)
+    show(report)
+
+
+def _mode() -> tuple[str, Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]:
+    """Its name, what measures, and what prints."""
+    if _SHAPE.value:
+        return "shape", partial(_measure_shape, _SHAPE.value), tables.print_shape
+    if _BATCHES.value:
+        return "batches", partial(_measure_batches, _BATCHES.value), tables.print_batches
+    return "checkpoint", _measure_checkpoint, tables.print_checkpoint
 
 
 def _warn_if_busy(around: dict[str, Any]) -> None:
@@ -122,10 +147,15 @@ def _warn_if_busy(around: dict[str, Any]) -> None:
 
 
 def _check_flags() -> None:
-    for flag in _CHECKPOINT_FLAGS if _SHAPE.value else _SHAPE_FLAGS:
+    for flag in (*_CHECKPOINT_FLAGS, _BATCHES) if _SHAPE.value else _SHAPE_FLAGS:
         if flag.present:
             alone = "without" if _SHAPE.value else "with"
             raise UserError(f"--{flag.name} only works {alone} --shape: see --help")
+    for flag in _ANSWERS_FLAGS if _BATCHES.value else ():
+        if flag.present:
+            raise UserError(f"--{flag.name} only works without --batches: see --help")
+    if _BATCHES.value and len(_DTYPES.value or ()) > 1:
+        raise UserError("--batches measures one number format: give --dtypes only one")
     for dtype in _DTYPES.value or ():
         if dtype not in _DTYPE_NAMES:
             raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(_DTYPE_NAMES)}")
@@ -159,6 +189,20 @@ def _measure_checkpoint() -> dict[str, Any]:
         verify=_VERIFY.value,
     )
     return measure_checkpoint(job)
+
+
+def _measure_batches(rows: int) -> dict[str, Any]:
+    setup_compilation_cache()
+    job = BatchesJob(
+        model=_MODEL.value,
+        medusa=_MEDUSA.value,
+        prompts=_prompts(),
+        trees=_trees(),
+        dtype=_dtypes("float32")[0],
+        batch_size=rows,
+        rounds=_ROUNDS.value,
+    )
+    return measure_batches(job)
 
 
 def _prompts() -> list[Prompt]:
