@@ -15,6 +15,11 @@ are ranked by the noise that will decide, and by the heads alone.
 
   python -m infer.benchmark --sampling 2 --trees smollm2_135m_63 --prompt_file questions.jsonl
 
+A queue of prompts with budgets of different sizes (--batches ROWS): the throughput of rows that are
+refilled as they end, of batches that stay together, and of transformers' batches.
+
+  python -m infer.benchmark --batches 8 --prompt_file questions.jsonl
+
 Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
 bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
 nodes. A tree pays off when a step gains more in tokens (first mode) than it costs in time (this
@@ -31,6 +36,7 @@ from typing import Any
 from absl import flags
 
 from infer.bench import tables
+from infer.bench.batches import BatchesJob, measure_batches
 from infer.bench.checkpoint import CheckpointJob, measure_checkpoint
 from infer.bench.questions import QUESTIONS
 from infer.bench.sampling import SamplingJob, measure_sampling
@@ -90,6 +96,13 @@ _SAMPLING = flags.DEFINE_integer(
     "Measure tokens per step of exact sampling, with so many answers to each prompt.",
     lower_bound=1,
 )
+_BATCHES = flags.DEFINE_integer(
+    "batches",
+    None,
+    "Measure the throughput of 64 prompts with budgets from 16 to 256 tokens on this many rows: "
+    "rows that are refilled as they end against batches that stay together.",
+    lower_bound=1,
+)
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )
@@ -112,7 +125,8 @@ _OUTPUT = flags.DEFINE_string(
 
 _SAMPLING_TREE = "mc_sim_7b_63"
 _DTYPE_NAMES = ("float32", "bfloat16")
-_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY)
+_ANSWERS_FLAGS = (_MAX_NEW_TOKENS, _VERIFY)
+_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, *_ANSWERS_FLAGS)
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
 
 
@@ -136,6 +150,8 @@ def _mode() -> tuple[str, Callable[[], dict[str, Any]], Callable[[dict[str, Any]
         return "shape", partial(_measure_shape, _SHAPE.value), tables.print_shape
     if _SAMPLING.value:
         return "sampling", partial(_measure_sampling, _SAMPLING.value), tables.print_sampling
+    if _BATCHES.value:
+        return "batches", partial(_measure_batches, _BATCHES.value), tables.print_batches
     return "checkpoint", _measure_checkpoint, tables.print_checkpoint
 
 
@@ -146,10 +162,15 @@ def _warn_if_busy(around: dict[str, Any]) -> None:
 
 
 def _check_flags() -> None:
-    for flag in _CHECKPOINT_FLAGS if _SHAPE.value else _SHAPE_FLAGS:
+    for flag in (*_CHECKPOINT_FLAGS, _BATCHES) if _SHAPE.value else _SHAPE_FLAGS:
         if flag.present:
             alone = "without" if _SHAPE.value else "with"
             raise UserError(f"--{flag.name} only works {alone} --shape: see --help")
+    for flag in _ANSWERS_FLAGS if _BATCHES.value else ():
+        if flag.present:
+            raise UserError(f"--{flag.name} only works without --batches: see --help")
+    if _BATCHES.value and len(_DTYPES.value or ()) > 1:
+        raise UserError("--batches measures one number format: give --dtypes only one")
     for dtype in _DTYPES.value or ():
         if dtype not in _DTYPE_NAMES:
             raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(_DTYPE_NAMES)}")
@@ -197,6 +218,20 @@ def _measure_sampling(seeds: int) -> dict[str, Any]:
         seeds=seeds,
     )
     return measure_sampling(job)
+
+
+def _measure_batches(rows: int) -> dict[str, Any]:
+    setup_compilation_cache()
+    job = BatchesJob(
+        model=_MODEL.value,
+        medusa=_MEDUSA.value,
+        prompts=_prompts(),
+        trees=_trees(),
+        dtype=_dtypes("float32")[0],
+        batch_size=rows,
+        rounds=_ROUNDS.value,
+    )
+    return measure_batches(job)
 
 
 def _prompts() -> list[Prompt]:

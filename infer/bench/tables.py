@@ -31,6 +31,29 @@ def print_checkpoint(report: dict[str, Any]) -> None:
     )
 
 
+def print_batches(report: dict[str, Any]) -> None:
+    """The rows of `measure_batches`."""
+    columns = ("decoder", "batches", "tokens", "tok/s", "x first", "same")
+    rows = [
+        [
+            row["tree"] or row["decoder"],
+            row["batches"],
+            str(row["num_new_tokens"]),
+            f"{row['tokens_per_second']:.1f}",
+            _times(row["vs_first"]),
+            _same(row["different_prompts"]),
+        ]
+        for row in report["rows"]
+    ]
+    title = "{dtype}, {batch_size} rows, medians of {rounds} rounds"
+    _print(_title(report, title), columns, rows)
+    _print_lines(
+        "tok/s: with the prefill, without compiling. same: tokens as the first way gives, or how "
+        "many prompts differ.",
+        *(f"Note: {note}." for note in report["notes"]),
+    )
+
+
 def print_shape(report: dict[str, Any]) -> None:
     """The rows of `measure_shape`, and the experiments' answers."""
     columns = ("decoder", "nodes", "heads", "dtype", "step ms", "step cost", "GB/s", "of a copy")
@@ -86,7 +109,6 @@ def _interval(bounds: Sequence[float]) -> str:
 
 
 def _checkpoint_row(row: dict[str, Any]) -> list[str]:
-    different = len(row["different_prompts"])
     return [
         row["tree"] or row["decoder"],
         str(row["nodes"]),
@@ -97,7 +119,7 @@ def _checkpoint_row(row: dict[str, Any]) -> list[str]:
         _times(row["speedup_vs_autoregressive"]),
         _times(row["speedup_vs_transformers"]),
         f"{row['prefill_ms']:.1f}",
-        "yes" if row["identical"] else f"no ({different})",
+        _same(row["different_prompts"]),
     ]
 
 
@@ -136,6 +158,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return "-" if value is None else str(value)
+
+
+def _same(different_prompts: list[int]) -> str:
+    return f"no ({len(different_prompts)})" if different_prompts else "yes"
 
 
 def _times(value: float | None) -> str:

@@ -19,7 +19,7 @@ def missing_reason(config: LlamaConfig, path: Path) -> str | None:
     """Why there is nothing to compare with here; None: there is."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed (pip install 'medusa-jax[parity]')"
-    if jax.default_backend() != "cpu" and not _torch().cuda.is_available():
+    if jax.default_backend() != "cpu" and not torch_module().cuda.is_available():
         return f"this torch cannot use the {jax.default_backend()} that JAX runs on"
     is_llama = not (config.qk_norm or config.windows) and config.qkv_bias == config.o_bias
     if path.is_file() and not is_llama:
@@ -35,10 +35,10 @@ def transformers_contender(lm: MedusaLM, path: Path, max_new_tokens: int) -> Con
       path: folder or GGUF file that it was loaded from.
       max_new_tokens: as ours: less where the context ends.
     """
-    torch = _torch()
+    torch = torch_module()
     torch.set_num_threads(cores())
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    model = _load(lm, path).to(device).eval()
+    model = load_torch(lm, path).to(device).eval()
 
     def generate(ids: list[int], limit: int) -> Answer:
         limit = min(limit, lm.config.max_position - len(ids))
@@ -49,7 +49,7 @@ def transformers_contender(lm: MedusaLM, path: Path, max_new_tokens: int) -> Con
             output = model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                generation_config=_generation_config(lm, limit),
+                generation_config=generation_config(lm, limit),
                 streamer=clock,
             )
         token_ids = output[0, len(ids) :].tolist()
@@ -77,7 +77,8 @@ class _FirstToken:
         pass
 
 
-def _generation_config(lm: MedusaLM, limit: int) -> Any:
+def generation_config(lm: MedusaLM, limit: int) -> Any:
+    """Greedy decoding of up to `limit` tokens, ended by the ids that end ours."""
     import transformers
 
     return transformers.GenerationConfig(
@@ -90,14 +91,15 @@ def _generation_config(lm: MedusaLM, limit: int) -> Any:
     )
 
 
-def _load(lm: MedusaLM, path: Path) -> Any:
+def load_torch(lm: MedusaLM, path: Path) -> Any:
+    """transformers' model; `lm`'s own parameters when `path` is a GGUF file."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if path.is_dir():
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(_torch(), lm.dtype), local_files_only=True
+            path, dtype=getattr(torch_module(), lm.dtype), local_files_only=True
         )
     else:
         model = to_transformers(lm.config, lm.params, lm.dtype)
@@ -106,5 +108,6 @@ def _load(lm: MedusaLM, path: Path) -> Any:
     return model
 
 
-def _torch() -> Any:
+def torch_module() -> Any:
+    """torch, which is imported when it is needed."""
     return importlib.import_module("torch")

@@ -28,4 +28,7 @@ def test_both_processes_read_the_tokens_that_one_decodes(tmp_path):
     ]
     outputs_of(processes, seconds=240)
     texts = [json.loads(file.read_text()) for file in files]
-    assert texts[0] == texts[1] == rows(decoded(tiny_lm(), PROMPTS, [20] * 3))
+    whole = rows(decoded(tiny_lm(), PROMPTS, [20] * 3))
+    budgets = [20, 3, 9, 20, 5, 20]
+    refilled = [row[:budget] for row, budget in zip(whole * 2, budgets, strict=True)]
+    assert texts[0] == texts[1] == [whole, refilled]

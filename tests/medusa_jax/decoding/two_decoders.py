@@ -13,7 +13,7 @@ import jax
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.io.placement import place_params
 from medusa_jax.sharding import make_mesh
-from tests.medusa_jax.decoding.batches import PROMPTS, rows
+from tests.medusa_jax.decoding.batches import PROMPTS, queued, rows
 from tests.medusa_jax.tiny import tiny_lm
 
 
@@ -31,7 +31,8 @@ def main(number: str, port: str, file: str) -> None:
     )
     runtime = make_runtime(lm)
     state = runtime.advance(runtime.start(make_request([20] * 3), PROMPTS)).state
-    Path(file).write_text(json.dumps(rows(state)))
+    refilled = queued(lm, PROMPTS * 2, [20, 3, 9, 20, 5, 20], 2)
+    Path(file).write_text(json.dumps([rows(state), refilled]))
 
 
 if __name__ == "__main__":
