@@ -121,10 +121,10 @@ def _forward(llama: Llama, params: Any, token_BT: jax.Array) -> jax.Array:
 
 
 def _labels(ids: np.ndarray, first: int, num_heads: int) -> np.ndarray:
-    """int64 [T, M], the token m + 2 after each position that writes the reply, or NO_LABEL."""
-    ahead = range(1, num_heads + 1)
-    label_M = [np.pad(ids[first + m :], (0, m), constant_values=NO_LABEL) for m in ahead]
-    return np.stack(label_M, axis=1).astype(np.int64)
+    """int64 [T, M], the token m + 1 after each of the reply's, or NO_LABEL."""
+    num = len(ids) - first
+    padded = np.pad(ids[first:].astype(np.int64), (0, num_heads), constant_values=NO_LABEL)
+    return np.stack([padded[m : m + num] for m in range(1, num_heads + 1)], axis=1)
 
 
 def _draft_ids(lm: MedusaLM, label_TM: np.ndarray) -> np.ndarray:
