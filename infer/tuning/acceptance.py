@@ -7,7 +7,7 @@ the noise that will decide (`Rule.rank`), so the same is true at any temperature
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import medusa_jax
-from medusa_jax import Generation, GenerationConfig, MedusaLM
+from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.chat import Encoded
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding.options import make_rule, rule_numbers
@@ -32,13 +32,6 @@ NO_LABEL = -1
 _BLOCK = 64  # positions whose logits exist at the same time
 _MIN_WIDTH = 64
 _BATCH = 8
-
-
-def answers(
-    lm: MedusaLM, prompts: Sequence[Encoded], config: GenerationConfig
-) -> Iterator[tuple[int, Generation]]:
-    """The model's own answers, with their prompts' indices, as they are done."""
-    return enumerate(medusa_jax.generate_batches(lm, prompts, batch_size=_BATCH, **vars(config)))
 
 
 def label_ranks(
@@ -85,24 +78,33 @@ def label_ranks(
                 _draft_ids(lm, label_TM[at_T - first]),
             )
         )
+    if not parts:
+        return np.zeros((0, M), np.int64)
     rank_TM = np.concatenate(jax.device_get(parts))[: len(reply)].astype(np.int64)
     return np.where(label_TM == NO_LABEL, NO_LABEL, rank_TM)
 
 
 def measure(
-    lm: MedusaLM,
-    prompts: Sequence[Encoded],
-    config: GenerationConfig,
-    advance: Callable[[], None],
-) -> list[np.ndarray]:
-    """`label_ranks` of the model's answers to some prompts, in the order in which they are done."""
-    ranks = []
-    for index, answer in answers(lm, prompts, config):
-        if answer.token_ids:
-            ids = prompts[index].ids
-            ranks.append(label_ranks(lm, ids, answer.token_ids, config, index))
-        advance()
-    return ranks
+    lm: MedusaLM, prompts: Sequence[Encoded], numbers: Sequence[int], config: GenerationConfig
+) -> Iterator[tuple[int, np.ndarray]]:
+    """`label_ranks` of the model's answers to some prompts.
+
+    Args:
+      lm: a model with heads.
+      prompts: all of them.
+      numbers: of those that shall be answered.
+      config: how to answer.
+
+    Yields:
+      A prompt's number and its ranks, as soon as they are there.
+    """
+    wanted = [prompts[number] for number in numbers]
+    answers = medusa_jax.generate_as_done(
+        lm, wanted, batch_size=min(_BATCH, max(len(wanted), 1)), numbers=numbers, **vars(config)
+    )
+    for index, answer in answers:
+        ids, number = wanted[index].ids, numbers[index]
+        yield number, label_ranks(lm, ids, answer.token_ids, config, number)
 
 
 def _hidden(lm: MedusaLM, ids: np.ndarray) -> np.ndarray:

@@ -8,13 +8,16 @@ import numpy as np
 
 from medusa_jax.chat import Encoded
 from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.auto import auto_steering
 from medusa_jax.decoding.engine import Engine
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.results import Answer, StreamEvent
 from medusa_jax.decoding.runtime import Clock, make_request
 from medusa_jax.decoding.state import Request
+from medusa_jax.decoding.steering import Steering
 from medusa_jax.model import MedusaLM
+from medusa_jax.tree.build import build_tree
 
 # A stop text is noticed after the call that gave it: calls are short where there are some.
 _STEPS_TO_A_STOP = 8
@@ -48,7 +51,8 @@ def answer_all(
 
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
-    tree = lm.resolve_tree(job.config.tree)
+    steering = _steering(lm, job)
+    tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
     if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
 
@@ -61,6 +65,7 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         request,
         clock=clock,
         most_steps=most_steps,
+        steering=steering,
     )
 
 
@@ -92,6 +97,12 @@ def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray
 
 def _together(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
+def _steering(lm: MedusaLM, job: Job) -> Steering | None:
+    """Of a tree that is to be chosen; None: it is given."""
+    if not lm.is_auto(job.config.tree):
+        return None
+    longest = max(len(ticket.ids) + ticket.budget for ticket in tickets(lm, job))
+    return auto_steering(lm, job.config, job.batch_size, longest)
 
 
 def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:

@@ -111,6 +111,40 @@ def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) ->
     )
 
 
+def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
+    """The same batch for another drafter: the next step has the roots alone, in its draft's shape.
+
+    Args:
+      decoder: with the new drafter.
+      params: {"backbone", "drafter"}, of the new drafter too.
+      state: made with another one; its cache has room for the deeper of both.
+    """
+    batch = state.done_B.shape[0]
+    zero_B = jnp.zeros((batch,), jnp.int32)
+    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
+    like: Draft = jax.eval_shape(
+        lambda *args: _draft(decoder, *args), params, state.request, zero_B, hidden_BD, zero_B
+    )
+    padding = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    draft = dataclasses.replace(
+        padding,
+        token_BR=padding.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
+        mask_BRR=jnp.broadcast_to(jnp.eye(like.mask_BRR.shape[1], dtype=bool), like.mask_BRR.shape),
+    )
+    size = _output_size(decoder, state.cache.capacity)
+
+    def resized(x_BO: jax.Array) -> jax.Array:
+        more = max(size - x_BO.shape[1], 0)
+        return jnp.pad(x_BO, ((0, 0), (0, more)))[:, :size]
+
+    return dataclasses.replace(
+        state,
+        draft=draft,
+        output_BO=resized(state.output_BO),
+        made_at_BO=resized(state.made_at_BO),
+    )
+
+
 def decode(
     decoder: Decoder,
     params: Any,

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 
 from medusa_jax.environment import cores, cpu_model
 from medusa_jax.errors import UserError
@@ -28,7 +27,7 @@ def acceptance_file(model: Path, heads: Path) -> Path:
     return _file("acceptance", {"model": _identity(model), "heads": _identity(heads)})
 
 
-def times_file(model: Path, heads: Path, device: jax.Device) -> Path:
+def times_file(model: Path, heads: Path, device: Any) -> Path:
     """Where step times on this kind of device are kept in the cache."""
     about = {
         "model": _identity(model),
@@ -40,7 +39,7 @@ def times_file(model: Path, heads: Path, device: jax.Device) -> Path:
     return _file("times", about)
 
 
-def read_measured(model: Path, heads: Path, device: jax.Device) -> Measured:
+def read_measured(model: Path, heads: Path, device: Any) -> Measured:
     """What is known of a model with its heads on this device.
 
     Args:
@@ -58,8 +57,10 @@ def read_measured(model: Path, heads: Path, device: jax.Device) -> Measured:
         content = read_content(file)
         if acceptance is None and content is not None:
             acceptance = _parse(file, Acceptance.from_json, content.get("acceptance"))
-    content = read_content(times_file(model, heads, device)) or {}
-    return Measured(acceptance, _times(times_file(model, heads, device), content))
+    file = times_file(model, heads, device)
+    content = read_content(file) or {}
+    times, fastest = _times(file, content), content.get("fastest")
+    return Measured(acceptance, times, fastest if fastest in times else None)
 
 
 def read_content(file: Path) -> dict[str, Any] | None:

@@ -66,10 +66,12 @@ class Measured:
     Attributes:
       acceptance: of the heads' guesses; None: never measured.
       times: of steps on this machine, in seconds, by dtype.
+      fastest: dtype of the fastest decoding of one row; None: not measured.
     """
 
     acceptance: Acceptance | None = None
     times: Mapping[str, StepTimes] = dataclasses.field(default_factory=dict)
+    fastest: str | None = None
 
 
 def times_to_json(points: Sequence[Point]) -> list[list[float]]:

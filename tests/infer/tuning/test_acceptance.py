@@ -43,13 +43,14 @@ def test_the_end_of_a_reply_has_no_labels(lm):
     ]
 
 
-def test_every_prompt_is_measured(lm):
-    seen = []
+def test_the_wanted_prompts_are_measured(lm):
     prompts = [encode_prompt(lm, prompt) for prompt in PROMPTS]
-    config = medusa_jax.GenerationConfig(max_new_tokens=9)
-    ranks = measure(lm, prompts, config, lambda: seen.append(1))
-    assert len(seen) == 3
-    assert [len(rank_TM) for rank_TM in ranks] == [9, 9, 9]
+    config = medusa_jax.GenerationConfig(max_new_tokens=9, temperature=1.0)
+    every = dict(measure(lm, prompts, [0, 1, 2], config))
+    assert [len(every[number]) for number in range(3)] == [9, 9, 9]
+    some = dict(measure(lm, prompts, [2], config))  # a prompt keeps its noise
+    assert list(some) == [2]
+    np.testing.assert_array_equal(some[2], every[2])
 
 
 def test_a_walk_by_hand():
