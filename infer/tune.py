@@ -19,10 +19,10 @@ Examples:
   One prompt at a time only, with the numbers in a file:
     python -m infer.tune --batch_sizes 1 --output tuned.json
 
-Every point is kept when it is measured: after an interruption, rerun the command to go on. On a CPU
-both dtypes are measured, and the faster one becomes the default of this model there. bfloat16 rounds
-to three digits: now and then the second most likely token comes first, and trees of different sizes
-may then give different texts, which in float32 are the same.
+Every point is kept when it is measured: after an interruption, rerun the command to go on. On a
+CPU both dtypes are measured, and the faster one becomes the default of this model there. bfloat16
+rounds to three digits: where two tokens are nearly as likely, trees of different sizes may choose
+differently, which in float32 they do not.
 """
 
 import dataclasses

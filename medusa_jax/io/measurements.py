@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-
 from medusa_jax.environment import cores, cpu_model
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
