@@ -19,6 +19,7 @@ from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.decoding.steering import Call, OneTree, Plan, Steering
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.pad import padded
 from medusa_jax.tuning.choose import Choice, choice
 from medusa_jax.tuning.policy import Policy
 from medusa_jax.tuning.prospect import Prospect
@@ -40,7 +41,9 @@ def auto_choice(lm: MedusaLM, config: GenerationConfig, batch: int, longest: int
     return _prospect(lm, config, batch).choose(cache_slots(longest))
 
 
-def auto_steering(lm: MedusaLM, config: GenerationConfig, batch: int, longest: int) -> Steering:
+def auto_steering(
+    lm: MedusaLM, config: GenerationConfig, batch: int, longest: int, *, logprobs: bool = False
+) -> Steering:
     """What steers the engine with `tree="auto"`.
 
     The text of typical acceptance depends on the tree, and processes that share a model must make
@@ -48,18 +51,18 @@ def auto_steering(lm: MedusaLM, config: GenerationConfig, batch: int, longest: i
 
     Args:
       lm, config, batch, longest: see `auto_choice`.
+      logprobs: see `make_runtime`.
     """
-    runtime = make_runtime(lm, build_tree([]), make_rule(config, build_tree([])))
-    if config.rule == "typical" or runtime.is_shared:
+    if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
         nodes = auto_choice(lm, config, batch, longest).nodes
         tree = _prospect(lm, config, batch).trees[nodes]
-        return OneTree(make_runtime(lm, tree, make_rule(config, tree)))
-    key = (config.rule, _temperature(config), batch)
+        return OneTree(make_runtime(lm, tree, make_rule(config, tree), logprobs=logprobs))
+    key = (config.rule, _temperature(config), batch, logprobs)
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
     known = _LEARNED.setdefault(lm, {})
     if key in known and all(map(operator.is_, leaves, known[key].leaves)):
         return known[key]
-    known[key] = AutoTree(lm, config, batch)
+    known[key] = AutoTree(lm, config, batch, logprobs)
     if not all(isinstance(x, jax.Array) for x in leaves):
         return known.pop(key)  # NumPy's arrays can change their values
     return known[key]
@@ -73,18 +76,19 @@ class AutoTree:
       choice: of the last plan.
     """
 
-    def __init__(self, lm: MedusaLM, config: GenerationConfig, batch: int):
+    def __init__(self, lm: MedusaLM, config: GenerationConfig, batch: int, logprobs: bool):
         """Begins with what is predicted.
 
         Args:
           lm: the model.
           config: of which the rule and the temperature count.
           batch: rows decoded at once.
+          logprobs: see `make_runtime`.
         """
         self.leaves = jax.tree.leaves((lm.params, lm.heads_params))
         self.choice: Choice | None = None
         self._lm = weakref.ref(lm)
-        self._config = config
+        self._config, self._logprobs = config, logprobs
         self._prospect = _prospect(lm, config, batch)
         self._policy = Policy(self._prospect.belief)
         self._runtimes: dict[int, Runtime] = {}
@@ -154,7 +158,8 @@ class AutoTree:
             alike = (r for r in self._runtimes.values() if _depth(r) == tree.max_depth)
             runtime = next(alike, None) if tree.max_depth else None
             if runtime is None:
-                runtime = make_runtime(lm, tree, make_rule(self._config, tree))
+                rule = make_rule(self._config, tree)
+                runtime = make_runtime(lm, tree, rule, logprobs=self._logprobs)
             self._runtimes[nodes] = _with_tree(runtime, tree) if tree.max_depth else runtime
         return self._runtimes[nodes]
 
@@ -167,9 +172,9 @@ def _with_tree(runtime: Runtime, tree: Tree) -> Runtime:
     """The same with another tree of the same depth."""
     drafter: Any = runtime.decoder.drafter
     assert isinstance(drafter, MedusaDrafter)
-    decoder = dataclasses.replace(
-        runtime.decoder, drafter=dataclasses.replace(drafter, top_k=tree.top_k)
-    )
+    tree = padded(tree, drafter.proposer.heads.vocab_size)
+    proposer = dataclasses.replace(drafter.proposer, top_k=tree.top_k)
+    decoder = dataclasses.replace(runtime.decoder, drafter=MedusaDrafter(proposer))
     params = {**runtime.params, "drafter": {**runtime.params["drafter"], "tree": runtime.put(tree)}}
     return dataclasses.replace(runtime, decoder=decoder, params=params, shapes=abstract(params))
 

@@ -51,7 +51,8 @@ def answer_all(
 
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
-    steering = _steering(lm, job)
+    logprobs = any(config.logprobs for config in job.configs)
+    steering = _steering(lm, job, logprobs)
     tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
     if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
@@ -60,7 +61,7 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
     return Engine(
-        prepared(lm, tree, make_rule(job.config, tree), any(c.logprobs for c in job.configs)),
+        prepared(lm, tree, make_rule(job.config, tree), logprobs),
         _together([_request(lm, job, None)] * job.batch_size),
         request,
         clock=clock,
@@ -97,12 +98,14 @@ def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray
 
 def _together(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
-def _steering(lm: MedusaLM, job: Job) -> Steering | None:
+
+
+def _steering(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
     """Of a tree that is to be chosen; None: it is given."""
     if not lm.is_auto(job.config.tree):
         return None
-    longest = max(len(ticket.ids) + ticket.budget for ticket in tickets(lm, job))
-    return auto_steering(lm, job.config, job.batch_size, longest)
+    longest = max((len(t.ids) + t.budget for t in tickets(lm, job)), default=1)
+    return auto_steering(lm, job.config, job.batch_size, longest, logprobs=logprobs)
 
 
 def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:

@@ -96,19 +96,8 @@ def insert(
 def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) -> DecodeState:
     """The same batch with a cache of `capacity` slots, no fewer than before."""
     del params
-    probs = state.logprobs
-    more = _output_size(decoder, capacity) - state.output_BO.shape[1]
-
-    def longer(x_BO: jax.Array) -> jax.Array:
-        return jnp.pad(x_BO, ((0, 0), (0, more)))
-
-    return dataclasses.replace(
-        state,
-        cache=kv_cache.grown(state.cache, capacity),
-        output_BO=longer(state.output_BO),
-        made_at_BO=longer(state.made_at_BO),
-        logprobs=probs and dataclasses.replace(probs, output_BO=longer(probs.output_BO)),
-    )
+    state = dataclasses.replace(state, cache=kv_cache.grown(state.cache, capacity))
+    return _resized(state, _output_size(decoder, capacity))
 
 
 def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
@@ -131,17 +120,22 @@ def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
         token_BR=padding.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
         mask_BRR=jnp.broadcast_to(jnp.eye(like.mask_BRR.shape[1], dtype=bool), like.mask_BRR.shape),
     )
-    size = _output_size(decoder, state.cache.capacity)
+    state = dataclasses.replace(state, draft=draft)
+    return _resized(state, _output_size(decoder, state.cache.capacity))
+
+
+def _resized(state: DecodeState, size: int) -> DecodeState:
+    """With this many slots for emitted tokens, of which enough are left."""
 
     def resized(x_BO: jax.Array) -> jax.Array:
-        more = max(size - x_BO.shape[1], 0)
-        return jnp.pad(x_BO, ((0, 0), (0, more)))[:, :size]
+        return jnp.pad(x_BO, ((0, 0), (0, max(size - x_BO.shape[1], 0))))[:, :size]
 
+    probs = state.logprobs
     return dataclasses.replace(
         state,
-        draft=draft,
         output_BO=resized(state.output_BO),
         made_at_BO=resized(state.made_at_BO),
+        logprobs=probs and dataclasses.replace(probs, output_BO=resized(probs.output_BO)),
     )
 
 

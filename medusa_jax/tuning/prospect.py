@@ -99,9 +99,4 @@ def _trees(rates: Rates, num_tokens: int) -> dict[int, Tree]:
     sizes = [n for n in SIZES if PLAIN < n <= most + 1]
     paths = best_tree(rates, sizes[-1] - 1) if sizes else []
     trees = {n: build_tree(paths[: n - 1]) for n in sizes}
-    return {n: _rounded(t, num_tokens) for n, t in trees.items() if t.top_k <= num_tokens}
-
-
-def _rounded(tree: Tree, most: int) -> Tree:
-    """The same with few numbers of ranks, so that trees of other rates share its programs."""
-    return dataclasses.replace(tree, top_k=min(1 << (tree.top_k - 1).bit_length(), most))
+    return {n: tree for n, tree in trees.items() if tree.top_k <= num_tokens}
