@@ -72,8 +72,8 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 _TREES = flags.DEFINE_string(
     "trees",
     None,
-    "Trees to compare, separated by commas: NAME:N (the first N nodes of a preset), NAME, chain:K "
-    "or a JSON file; a bare :N repeats the name before it. Default: those of "
+    "Trees to compare, separated by commas: auto, NAME:N (the first N nodes of a preset), NAME, "
+    "chain:K or a JSON file; a bare :N repeats the name before it. Default: those of "
     f"{DEFAULT_TREES} that the model has heads for; with --shape, 8 to 128 nodes.",
 )
 _DTYPES = flags.DEFINE_list(

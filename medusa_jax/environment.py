@@ -43,7 +43,7 @@ def environment(module: str, arguments: Sequence[str] = sys.argv[1:]) -> dict[st
             "count": jax.device_count(),
             "runtime": " ".join(device.client.platform_version.split()),
         },
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": cores(),
         "load_average": os.getloadavg()[0],
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
@@ -57,7 +57,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Name of the processor, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

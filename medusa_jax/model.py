@@ -9,6 +9,11 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 from medusa_jax.tree.presets import load_any_tree
+from medusa_jax.tuning.measured import Measured
+from medusa_jax.tuning.prospect import Prospect, prospect
+
+AUTO = "auto"
+_SHORT = 256  # slots of the cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +29,9 @@ class MedusaLM:
       eos_ids: token ids that end a reply.
       dtype: compute and parameter dtype, "float32" or "bfloat16".
       tree: what each step proposes unless a call says otherwise.
+      measured: what is known of acceptance, and of step times on this machine.
+      auto: unless a call says otherwise, decoding chooses the tree (`medusa_jax.decoding.auto`);
+        `tree` is what it would choose for one row of a short text.
     """
 
     config: LlamaConfig
@@ -34,6 +42,8 @@ class MedusaLM:
     eos_ids: tuple[int, ...]
     dtype: str
     tree: AnyTree
+    measured: Measured = dataclasses.field(default_factory=Measured)
+    auto: bool = False
 
     @property
     def platform(self) -> str:
@@ -43,21 +53,42 @@ class MedusaLM:
         return next(iter(devices)).platform
 
     def with_tree(self, tree: str | AnyTree) -> "MedusaLM":
-        """The same model with another default tree (see `medusa_jax.tree.presets.load_any_tree`).
+        """The same model with another default tree.
+
+        Args:
+          tree: "auto", or see `medusa_jax.tree.presets.load_any_tree`.
 
         Raises:
           UserError: the tree needs more of the heads than they have.
         """
-        return dataclasses.replace(self, tree=self.resolve_tree(tree))
+        return dataclasses.replace(self, tree=self.resolve_tree(tree), auto=self.is_auto(tree))
+
+    def is_auto(self, tree: str | AnyTree | None) -> bool:
+        """Whether decoding chooses the tree, when a call asks for `tree` (None: the model's)."""
+        return tree == AUTO if isinstance(tree, str) else tree is None and self.auto
+
+    def prospect(self, temperature: float, batch: int) -> Prospect:
+        """What trees promise, see `medusa_jax.tuning.prospect`."""
+        return prospect(
+            self.heads_config,
+            self.measured,
+            platform=self.platform,
+            dtype=self.dtype,
+            temperature=temperature,
+            batch=batch,
+        )
 
     def resolve_tree(self, tree: str | AnyTree | None) -> AnyTree:
-        """A tree that the heads can fill; None: the model's own.
+        """A tree that the heads can fill; None: the model's own; "auto": see `auto`.
 
         Raises:
           UserError: the tree needs more of the heads than they have.
         """
         available = self.heads_config.num_heads if self.heads_config else 0
-        if isinstance(tree, str):
+        if isinstance(tree, str) and tree == AUTO:
+            own = self.prospect(0.0, 1)
+            tree = own.trees[own.choose(_SHORT).nodes]
+        elif isinstance(tree, str):
             tree = load_any_tree(tree, available)
         elif tree is None:
             tree = self.tree

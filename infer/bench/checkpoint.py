@@ -88,7 +88,8 @@ def _our_contenders(lm: MedusaLM, job: CheckpointJob) -> list[Contender]:
     contenders = [our_contender(lm, "autoregressive", None, limit)]
     for tree in fitting_trees(job.trees, lm.heads_config):
         with_tree = lm.with_tree(tree)
-        if with_tree.tree.R > 1:  # the root alone is the autoregressive row
+        # The root alone is the autoregressive row, unless it was chosen.
+        if with_tree.auto or with_tree.tree.R > 1:
             contenders.append(our_contender(with_tree, "medusa", tree, limit))
     return contenders
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
+from medusa_jax.model import AUTO
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.dynamic import AnyTree
 from medusa_jax.tree.presets import load_any_tree, load_tree
@@ -13,13 +14,13 @@ from medusa_jax.tree.search import search_tree
 
 _PRESET = "mc_sim_7b_63"
 # Of a real model, small ones too: they are what pays on a CPU.
-DEFAULT_TREES = f"chain:1,{_PRESET}:2,:4,:6,:8,:16,:64"
+DEFAULT_TREES = f"{AUTO},chain:1,{_PRESET}:2,:4,:6,:8,:16,:64"
 _SHAPE_SIZES = (8, 16, 32, 64)
 _GROWN = 128  # published trees end at 64
 
 
 def parse_trees(text: str) -> list[str]:
-    """Splits "NAME:2,:8,chain:1" into ["NAME:2", "NAME:8", "chain:1"].
+    """Splits "auto,NAME:2,:8,chain:1" into ["auto", "NAME:2", "NAME:8", "chain:1"].
 
     Raises:
       UserError: a tree that does not exist, or `:N` with no name before it.
@@ -30,7 +31,8 @@ def parse_trees(text: str) -> list[str]:
         if item.startswith(":") and not name:
             raise UserError(f"--trees {text}: {item} needs a tree's name in front of it")
         tree = name + item if item.startswith(":") else item
-        load_any_tree(tree)
+        if tree != AUTO:
+            load_any_tree(tree)
         if tree not in trees:
             trees.append(tree)
     return trees
@@ -40,8 +42,10 @@ def fitting_trees(specs: Sequence[str] | None, heads: MedusaConfig | None) -> li
     """The trees to measure a real model with; None: as many of the default ones as it can fill."""
     if specs is not None:
         return list(specs)
-    available = heads.num_heads if heads else 0
-    return [t for t in parse_trees(DEFAULT_TREES) if load_tree(t).max_depth <= available]
+    if heads is None:
+        return []
+    trees = parse_trees(DEFAULT_TREES)
+    return [t for t in trees if t == AUTO or load_tree(t).max_depth <= heads.num_heads]
 
 
 def shape_trees(specs: Sequence[str] | None, num_heads: int) -> dict[str, AnyTree]:

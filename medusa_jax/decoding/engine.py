@@ -19,6 +19,7 @@ from medusa_jax.decoding.admission import Admission, Admitted, MakeRequest, Tick
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import DecodeState, Progress, Request
+from medusa_jax.decoding.steering import Call, OneTree, Steering
 
 # Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
 _FIRST_STEPS = 4
@@ -105,6 +106,7 @@ class Engine:
         *,
         clock: Clock,
         most_steps: int | None = None,
+        steering: Steering | None = None,
     ):
         """Prepares an empty batch.
 
@@ -114,10 +116,13 @@ class Engine:
           make_request: what tickets ask for.
           clock: gets what is spent in all.
           most_steps: of one call; None: as many as take half a second.
+          steering: chooses the tree of every call; None: the runtime's, always.
         """
         self.clock = clock
         self.state: DecodeState | None = None
         self._runtime, self._idle, self._most_steps = runtime, idle, most_steps
+        self._steering = steering or OneTree(runtime)
+        self._compiled_before = 0.0
         self._admission = Admission(runtime, self.clock, make_request)
         self._eos = set(np.asarray(idle.eos_BE).ravel().tolist())
         self._rows: list[_Row | None] = [None] * len(np.asarray(idle.budget_B))
@@ -175,10 +180,11 @@ class Engine:
     def _make_room(self, least: int = 0) -> None:
         """Makes the cache large enough for the next step of every row, and some more."""
         rows = [row for row in self._rows if row is not None]
-        depth = self._runtime.decoder.drafter.max_depth
+        depth = self._steering.depth
         longest = max(min(row.bound, row.length + _ROOM) for row in rows)
         capacity = max(cache_slots(longest) + depth, least)
         if self.state is None:
+            self._runtime = self._steering.plan(capacity, self._remaining()).runtime
             idle = self._runtime.put(self._idle)
             self.state = self._runtime.run(self.clock, step.idle, idle, capacity=capacity)
         assert self.state is not None
@@ -189,7 +195,13 @@ class Engine:
     def _dispatch(self) -> Progress:
         """Starts some steps."""
         self._make_room()
+        assert self.state is not None
+        plan = self._steering.plan(self.state.cache.capacity, self._remaining())
+        if plan.runtime is not self._runtime:
+            self._runtime = plan.runtime
+            self.state = self._runtime.run(self.clock, step.switch, self.state)
         steps, most_done = self._most_steps or self._steps, len(self._rows) - 1
+        steps = min(steps, plan.steps or steps)
         if self._admission.in_chunks:
             steps = min(steps, _STEPS_PER_CHUNK)
         elif self._admission.waiting:
@@ -203,6 +215,27 @@ class Engine:
         self._flight_began = time.perf_counter()
         return progress
 
+    def _remaining(self) -> float:
+        """Tokens per row that are still to come, if no answer ends early."""
+        begun = sum(row.bound - row.length for row in self._rows if row is not None)
+        waiting = sum(ticket.budget for ticket in self._admission.waiting)
+        return (begun + waiting) / len(self._rows)
+
+    def _observe(self, seconds: float, progress: Progress) -> None:
+        """Tells the steering what a call did; to be called before the rows are brought up to it."""
+        rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
+        assert self.state is not None
+        call = Call(
+            seconds=seconds,
+            steps=int(progress.steps),
+            row_steps=sum(int(progress.num_steps_B[i]) - row.num_steps for i, row in rows),
+            tokens=sum(int(progress.num_new_B[i]) - row.num_new for i, row in rows),
+            compile_seconds=self.clock.compile - self._compiled_before,
+            capacity=self.state.cache.capacity,
+        )
+        self._compiled_before = self.clock.compile
+        self._steering.observe(call)
+
     def _collect(self, progress: Progress) -> list[Update]:
         """Waits for the steps, and frees the rows that have ended."""
         p = jax.device_get(progress)
@@ -210,6 +243,7 @@ class Engine:
         self.clock.decode += seconds
         if p.steps and not self._runtime.is_shared:
             self._steps = max(1, int(p.steps * _CALL_SECONDS / seconds))
+        self._observe(seconds, p)
         updates = []
         for slot, row in enumerate(self._rows):
             if row is None:

@@ -8,13 +8,16 @@ import numpy as np
 
 from medusa_jax.chat import Encoded
 from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.auto import auto_steering
 from medusa_jax.decoding.engine import Engine
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.results import Answer, StreamEvent
 from medusa_jax.decoding.runtime import Clock, make_request
 from medusa_jax.decoding.state import Request
+from medusa_jax.decoding.steering import Steering
 from medusa_jax.model import MedusaLM
+from medusa_jax.tree.build import build_tree
 
 # A stop text is noticed after the call that gave it: calls are short where there are some.
 _STEPS_TO_A_STOP = 8
@@ -48,7 +51,9 @@ def answer_all(
 
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
-    tree = lm.resolve_tree(job.config.tree)
+    logprobs = any(config.logprobs for config in job.configs)
+    steering = _steering(lm, job, logprobs)
+    tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
     if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
 
@@ -56,11 +61,12 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
     return Engine(
-        prepared(lm, tree, make_rule(job.config, tree), any(c.logprobs for c in job.configs)),
+        prepared(lm, tree, make_rule(job.config, tree), logprobs),
         _together([_request(lm, job, None)] * job.batch_size),
         request,
         clock=clock,
         most_steps=most_steps,
+        steering=steering,
     )
 
 
@@ -92,6 +98,14 @@ def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray
 
 def _together(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
+
+
+def _steering(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
+    """Of a tree that is to be chosen; None: it is given."""
+    if not lm.is_auto(job.config.tree):
+        return None
+    longest = max((len(t.ids) + t.budget for t in tickets(lm, job)), default=1)
+    return auto_steering(lm, job.config, job.batch_size, longest, logprobs=logprobs)
 
 
 def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:

@@ -43,8 +43,9 @@ class GenerationConfig:
       stop: texts that end an answer, which is cut off before them.
       ignore_eos: go on after end-of-sequence tokens.
       max_context: most tokens of a prompt and its answer; default: the model's context.
-      tree: what each step proposes (`medusa_jax.tree.presets.load_any_tree`); default: the
-        model's.
+      tree: what each step proposes: "auto", chosen while decoding (see `decoding.auto`), or see
+        `medusa_jax.tree.presets.load_any_tree`; default: the model's, which is "auto" unless it
+        was loaded with another.
 
     Raises:
       UserError: a value out of range, or options that exclude each other.

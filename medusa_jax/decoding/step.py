@@ -96,18 +96,46 @@ def insert(
 def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) -> DecodeState:
     """The same batch with a cache of `capacity` slots, no fewer than before."""
     del params
+    state = dataclasses.replace(state, cache=kv_cache.grown(state.cache, capacity))
+    return _resized(state, _output_size(decoder, capacity))
+
+
+def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
+    """The same batch for another drafter: the next step has the roots alone, in its draft's shape.
+
+    Args:
+      decoder: with the new drafter.
+      params: {"backbone", "drafter"}, of the new drafter too.
+      state: made with another one; its cache has room for the deeper of both.
+    """
+    batch = state.done_B.shape[0]
+    zero_B = jnp.zeros((batch,), jnp.int32)
+    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
+    like: Draft = jax.eval_shape(
+        lambda *args: _draft(decoder, *args), params, state.request, zero_B, hidden_BD, zero_B
+    )
+    padding = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    draft = dataclasses.replace(
+        padding,
+        token_BR=padding.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
+        mask_BRR=jnp.broadcast_to(jnp.eye(like.mask_BRR.shape[1], dtype=bool), like.mask_BRR.shape),
+    )
+    state = dataclasses.replace(state, draft=draft)
+    return _resized(state, _output_size(decoder, state.cache.capacity))
+
+
+def _resized(state: DecodeState, size: int) -> DecodeState:
+    """With this many slots for emitted tokens, of which enough are left."""
+
+    def resized(x_BO: jax.Array) -> jax.Array:
+        return jnp.pad(x_BO, ((0, 0), (0, max(size - x_BO.shape[1], 0))))[:, :size]
+
     probs = state.logprobs
-    more = _output_size(decoder, capacity) - state.output_BO.shape[1]
-
-    def longer(x_BO: jax.Array) -> jax.Array:
-        return jnp.pad(x_BO, ((0, 0), (0, more)))
-
     return dataclasses.replace(
         state,
-        cache=kv_cache.grown(state.cache, capacity),
-        output_BO=longer(state.output_BO),
-        made_at_BO=longer(state.made_at_BO),
-        logprobs=probs and dataclasses.replace(probs, output_BO=longer(probs.output_BO)),
+        output_BO=resized(state.output_BO),
+        made_at_BO=resized(state.made_at_BO),
+        logprobs=probs and dataclasses.replace(probs, output_BO=resized(probs.output_BO)),
     )
 
 

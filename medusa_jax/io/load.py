@@ -1,7 +1,9 @@
 """One call that loads a model with its heads and its default tree."""
 
+import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +11,25 @@ import jax.numpy as jnp
 from medusa_jax.errors import UserError
 from medusa_jax.io import default_model
 from medusa_jax.io.heads import load as head_files
+from medusa_jax.io.hub import resolve
+from medusa_jax.io.measurements import read_measured
 from medusa_jax.io.model import LoadedModel, load_model
-from medusa_jax.model import MedusaLM
-from medusa_jax.tree.build import Tree, build_tree
-from medusa_jax.tree.presets import load_any_tree, load_fitting_tree
+from medusa_jax.model import AUTO, MedusaLM
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_any_tree
+from medusa_jax.tuning.measured import Measured
 
 SHIPPED_HEADS = Path(__file__).parents[1] / "data" / "heads" / "smollm2-135m-instruct"
-# Measured, docs/benchmarks.md: on an accelerator a tree of tokens costs little more than one, on a
-# CPU in float32 no tree is as fast as plain decoding, in bfloat16 the second token is nearly free.
-_DEFAULT_TREES = {("cpu", "float32"): "chain:0", ("cpu", "bfloat16"): "mc_sim_7b_63:2"}
-_DEFAULT_TREE_ELSEWHERE = "mc_sim_7b_63"
+DTYPES = ("float32", "bfloat16")
 
 
-def default_dtype(mesh: jax.sharding.Mesh | None = None) -> str:
-    """float32 on a CPU, which computes nothing faster in bfloat16; bfloat16 elsewhere."""
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    return "float32" if device.platform == "cpu" else "bfloat16"
+def default_dtype(measured: Measured, platform: str) -> str:
+    """On a CPU what `infer.tune` found to be faster there, else float32; bfloat16 elsewhere.
+
+    Without a measurement a CPU gets float32: some compute bfloat16 several times slower, and in
+    float32 every tree gives the text of plain decoding, token for token.
+    """
+    return (measured.fastest or "float32") if platform == "cpu" else "bfloat16"
 
 
 def load(
@@ -43,23 +48,23 @@ def load(
       model: Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
         heads found beside the model, or the shipped ones for the default model.
-      dtype: "float32" or "bfloat16"; default: `default_dtype()`.
-      tree: preset, file, "chain:K" or "dynamic:N" (`medusa_jax.tree.presets.load_any_tree`);
-        default: what was measured to be fastest on this kind of device; on a CPU in float32 that is
-        "chain:0".
+      dtype: "float32" or "bfloat16"; default: see `default_dtype`.
+      tree: "auto", the default: what fits the machine, batch and context, chosen while decoding;
+        or a preset, file, "chain:K" or "dynamic:N" (`medusa_jax.tree.presets.load_any_tree`).
       mesh: devices to spread the parameters over, see `medusa_jax.sharding.make_mesh`; default:
         all on the default device.
 
     Raises:
       UserError: anything missing, unreadable or that does not fit together.
     """
-    dtype = dtype or default_dtype(mesh)
-    if dtype not in ("float32", "bfloat16"):
+    if dtype not in (None, *DTYPES):
         raise UserError(f"dtype is {dtype!r}: choose float32 or bfloat16")
-    wanted = None if tree is None else load_any_tree(tree)  # before anything is downloaded or read
-    source = str(default_model.default_model_path()) if model is None else model
-    base = load_model(source, jnp.dtype(dtype), mesh)
-    heads = _heads_path(medusa, None if model is None else base.path)
+    # A tree that does not exist is refused before anything is downloaded or read.
+    wanted = AUTO if tree is None or tree == AUTO else load_any_tree(tree)
+    path, heads = find(model, medusa)
+    measured = _measured(path, find(model, None if medusa == "none" else medusa)[1], mesh)
+    dtype = dtype or default_dtype(measured, _device(mesh).platform)
+    base = load_model(str(path), jnp.dtype(dtype), mesh)
     if heads is None and medusa is None:
         warnings.warn(
             f"no Medusa heads beside {base.path}: decoding plainly, one token per step "
@@ -67,7 +72,30 @@ def load(
             stacklevel=2,
         )
     lm = with_heads(base, heads, dtype, mesh)
-    return lm.with_tree(_default_tree(lm) if wanted is None else wanted)
+    return dataclasses.replace(lm, measured=measured).with_tree(wanted)
+
+
+def find(model: str | None, medusa: str | None) -> tuple[Path, Path | None]:
+    """Where a model and its heads are, downloaded if need be; see `load` for the arguments.
+
+    Raises:
+      UserError: they are nowhere.
+    """
+    if model is None:
+        return default_model.default_model_path(), _heads_path(medusa, None)
+    path = resolve(model)
+    return path, _heads_path(medusa, path)
+
+
+def _device(mesh: jax.sharding.Mesh | None) -> Any:
+    return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+
+
+def _measured(path: Path, heads: Path | None, mesh: jax.sharding.Mesh | None) -> Measured:
+    """What is known. Processes that share a model may have measured differently: nothing."""
+    if heads is None or (mesh is not None and mesh.is_multi_process):
+        return Measured()
+    return read_measured(path, heads, _device(mesh))
 
 
 def with_heads(
@@ -119,12 +147,3 @@ def _heads_path(medusa: str | None, model_path: Path | None) -> Path | None:
     if model_path is None:
         return SHIPPED_HEADS
     return head_files.find_heads(model_path if model_path.is_dir() else model_path.parent)
-
-
-def _default_tree(lm: MedusaLM) -> str | Tree:
-    """The measured default, or as much of it as the heads can fill."""
-    tree = _DEFAULT_TREES.get((lm.platform, lm.dtype), _DEFAULT_TREE_ELSEWHERE)
-    heads = lm.heads_config
-    if heads is None:
-        return build_tree([])
-    return load_fitting_tree(tree, heads.num_heads, heads.vocab_size)

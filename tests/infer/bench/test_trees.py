@@ -51,6 +51,6 @@ def test_default_trees_are_those_that_the_heads_can_fill():
         return fitting_trees(None, MedusaConfig(num_heads, hidden_size=8, vocab_size=16))
 
     assert fitting_trees(None, None) == []
-    assert of(1) == ["chain:1", "mc_sim_7b_63:2"]
+    assert of(1) == ["auto", "chain:1", "mc_sim_7b_63:2"]
     assert of(4)[-1] == "mc_sim_7b_63:64"
     assert fitting_trees(["chain:9"], None) == ["chain:9"]

@@ -1,0 +1,158 @@
+"""Finds out which tree fits a model, its heads and this machine; decoding then knows it.
+
+Two things decide how fast a tree is: how many of its guesses the model accepts, and what a step
+with so many nodes costs. Both are measured once and kept in the user's cache folder, where
+--tree auto, the default of infer.generate, finds them:
+
+  acceptance  the model answers prompts, and the heads' guesses are compared with what it wrote;
+              heads that come with an acceptance.json, as those of the default model, need none
+  step times  on this device, by nodes, batch size and context, with as many nodes as may pay
+
+Examples:
+  The default model, whose acceptance is known:
+    python -m infer.tune
+
+  Your own model and heads, on questions of the kind that it will get, for sampling too:
+    python -m infer.tune --model FOLDER --medusa FOLDER --prompt_file questions.jsonl \\
+      --temperatures 0,0.7
+
+  One prompt at a time only, with the numbers in a file:
+    python -m infer.tune --batch_sizes 1 --output tuned.json
+
+Every point is kept when it is measured: after an interruption, rerun the command to go on. On a
+CPU both dtypes are measured, and the faster one becomes the default of this model there. bfloat16
+rounds to three digits: where two tokens are nearly as likely, trees of different sizes may choose
+differently, which in float32 they do not.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from absl import flags
+
+import medusa_jax
+from infer.bench.questions import QUESTIONS
+from infer.prompts import read_prompt_file
+from infer.tuning import report
+from infer.tuning.keep import Kept
+from infer.tuning.measure import measure_acceptance, measure_times
+from medusa_jax import MedusaLM
+from medusa_jax.chat import Prompt
+from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_console import note
+from medusa_jax.environment import environment
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, write_json
+from medusa_jax.io.load import DTYPES, find
+
+_MODEL = flags.DEFINE_string(
+    "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
+)
+_MEDUSA = flags.DEFINE_string(
+    "medusa",
+    None,
+    "Folder, file or hub id with Medusa heads. Default: the heads beside the model, or those that "
+    "ship with the default model.",
+)
+_PROMPT_FILE = flags.DEFINE_string(
+    "prompt_file",
+    None,
+    "Measure acceptance on these prompts, even if it is known: a .txt file is one prompt; each row "
+    "of a .jsonl file has 'prompt', 'messages' or 'turns'. Default: built-in questions, if it is "
+    "not known.",
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 128, "Longest answer to each prompt, in tokens.", lower_bound=8
+)
+_TEMPERATURES = flags.DEFINE_list(
+    "temperatures",
+    ["0"],
+    "Temperatures to measure acceptance at, separated by commas. Decoding at another one takes the "
+    "nearest.",
+)
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes",
+    ["1", "4", "16", "64"],
+    "Batch sizes to measure, separated by commas; those between them are interpolated.",
+)
+_DTYPES = flags.DEFINE_list(
+    "dtypes", None, "float32, bfloat16 or both. Default: both on a CPU, elsewhere bfloat16."
+)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Measure everything anew instead of adding what is missing."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Measures what is missing, keeps it and prints what follows from it."""
+    del argv
+    temperatures, batches = _numbers(_TEMPERATURES, float, 0.0), _numbers(_BATCH_SIZES, int, 1)
+    dtypes, prompts = _dtypes(), _prompts()
+    target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
+    setup_compilation_cache()
+    around = environment("infer.tune")
+    if around["load_average"] > around["cores"] / 2:
+        note(f"the machine is busy (load {around['load_average']:.1f}): expect noisy step times")
+    lm = _load(dtypes[0])
+    path, heads = find(_MODEL.value, _MEDUSA.value)
+    assert heads is not None  # or `_load` would have refused
+    kept = Kept(path, heads, jax.devices()[0], overwrite=_OVERWRITE.value)
+    acceptance = measure_acceptance(
+        lm, kept, prompts, temperatures, _MAX_NEW_TOKENS.value, is_asked=bool(_PROMPT_FILE.value)
+    )
+    for dtype in dtypes:
+        lm = lm if lm.dtype == dtype else _load(dtype)
+        measured = dataclasses.replace(lm.measured, acceptance=acceptance, times={})
+        lm = dataclasses.replace(lm, measured=measured)
+        measure_times(lm, kept, batches)
+    summary = report.summary(lm, kept, acceptance, dtypes, batches)
+    kept.set_fastest(report.fastest(summary))
+    if target is not None:
+        write_json(target, around | {"acceptance": acceptance.to_json()} | summary)
+    report.show(summary, lm.platform)
+
+
+def _load(dtype: str) -> MedusaLM:
+    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=dtype)
+    if lm.heads_config is None:
+        raise UserError("there are no Medusa heads to tune: name them with --medusa")
+    return lm
+
+
+def _numbers(flag: Any, kind: Any, least: float) -> list[Any]:
+    """A flag's numbers, ascending."""
+    try:
+        numbers = sorted({kind(text) for text in flag.value})
+    except ValueError:
+        numbers = []
+    if not numbers or not all(least <= number < float("inf") for number in numbers):
+        raise UserError(
+            f"--{flag.name} is {','.join(flag.value)}: give numbers from {least:g}, separated by "
+            "commas"
+        )
+    return numbers
+
+
+def _dtypes() -> list[str]:
+    default = DTYPES if jax.default_backend() == "cpu" else ("bfloat16",)
+    for dtype in _DTYPES.value or ():
+        if dtype not in DTYPES:
+            raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(DTYPES)}")
+    return list(dict.fromkeys(_DTYPES.value or default))
+
+
+def _prompts() -> list[Prompt]:
+    return list(QUESTIONS) if _PROMPT_FILE.value is None else read_prompt_file(_PROMPT_FILE.value)
+
+
+def run() -> None:
+    """Entry point of `medusa-tune`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

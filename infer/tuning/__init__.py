@@ -1,0 +1,1 @@
+"""What `infer.tune` measures: acceptance of the heads' guesses, and the time of a step."""

@@ -1,0 +1,114 @@
+"""What follows from the measurements: a table of sizes, and the choice for every batch size."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from infer.tuning.keep import Kept
+from medusa_jax import MedusaLM
+from medusa_jax.cli_console import make_console
+from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.tuning.choose import PLAIN
+from medusa_jax.tuning.measured import Acceptance, Measured
+from medusa_jax.tuning.prospect import Prospect
+from medusa_jax.tuning.times import StepTimes
+
+_PIPE_WIDTH = 100
+# bfloat16 has to gain this much over float32, whose texts do not depend on the tree.
+_WORTH_BFLOAT16 = 1.05
+
+
+def summary(
+    lm: MedusaLM,
+    kept: Kept,
+    acceptance: Acceptance,
+    dtypes: Sequence[str],
+    batches: Sequence[int],
+) -> dict[str, Any]:
+    """Greedy decoding with every size whose step was measured.
+
+    Returns:
+      JSON values: "points", by dtype [batch, nodes, slots, seconds]; and "rows", one per dtype,
+      batch size and nodes, in this order, of which one per dtype and batch size is "chosen".
+    """
+    rows, points = [], {}
+    for dtype in dtypes:
+        own = kept.points(dtype)
+        points[dtype] = [list(dataclasses.astuple(point)) for point in own]
+        measured = Measured(acceptance, {dtype: StepTimes(own)})
+        lm = dataclasses.replace(lm, dtype=dtype, measured=measured)
+        for batch in batches:
+            sizes = sorted({p.nodes for p in own if p.batch == batch})
+            rows += _rows(lm.prospect(0.0, batch), dtype, batch, sizes)
+    return {"points": points, "rows": rows}
+
+
+def _rows(prospect: Prospect, dtype: str, batch: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    slots = cache_slots(1)
+    seconds, chosen = prospect.seconds(slots), prospect.choose(slots).nodes
+    rows = []
+    for nodes in sorted({*sizes, chosen} & set(seconds)):
+        tokens = prospect.belief.tokens[nodes]
+        rows.append(
+            {
+                "dtype": dtype,
+                "batch": batch,
+                "nodes": nodes,
+                "tokens_per_step": tokens,
+                "step_ms": 1e3 * seconds[nodes],
+                "tokens_per_second": batch * tokens / seconds[nodes],
+                "speedup_vs_plain": tokens * seconds[PLAIN] / seconds[nodes],
+                "chosen": nodes == chosen,
+            }
+        )
+    return rows
+
+
+def fastest(summary: dict[str, Any]) -> str:
+    """The dtype that decodes the smallest batch fastest."""
+    rows = summary["rows"]
+    smallest = min(row["batch"] for row in rows)
+    chosen = [row for row in rows if row["batch"] == smallest and row["chosen"]]
+    speed = {row["dtype"]: row["tokens_per_second"] for row in chosen}
+    if "bfloat16" in speed:
+        speed["bfloat16"] /= _WORTH_BFLOAT16
+    return max(speed, key=lambda dtype: speed[dtype])
+
+
+def show(summary: dict[str, Any], platform: str) -> None:
+    """Prints the rows, a table per dtype, and what the defaults are from now on."""
+    console = make_console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    rows = summary["rows"]
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        console.print(_table(dtype, [row for row in rows if row["dtype"] == dtype]))
+    lines = ["Step times are those of a short context; tok/s are of all rows together."]
+    lines.append("--tree auto begins with the sizes marked, and goes on learning while it decodes.")
+    if platform == "cpu" and len({row["dtype"] for row in rows}) > 1:
+        lines.append(f"The default --dtype of this model here is now {fastest(summary)}.")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(dtype: str, rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(
+        title=dtype, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in ("batch", "nodes", "tok/step", "step ms", "tok/s", "x plain", "choice"):
+        table.add_column(column, justify="right")
+    for i, row in enumerate(rows):
+        is_new = i == 0 or rows[i - 1]["batch"] != row["batch"]
+        table.add_row(
+            str(row["batch"]) if is_new else "",
+            "plain" if row["nodes"] == PLAIN else str(row["nodes"]),
+            f"{row['tokens_per_step']:.2f}",
+            f"{row['step_ms']:.2f}",
+            f"{row['tokens_per_second']:.1f}",
+            f"{row['speedup_vs_plain']:.2f}x",
+            "<-" if row["chosen"] else "",
+        )
+    return table

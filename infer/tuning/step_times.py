@@ -1,0 +1,122 @@
+"""The time of a decoding step on this machine, for trees, batches and contexts of some sizes."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medusa_jax import MedusaLM
+from medusa_jax.decoding import step
+from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.decoding.runtime import Clock, Runtime, make_request, make_runtime
+from medusa_jax.decoding.state import DecodeState
+from medusa_jax.tuning.choose import PLAIN
+from medusa_jax.tuning.prospect import Prospect
+from medusa_jax.tuning.times import Point
+
+NODES = (1, 2, 4, 8, 16, 32, 64)
+_ROUNDS = 3
+_ROUND_SECONDS = 0.2
+_MOST_STEPS = 32
+_LONG = 1024  # slots
+_LONG_NODES = (1, 8)
+
+
+def plan(lm: MedusaLM, batches: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(batch, nodes, slots) of every point that may be wanted, in the order of measuring."""
+    trees = [n for n in NODES if n in lm.prospect(0.0, 1).trees]
+    points = [(batch, nodes, cache_slots(1)) for batch in batches for nodes in trees]
+    if lm.config.max_position >= _LONG:
+        points += [(batches[0], nodes, _LONG) for nodes in _LONG_NODES if nodes in trees]
+    return points
+
+
+def measure(
+    lm: MedusaLM,
+    wanted: Sequence[tuple[int, int, int]],
+    known: Sequence[Point],
+    advance: Callable[[], None],
+) -> Iterator[Point]:
+    """Measures points, but for those that are known and those of trees that cannot pay.
+
+    Args:
+      lm: the model.
+      wanted: see `plan`.
+      known: of an earlier run.
+      advance: called for every wanted point.
+
+    Yields:
+      Each new point, as soon as it is measured.
+    """
+    prospect = lm.prospect(0.0, 1)
+    points = list(known)
+    for batch, nodes, slots in wanted:
+        is_known = any((p.batch, p.nodes, p.slots) == (batch, nodes, slots) for p in points)
+        if not is_known and _may_pay(prospect, points, batch, nodes, slots):
+            point = Point(batch, nodes, slots, seconds_per_step(lm, prospect, batch, nodes, slots))
+            points.append(point)
+            yield point
+        advance()
+
+
+def _may_pay(
+    prospect: Prospect, points: Sequence[Point], batch: int, nodes: int, slots: int
+) -> bool:
+    """Whether a tree can be the fastest, as steps only get slower with more nodes."""
+    tokens = prospect.belief.tokens
+    own = [p for p in points if (p.batch, p.slots) == (batch, slots) and p.nodes < nodes]
+    if not own or slots == _LONG:
+        return True
+    best = max(tokens[p.nodes] / p.seconds for p in own)
+    return max(tokens.values()) / max(p.seconds for p in own) > best
+
+
+def seconds_per_step(lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, slots: int) -> float:
+    """The median of some rounds. Rows are in the middle of a text that never ends."""
+    depth = max(tree.max_depth for tree in prospect.trees.values())
+    tree = prospect.trees[nodes if nodes in prospect.trees else PLAIN]
+    runtime, clock = make_runtime(lm, tree), Clock()
+    state = _busy(runtime, clock, batch, slots, slots + depth)
+    state = _advance(runtime, clock, state, 1)
+    seconds, steps = [], 1
+    for _ in range(_ROUNDS + 1):
+        before = clock.decode
+        state = _advance(runtime, clock, state, steps)
+        seconds.append((clock.decode - before) / steps)
+        steps = max(1, min(_MOST_STEPS, int(_ROUND_SECONDS / seconds[-1])))
+    return statistics.median(seconds[1:])  # the first found out how many steps fill a round
+
+
+def _busy(runtime: Runtime, clock: Clock, batch: int, slots: int, capacity: int) -> DecodeState:
+    """A batch whose rows all decode, with half of their slots in use."""
+    request = runtime.put(make_request([slots] * batch))
+    state: DecodeState = runtime.run(clock, step.idle, request, capacity=capacity)
+    nodes = state.draft.mask_BRR.shape[-1]
+    mask_BRR = jnp.broadcast_to(jnp.eye(nodes, dtype=bool), state.draft.mask_BRR.shape)
+    return dataclasses.replace(
+        state,
+        draft=dataclasses.replace(state.draft, mask_BRR=_like(mask_BRR, state.draft.mask_BRR)),
+        cache=dataclasses.replace(
+            state.cache,
+            length_B=_like(jnp.full((batch,), slots // 2, jnp.int32), state.cache.length_B),
+        ),
+        done_B=_like(jnp.zeros((batch,), bool), state.done_B),
+    )
+
+
+def _like(x: jax.Array, other: jax.Array) -> jax.Array:
+    return jax.device_put(x, other.sharding)
+
+
+def _advance(runtime: Runtime, clock: Clock, state: DecodeState, steps: int) -> DecodeState:
+    batch = state.done_B.shape[0]
+    bounds: Any = (np.zeros((batch,), bool), np.int32(steps), np.int32(batch - 1))
+    with clock.measure("decode"):
+        state, progress = runtime.run(clock, step.decode, state, *runtime.put(bounds))
+        taken = int(jax.block_until_ready(progress.steps))
+    assert taken == steps  # or the times would be of something else
+    return state

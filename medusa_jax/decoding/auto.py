@@ -1,0 +1,191 @@
+"""`tree="auto"`: the tree that fits this machine, batch, context and dtype, chosen while decoding.
+
+What was measured with `infer.tune` decides, or assumptions, and every call of the decode loop
+corrects them (`medusa_jax.tuning`). All decisions are made on the host, between calls.
+"""
+
+import dataclasses
+import operator
+import weakref
+from typing import Any
+
+import jax
+
+from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.decoding.drafters import MedusaDrafter
+from medusa_jax.decoding.options import GenerationConfig, make_rule
+from medusa_jax.decoding.programs import abstract
+from medusa_jax.decoding.runtime import Runtime, make_runtime
+from medusa_jax.decoding.steering import Call, OneTree, Plan, Steering
+from medusa_jax.model import MedusaLM
+from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.pad import padded
+from medusa_jax.tuning.choose import Choice, choice
+from medusa_jax.tuning.policy import Policy
+from medusa_jax.tuning.prospect import Prospect
+
+# Calls are put together until they say something: a clock is coarse, a step gives few tokens.
+_ENOUGH_STEPS = 8
+_NOTHING = Call(0.0, 0, 0, 0, 0.0, 0)
+
+
+def auto_choice(lm: MedusaLM, config: GenerationConfig, batch: int, longest: int) -> Choice:
+    """What `tree="auto"` begins with.
+
+    Args:
+      lm: the model.
+      config: the options.
+      batch: rows decoded at once.
+      longest: tokens of the longest row, prompt and budget together.
+    """
+    return _prospect(lm, config, batch).choose(cache_slots(longest))
+
+
+def auto_steering(
+    lm: MedusaLM, config: GenerationConfig, batch: int, longest: int, *, logprobs: bool = False
+) -> Steering:
+    """What steers the engine with `tree="auto"`.
+
+    The text of typical acceptance depends on the tree, and processes that share a model must make
+    the same calls whatever their clocks say: there, the first choice holds.
+
+    Args:
+      lm, config, batch, longest: see `auto_choice`.
+      logprobs: see `make_runtime`.
+    """
+    if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
+        nodes = auto_choice(lm, config, batch, longest).nodes
+        tree = _prospect(lm, config, batch).trees[nodes]
+        return OneTree(make_runtime(lm, tree, make_rule(config, tree), logprobs=logprobs))
+    key = (config.rule, _temperature(config), batch, logprobs)
+    leaves = jax.tree.leaves((lm.params, lm.heads_params))
+    known = _LEARNED.setdefault(lm, {})
+    if key in known and all(map(operator.is_, leaves, known[key].leaves)):
+        return known[key]
+    known[key] = AutoTree(lm, config, batch, logprobs)
+    if not all(isinstance(x, jax.Array) for x in leaves):
+        return known.pop(key)  # NumPy's arrays can change their values
+    return known[key]
+
+
+class AutoTree:
+    """Steers by what is predicted and by what is observed. It learns as long as the model lives.
+
+    Attributes:
+      leaves: the arrays that its runtimes were made of.
+      choice: of the last plan.
+    """
+
+    def __init__(self, lm: MedusaLM, config: GenerationConfig, batch: int, logprobs: bool):
+        """Begins with what is predicted.
+
+        Args:
+          lm: the model.
+          config: of which the rule and the temperature count.
+          batch: rows decoded at once.
+          logprobs: see `make_runtime`.
+        """
+        self.leaves = jax.tree.leaves((lm.params, lm.heads_params))
+        self.choice: Choice | None = None
+        self._lm = weakref.ref(lm)
+        self._config, self._logprobs = config, logprobs
+        self._prospect = _prospect(lm, config, batch)
+        self._policy = Policy(self._prospect.belief)
+        self._runtimes: dict[int, Runtime] = {}
+        self._ready: set[tuple[int, int]] = set()  # nodes, capacity
+        self._compile_seconds = 0.0
+        self._now: int | None = None
+        self._trial = 0  # steps that the last decision holds for
+        self._seen = _NOTHING
+
+    @property
+    def depth(self) -> int:
+        """See `Steering.depth`."""
+        return max(tree.max_depth for tree in self._prospect.trees.values())
+
+    def plan(self, capacity: int, remaining: float) -> Plan:
+        """See `Steering.plan`."""
+        if self._now is None or self._seen.steps >= (self._trial or _ENOUGH_STEPS):
+            self._decide(capacity, remaining)
+        assert self._now is not None
+        left = self._trial - self._seen.steps if self._trial else None
+        return Plan(self._runtime(self._now), self._now, left)
+
+    def observe(self, call: Call) -> None:
+        """See `Steering.observe`."""
+        assert self._now is not None
+        if call.compile_seconds:
+            self._compile_seconds = call.compile_seconds
+        self._ready.add((self._now, call.capacity))
+        seen = self._seen
+        self._seen = Call(
+            seen.seconds + call.seconds,
+            seen.steps + call.steps,
+            seen.row_steps + call.row_steps,
+            seen.tokens + call.tokens,
+            0.0,
+            call.capacity,
+        )
+
+    def _decide(self, capacity: int, remaining: float) -> None:
+        predicted = self._prospect.seconds(capacity)
+        seen, self._seen = self._seen, _NOTHING
+        if self._now is not None and seen.steps and seen.row_steps:
+            self._policy.observe(
+                self._now,
+                seen.seconds,
+                seen.steps,
+                seen.row_steps,
+                seen.tokens,
+                predicted[self._now],
+            )
+        decision = self._policy.decide(
+            predicted,
+            remaining=remaining,
+            current=self._now,
+            ready={n for n, slots in self._ready if slots == capacity},
+            compile_seconds=self._compile_seconds,
+        )
+        self._now, self._trial = decision.nodes, decision.steps or 0
+        outlooks = self._policy.outlooks(predicted)
+        self.choice = choice(self._now, outlooks, self._prospect.belief.source)
+
+    def _runtime(self, nodes: int) -> Runtime:
+        """With the tree of this size; those of the same depth share their other arrays."""
+        if nodes not in self._runtimes:
+            tree, lm = self._prospect.trees[nodes], self._lm()
+            assert lm is not None  # whoever decodes holds it
+            alike = (r for r in self._runtimes.values() if _depth(r) == tree.max_depth)
+            runtime = next(alike, None) if tree.max_depth else None
+            if runtime is None:
+                rule = make_rule(self._config, tree)
+                runtime = make_runtime(lm, tree, rule, logprobs=self._logprobs)
+            self._runtimes[nodes] = _with_tree(runtime, tree) if tree.max_depth else runtime
+        return self._runtimes[nodes]
+
+
+def _depth(runtime: Runtime) -> int:
+    return runtime.decoder.drafter.max_depth
+
+
+def _with_tree(runtime: Runtime, tree: Tree) -> Runtime:
+    """The same with another tree of the same depth."""
+    drafter: Any = runtime.decoder.drafter
+    assert isinstance(drafter, MedusaDrafter)
+    tree = padded(tree, drafter.proposer.heads.vocab_size)
+    proposer = dataclasses.replace(drafter.proposer, top_k=tree.top_k)
+    decoder = dataclasses.replace(runtime.decoder, drafter=MedusaDrafter(proposer))
+    params = {**runtime.params, "drafter": {**runtime.params["drafter"], "tree": runtime.put(tree)}}
+    return dataclasses.replace(runtime, decoder=decoder, params=params, shapes=abstract(params))
+
+
+_LEARNED: "weakref.WeakKeyDictionary[MedusaLM, dict[Any, AutoTree]]"
+_LEARNED = weakref.WeakKeyDictionary()
+
+
+def _temperature(config: GenerationConfig) -> float:
+    return config.temperature if config.rule == "lossless" else 0.0
+
+
+def _prospect(lm: MedusaLM, config: GenerationConfig, batch: int) -> Prospect:
+    return lm.prospect(_temperature(config), batch)

@@ -1,0 +1,88 @@
+"""Who says which tree the next call of the engine uses."""
+
+import dataclasses
+from typing import Protocol
+
+from medusa_jax.decoding.runtime import Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the next call shall do.
+
+    Attributes:
+      runtime: that it uses.
+      nodes: of its tree.
+      steps: at most so many; None: as many as suits the engine.
+    """
+
+    runtime: Runtime
+    nodes: int
+    steps: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a call did.
+
+    Attributes:
+      seconds: that it took, compiling apart.
+      steps: that it took.
+      row_steps: steps summed over the rows that were not done.
+      tokens: that all rows emitted.
+      compile_seconds: spent on compiling since the call before.
+      capacity: slots of the cache.
+    """
+
+    seconds: float
+    steps: int
+    row_steps: int
+    tokens: int
+    compile_seconds: float
+    capacity: int
+
+
+class Steering(Protocol):
+    """Decides on the host, between calls."""
+
+    @property
+    def depth(self) -> int:
+        """Of the deepest tree that may be used: the cache keeps room for it."""
+        ...
+
+    def plan(self, capacity: int, remaining: float) -> Plan:
+        """The next call.
+
+        Args:
+          capacity: slots of the cache.
+          remaining: tokens per row that are still to come, at most.
+        """
+        ...
+
+    def observe(self, call: Call) -> None:
+        """Learns from the call that followed the last plan."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OneTree:
+    """The same tree throughout.
+
+    Attributes:
+      runtime: with it.
+    """
+
+    runtime: Runtime
+
+    @property
+    def depth(self) -> int:
+        """See `Steering.depth`."""
+        return self.runtime.decoder.drafter.max_depth
+
+    def plan(self, capacity: int, remaining: float) -> Plan:
+        """See `Steering.plan`."""
+        del capacity, remaining
+        return Plan(self.runtime, 0)
+
+    def observe(self, call: Call) -> None:
+        """See `Steering.observe`."""

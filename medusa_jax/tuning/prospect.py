@@ -1,0 +1,102 @@
+"""What to expect of a model's trees before it decodes: the best of each size, and what it costs."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.tree.build import Tree, build_tree
+from medusa_jax.tree.rates import Rates, expected_tokens
+from medusa_jax.tree.search import best_tree
+from medusa_jax.tuning.choose import PLAIN, Choice, choice
+from medusa_jax.tuning.measured import Measured, assumed_acceptance, assumed_times
+from medusa_jax.tuning.policy import Belief, Policy
+from medusa_jax.tuning.times import StepTimes
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # nodes
+# What a prediction is worth, see `Belief`.
+_MEASURED_TRUST, _ASSUMED_TRUST = 300.0, 30.0
+_MEASURED_DOUBT, _EXTRAPOLATED_DOUBT, _ASSUMED_DOUBT = 0.05, 0.3, 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prospect:
+    """What is known of a model's trees.
+
+    Attributes:
+      trees: by nodes; each is the best of its size.
+      belief: what they promise.
+      times: of steps.
+      batch: rows decoded at once.
+    """
+
+    trees: Mapping[int, Tree]
+    belief: Belief
+    times: StepTimes
+    batch: int
+
+    def seconds(self, slots: int) -> dict[int, float]:
+        """Of a step, by nodes, as predicted for this many slots of the cache."""
+        return {n: self.times.seconds(n, self.batch, slots) for n in self.trees}
+
+    def choose(self, slots: int) -> Choice:
+        """The best size, if everything is as predicted."""
+        policy, seconds = Policy(self.belief), self.seconds(slots)
+        nodes = policy.decide(seconds, remaining=1.0).nodes
+        return choice(nodes, policy.outlooks(seconds), self.belief.source)
+
+
+def prospect(
+    heads: MedusaConfig | None,
+    measured: Measured,
+    *,
+    platform: str,
+    dtype: str,
+    temperature: float,
+    batch: int,
+) -> Prospect:
+    """What to expect.
+
+    Args:
+      heads: of the model; None: it has none.
+      measured: of it, on this machine.
+      platform: "cpu", "gpu" or "tpu".
+      dtype: compute dtype.
+      temperature: 0 for typical acceptance too, which accepts no less than greedy decoding.
+      batch: rows decoded at once.
+    """
+    rates = _rates(heads, measured, temperature)
+    trees = {PLAIN: build_tree([])}
+    if rates is not None and heads is not None:
+        trees |= _trees(rates, heads.vocab_size)
+    own = measured.times.get(dtype)
+    belief = Belief(
+        tokens={n: expected_tokens(tree, rates) if rates else 1.0 for n, tree in trees.items()},
+        trust=_ASSUMED_TRUST if measured.acceptance is None else _MEASURED_TRUST,
+        doubt={n: _doubt(own, n, batch) for n in trees},
+        source="estimated" if own is None or measured.acceptance is None else "measured",
+    )
+    return Prospect(trees, belief, own or assumed_times(platform, dtype), batch)
+
+
+def _doubt(times: StepTimes | None, nodes: int, batch: int) -> float:
+    if times is None:
+        return _ASSUMED_DOUBT
+    return _MEASURED_DOUBT if times.is_measured(nodes, batch) else _EXTRAPOLATED_DOUBT
+
+
+def _rates(heads: MedusaConfig | None, measured: Measured, temperature: float) -> Rates | None:
+    if heads is None:
+        return None
+    if measured.acceptance is None:
+        return assumed_acceptance(heads.num_heads)
+    return Rates(measured.acceptance.at(temperature).rate_MPK[: heads.num_heads])
+
+
+def _trees(rates: Rates, num_tokens: int) -> dict[int, Tree]:
+    """The best tree of each size, of as many sizes as the heads can fill."""
+    num_heads, _, num_ranks = rates.rate_MPK.shape
+    most = sum(num_ranks**depth for depth in range(1, num_heads + 1))
+    sizes = [n for n in SIZES if PLAIN < n <= most + 1]
+    paths = best_tree(rates, sizes[-1] - 1) if sizes else []
+    trees = {n: build_tree(paths[: n - 1]) for n in sizes}
+    return {n: tree for n, tree in trees.items() if tree.top_k <= num_tokens}

@@ -1,0 +1,143 @@
+"""How long a decoding step takes on a machine: from measured points to any size."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Point:
+    """One measurement.
+
+    Attributes:
+      batch: rows decoded at once.
+      nodes: R of the tree, 1 for plain decoding.
+      slots: of the cache per row, all of which attention reads.
+      seconds: of a step.
+    """
+
+    batch: int
+    nodes: int
+    slots: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+    """Seconds per step by batch, nodes and slots, between and beyond measured points.
+
+    The points of the fewest slots make one curve over the nodes for every batch size. Larger trees
+    and batches never take less time than smaller ones, whatever noise says: curves are averaged
+    where they fall (isotonic regression). What more slots cost is fitted to the other points as
+    batch * slots * (u + v * nodes): keys and values are read once, and used once per node.
+
+    Attributes:
+      points: at least one; units may be relative, as only ratios decide.
+    """
+
+    points: tuple[Point, ...]
+
+    def __post_init__(self) -> None:
+        if not self.points or any(_is_bad(point) for point in self.points):
+            raise ValueError("step times need points, of sizes of at least 1 and seconds above 0")
+
+    def seconds(self, nodes: int, batch: int, slots: int) -> float:
+        """Predicted seconds of a step.
+
+        Beyond the largest measured tree or batch time is taken to grow in proportion, which no
+        machine exceeds by much: what was not measured shall not look better than it may be.
+        """
+        per_node, per_slot = self._slot_cost
+        extra = batch * (slots - self._base_slots) * (per_slot + per_node * nodes)
+        base = self._base_seconds(nodes, batch)
+        return max(base + extra, 0.1 * base)
+
+    def is_measured(self, nodes: int, batch: int) -> bool:
+        """Whether a prediction lies between measured points."""
+        batches = list(self._curves)
+        if not batches[0] <= batch <= batches[-1]:
+            return False
+        around = _neighbours(batches, batch)
+        return all(nodes <= self._curves[b][0][-1] for b in around)
+
+    @functools.cached_property
+    def _base_slots(self) -> int:
+        return min(point.slots for point in self.points)
+
+    @functools.cached_property
+    def _curves(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """By batch size, the smallest first: nodes, and seconds that do not fall."""
+        base = [p for p in self.points if p.slots == self._base_slots]
+        curves: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for batch in sorted({point.batch for point in base}):
+            own = [p for p in base if p.batch == batch]
+            nodes = sorted({p.nodes for p in own})
+            seconds = [np.median([p.seconds for p in own if p.nodes == n]) for n in nodes]
+            curves[batch] = np.array(nodes, float), rising_fit(seconds)
+        return curves
+
+    def _base_seconds(self, nodes: int, batch: int) -> float:
+        low, high = _neighbours(list(self._curves), batch)
+        if batch > high:
+            return self._at(high, nodes) * batch / high
+        share = 0.0 if high == low else (batch - low) / (high - low)
+        return (1 - share) * self._at(low, nodes) + share * self._at(high, nodes)
+
+    def _at(self, batch: int, nodes: int) -> float:
+        """At a measured batch size: no less than at any smaller one."""
+        smaller = [curve for b, curve in self._curves.items() if b <= batch]
+        return max(_on_curve(*curve, nodes) for curve in smaller)
+
+    @functools.cached_property
+    def _slot_cost(self) -> tuple[float, float]:
+        """Seconds per row and slot: for each node, and whatever the tree."""
+        rows, values = [], []
+        for p in self.points:
+            more = p.batch * (p.slots - self._base_slots)
+            if more:
+                # Relative errors count: a large batch takes seconds where one row takes none.
+                rows.append(np.array([more * p.nodes, more]) / p.seconds)
+                values.append((p.seconds - self._base_seconds(p.nodes, p.batch)) / p.seconds)
+        return _least_squares(np.array(rows), np.array(values)) if rows else (0.0, 0.0)
+
+
+def rising_fit(values: Iterable[float]) -> np.ndarray:
+    """The nearest sequence (least squares) that never falls: pool adjacent violators."""
+    pools: list[list[float]] = []  # mean, count
+    for value in values:
+        pools.append([float(value), 1])
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, n), (b, m) = pools[-2:]
+            pools[-2:] = [[(a * n + b * m) / (n + m), n + m]]
+    return np.concatenate([np.full(int(count), mean) for mean, count in pools])
+
+
+def _is_bad(point: Point) -> bool:
+    sizes = (point.batch, point.nodes, point.slots)
+    return min(sizes) < 1 or not 0 < point.seconds < float("inf")
+
+
+def _neighbours(sizes: Sequence[int], size: int) -> tuple[int, int]:
+    """The measured sizes around one; beyond the ends, the end twice."""
+    low = max((s for s in sizes if s <= size), default=sizes[0])
+    return low, min((s for s in sizes if s >= size), default=sizes[-1])
+
+
+def _on_curve(nodes: np.ndarray, seconds: np.ndarray, wanted: int) -> float:
+    """Linear between points, in proportion beyond the last, flat before the first."""
+    return float(np.interp(wanted, nodes, seconds)) * max(wanted / nodes[-1], 1.0)
+
+
+def _least_squares(rows: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Two factors, neither negative."""
+    both = np.linalg.lstsq(rows, values, rcond=None)[0]
+    if (both >= 0).all():
+        return float(both[0]), float(both[1])
+    singles = [(row @ values / (row @ row) if row.any() else 0.0) for row in rows.T]
+    errors = [((values - row * x) ** 2).sum() for row, x in zip(rows.T, singles, strict=True)]
+    best = int(np.argmin(errors))
+    factors = [0.0, 0.0]
+    factors[best] = max(float(singles[best]), 0.0)
+    return factors[0], factors[1]

@@ -1,0 +1,149 @@
+"""`tree="auto"`: the text of plain decoding, whatever is switched to and when."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding import auto
+from medusa_jax.decoding.auto import AutoTree, auto_choice, auto_steering
+from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.steering import Call, OneTree, Plan
+from medusa_jax.nn.heads import init_heads
+from medusa_jax.tuning.measured import Acceptance, Measured, assumed_acceptance
+from medusa_jax.tuning.times import Point, StepTimes
+
+PROMPTS = ["One day, a little girl", "The cat sat on", "Tom and", "He was", "A big dog"]
+
+
+def with_heads(base: medusa_jax.MedusaLM) -> medusa_jax.MedusaLM:
+    V, D = base.config.vocab_size, base.config.hidden_size
+    config = MedusaConfig(num_heads=4, hidden_size=D, vocab_size=V)
+    params = init_heads(config, base.params["embed"]["weight"], np.float32)
+    return dataclasses.replace(base, heads_config=config, heads_params=params)
+
+
+@pytest.fixture(scope="module")
+def lm(stories260k):
+    return with_heads(medusa_jax.load(str(stories260k), "none", dtype="float32"))
+
+
+class Restless:
+    """Another size at every call, of all depths, with an observed clock that means nothing."""
+
+    def __init__(self, lm, config, batch, longest, *, logprobs=False):
+        own = AutoTree(lm, config, batch, logprobs)
+        self.depth, self._runtime_of = own.depth, own._runtime
+        self._sizes = [1, 8, 2, 64, 1, 16, 3]
+        self.used: list[int] = []
+
+    def plan(self, capacity: int, remaining: float) -> Plan:
+        nodes = self._sizes[len(self.used) % len(self._sizes)]
+        return Plan(self._runtime_of(nodes), nodes, 3)
+
+    def observe(self, call: Call) -> None:
+        self.used.append(call.steps)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "seed": 4, "top_p": 0.95}])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_switching_changes_no_token(lm, monkeypatch, options, batch_size):
+    """Also while rows are refilled and the cache grows."""
+    options = {"batch_size": batch_size, "max_new_tokens": 40, "logprobs": True, **options}
+    plain = medusa_jax.generate(lm, PROMPTS, tree="chain:0", **options)
+    monkeypatch.setattr("medusa_jax.decoding.jobs.auto_steering", Restless)
+    monkeypatch.setattr("medusa_jax.decoding.engine._ROOM", 8)
+    restless = medusa_jax.generate(lm, PROMPTS, tree="auto", **options)
+    for a, b in zip(plain, restless, strict=True):
+        assert a.token_ids == b.token_ids
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
+    assert sum(a.num_steps for a in restless) < sum(a.num_steps for a in plain)
+
+
+def measured(fast: int, seconds: float = 0.01) -> Measured:
+    """Steps take the same up to `fast` nodes, and ten times as long beyond."""
+    points = [Point(1, n, 256, seconds) for n in (1, fast)]
+    points += [Point(1, 2 * fast, 256, 10 * seconds), Point(64, 1, 256, seconds)]
+    points += [Point(64, 2, 256, 10 * seconds)]
+    acceptance = Acceptance({0.0: assumed_acceptance(4)})
+    return Measured(acceptance, {"float32": StepTimes(tuple(points))})
+
+
+def test_measurements_decide(lm):
+    tuned = dataclasses.replace(lm, measured=measured(8)).with_tree("auto")
+    assert tuned.tree.R == 8
+    choice = auto_choice(tuned, GenerationConfig(), 1, 200)
+    assert (choice.nodes, choice.source) == (8, "measured")
+    assert choice.gain == pytest.approx(choice.tokens)
+    assert auto_choice(tuned, GenerationConfig(), 64, 200).nodes == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_heads_decoding_is_plain(stories260k, dtype):
+    lm = medusa_jax.load(str(stories260k), "none", dtype=dtype)
+    assert lm.auto
+    assert auto_choice(lm, GenerationConfig(), 8, 200).nodes == 1
+    (answer,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=5)
+    assert answer.num_steps == 5
+
+
+def test_a_tree_that_was_asked_for_is_used(lm):
+    tuned = dataclasses.replace(lm, measured=measured(8)).with_tree("auto")
+    assert not tuned.with_tree("chain:2").auto
+    assert tuned.with_tree("chain:2").with_tree("auto").auto
+    assert not tuned.is_auto("chain:2")
+    (answer,) = medusa_jax.generate(tuned, PROMPTS[:1], max_new_tokens=5, tree="chain:0")
+    assert answer.num_steps == 5
+
+
+def call(seconds: float, steps: int = 8, tokens: int = 8, capacity: int = 260) -> Call:
+    return Call(seconds, steps, steps, tokens, 0.0, capacity)
+
+
+def test_a_size_that_disappoints_is_left(lm):
+    """Eight nodes were measured to be fast; nothing is accepted, and plain steps cost a tenth."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    steering = auto_steering(tuned, GenerationConfig(), 1, 200)
+    used = []
+    for _ in range(200):
+        plan = steering.plan(260, remaining=1e5)
+        used.append(plan.nodes)
+        steering.observe(call(8 * (0.01 if plan.nodes == 1 else 0.02)))
+    assert used[0] == 8
+    assert used[-1] == 1
+
+
+def test_what_was_learned_is_kept_with_the_model(lm):
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    steering = auto_steering(tuned, GenerationConfig(), 1, 200)
+    assert auto_steering(tuned, GenerationConfig(max_new_tokens=7), 1, 300) is steering
+    assert auto_steering(tuned, GenerationConfig(), 2, 200) is not steering
+    other = dataclasses.replace(tuned, params=jax.tree.map(lambda x: x + 0, tuned.params))
+    assert auto_steering(other, GenerationConfig(), 1, 200) is not steering
+
+
+def test_typical_acceptance_keeps_its_tree(lm):
+    """Its text depends on it, and must not depend on a clock."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    config = GenerationConfig(temperature=0.7, acceptance="typical")
+    steering = auto_steering(tuned, config, 1, 200)
+    assert isinstance(steering, OneTree)
+    assert steering.runtime.params["drafter"]["tree"].R == 8
+
+
+def test_processes_that_share_a_model_keep_the_tree(lm, monkeypatch):
+    monkeypatch.setattr("medusa_jax.decoding.runtime.Runtime.is_shared", property(lambda _: True))
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    assert isinstance(auto_steering(tuned, GenerationConfig(), 1, 200), OneTree)
+
+
+def test_trees_of_one_depth_share_their_arrays(lm):
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    steering = AutoTree(tuned, GenerationConfig(), 1, False)
+    first, second = steering._runtime(48), steering._runtime(64)
+    assert auto._depth(first) == auto._depth(second) == 4
+    own = [jax.tree.leaves(r.params["drafter"]["heads"]) for r in (first, second)]
+    assert all(a is b for a, b in zip(*own, strict=True))

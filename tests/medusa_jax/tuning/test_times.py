@@ -1,0 +1,76 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medusa_jax.tuning.times import Point, StepTimes, rising_fit
+
+sizes = st.integers(1, 64)
+seconds = st.floats(1e-4, 10.0)
+points = st.lists(
+    st.builds(Point, sizes, sizes, st.sampled_from([256, 1024]), seconds), min_size=1, max_size=12
+)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=6))
+def test_rising_fit_is_the_nearest_rising_sequence(values):
+    """Brute force: the optimum is constant on blocks, with each block's mean."""
+    best = np.inf
+    for cuts in itertools.product([0, 1], repeat=len(values) - 1):
+        blocks = np.split(np.array(values), np.flatnonzero(cuts) + 1)
+        fit = np.concatenate([np.full(len(b), b.mean()) for b in blocks])
+        if (np.diff(fit) >= 0).all():
+            best = min(best, ((fit - values) ** 2).sum())
+    found = rising_fit(values)
+    assert (np.diff(found) >= 0).all()
+    assert ((found - values) ** 2).sum() == pytest.approx(best, abs=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(points, sizes, sizes, st.integers(256, 4096))
+def test_larger_never_takes_less(measured, nodes, batch, slots):
+    times = StepTimes(tuple(measured))
+    here = times.seconds(nodes, batch, slots)
+    base = times.seconds(nodes, batch, 256)
+    assert 0 < base * (1 - 1e-9) <= here or slots == 256 or min(p.slots for p in measured) > 256
+    assert times.seconds(nodes + 1, batch, slots) >= here * (1 - 1e-9)
+    assert times.seconds(nodes, batch + 1, slots) >= here * (1 - 1e-9)
+
+
+def test_measured_points_that_rise_are_kept_and_joined_by_lines():
+    times = StepTimes((Point(1, 1, 256, 0.02), Point(1, 4, 256, 0.05), Point(4, 1, 256, 0.04)))
+    assert times.seconds(1, 1, 256) == pytest.approx(0.02)
+    assert times.seconds(2, 1, 256) == pytest.approx(0.03)  # a third of the way
+    assert times.seconds(1, 2, 256) == pytest.approx(0.02 + 0.02 / 3)
+    assert times.seconds(8, 1, 256) == pytest.approx(0.10)  # in proportion beyond
+    assert times.seconds(1, 8, 256) == pytest.approx(0.08)
+
+
+def test_slots_cost_what_larger_caches_showed():
+    """A machine whose steps take 10 ms + (2 us + 1 us per node) for each slot of a row."""
+
+    def true(batch, nodes, slots):
+        return 0.01 * nodes + batch * slots * (2e-6 + 1e-6 * nodes)
+
+    where = [(1, 1, 256), (1, 8, 256), (4, 1, 256), (4, 8, 256), (1, 1, 1024), (1, 8, 1024)]
+    times = StepTimes(tuple(Point(*at, true(*at)) for at in where))
+    for at in [(1, 1, 4096), (1, 8, 512), (4, 8, 2048)]:
+        batch, nodes, slots = at
+        assert times.seconds(nodes, batch, slots) == pytest.approx(true(*at), rel=1e-6)
+
+
+def test_what_was_measured_is_told_from_what_was_not():
+    times = StepTimes((Point(1, 1, 256, 1.0), Point(1, 8, 256, 2.0), Point(4, 1, 256, 1.5)))
+    assert times.is_measured(8, 1)
+    assert not times.is_measured(16, 1)
+    assert not times.is_measured(8, 2)  # with four rows, only plain decoding was
+    assert times.is_measured(1, 3)
+    assert not times.is_measured(1, 5)
+
+
+@pytest.mark.parametrize("bad", [(), (Point(0, 1, 256, 1.0),), (Point(1, 1, 256, 0.0),)])
+def test_nonsense_is_refused(bad):
+    with pytest.raises(ValueError, match="step times need points"):
+        StepTimes(bad)
