@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from medusa_jax.nn.quantize import channel_scale, is_quantized, widened
 
+# Numbers of rows for which `_weight_first` was faster on a CPU with AVX-512 (docs/design.md).
+_WEIGHT_FIRST = {"float32": range(2, 65), "bfloat16": (16, 32, 64)}
+
 
 def product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
     """einsum(equation, x, y) of operands rounded to `dtype`, added up in float32.
@@ -91,28 +94,50 @@ def _aligned(scale: jax.Array, letters: str, wanted: str) -> jax.Array:
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """einsum in float32; on a CPU a lone bfloat16 row is computed twice.
-
-    XLA's CPU backend has no fast bfloat16 product of a matrix and a vector: two rows take a tenth
-    of the time of one.
-    """
-
-    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            equation,
-            x,
-            y,
-            precision="highest" if x.dtype == jnp.float32 else None,
-            preferred_element_type=jnp.float32,
-        )
-
+    """einsum in float32; few rows are multiplied in the way that XLA's CPU backend is fast with."""
     of_x, of_y, result = _terms(equation)
+    plain = functools.partial(_einsum, equation)
     rows = [letter for letter in of_x if letter not in of_y]
-    if x.dtype != jnp.bfloat16 or len(rows) != 1 or x.shape[of_x.index(rows[0])] != 1:
+    if len(rows) != 1:
         return plain(x, y)
+    num_rows = x.shape[of_x.index(rows[0])]
+    # A weight is [..., out, in].
+    has_weight = of_y[-1] not in result and y.shape[-2] % 2 == 0
+    if x.dtype == jnp.bfloat16 and num_rows == 1:
+        fast = _row_twice
+    elif has_weight and num_rows in _WEIGHT_FIRST.get(x.dtype.name, ()):
+        fast = _weight_first
+    else:
+        return plain(x, y)
+    return jax.lax.platform_dependent(
+        x, y, cpu=functools.partial(fast, equation, rows[0]), default=plain
+    )
 
-    def doubled(x: jax.Array, y: jax.Array) -> jax.Array:
-        out = plain(jnp.concatenate([x, x], axis=of_x.index(rows[0])), y)
-        return jax.lax.slice_in_dim(out, 0, 1, axis=result.index(rows[0]))
 
-    return jax.lax.platform_dependent(x, y, cpu=doubled, default=plain)
+def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(
+        equation,
+        x,
+        y,
+        precision="highest" if x.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _row_twice(equation: str, row: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Of a lone bfloat16 row: two take a tenth of the time of one."""
+    of_x, _, result = _terms(equation)
+    out = _einsum(equation, jnp.concatenate([x, x], axis=of_x.index(row)), y)
+    return jax.lax.slice_in_dim(out, 0, 1, axis=result.index(row))
+
+
+def _weight_first(equation: str, row: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """y x^T, transposed: the backend reads its left operand as it lies, the right one it repacks.
+
+    It would also undo a plain transposition; one of two halves it leaves alone.
+    """
+    of_x, of_y, result = _terms(equation)
+    assert result[-2:] == row + of_y[-2]
+    out = _einsum(f"{of_y},{of_x}->{result[:-2]}{of_y[-2]}{row}", y, x)
+    *batch, F, X = out.shape
+    return jnp.moveaxis(out.reshape(*batch, 2, F // 2, X), -1, -3).reshape(*batch, X, F)

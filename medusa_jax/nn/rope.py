@@ -48,7 +48,21 @@ def rope_angles(
         power = jnp.asarray(-np.arange(0, head_dim, 2) / (head_dim - 2), jnp.float32)
         frequency_BTh = frequency_BTh * growth_BT[:, :, None] ** power[None, None, :]
     angle_BTh = position_BT.astype(jnp.float32)[:, :, None] * frequency_BTh
-    return jnp.cos(angle_BTh), jnp.sin(angle_BTh)
+    cos_BTh, sin_BTh = jax.lax.platform_dependent(
+        angle_BTh, cpu=_in_a_loop, default=lambda angle: (jnp.cos(angle), jnp.sin(angle))
+    )
+    return cos_BTh, sin_BTh
+
+
+def _in_a_loop(angle: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine, one per turn of a loop.
+
+    XLA's CPU backend fuses a cosine into all that reads it, and so computes it again for every head
+    of every layer. What comes out of a loop it keeps, where barriers are gone before it fuses.
+    """
+    is_cos_2 = jnp.array([True, False])
+    cos, sin = jax.lax.map(lambda c: jnp.where(c, jnp.cos(angle), jnp.sin(angle)), is_cos_2)
+    return cos, sin
 
 
 def apply_rope(x_BTNH: jax.Array, cos_BTh: jax.Array, sin_BTh: jax.Array) -> jax.Array:

@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from medusa_jax.decoding.draft import Draft, pick
 from medusa_jax.decoding.rules.rule import Verdict, longest_path
 from medusa_jax.decoding.state import Request
+from medusa_jax.nn.vocabulary import best_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Greedy:
     def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
         """See `Rule.first`."""
         del request, position_B
-        return _argmax(logits_BV)
+        return best_token(logits_BV)
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
     ) -> Verdict:
         """See `Rule.judge`."""
         del request, position_B
-        best_BR = _argmax(logits_BRV)
+        best_BR = best_token(logits_BRV)
         num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
         return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
 
@@ -38,8 +38,3 @@ class Greedy:
         """See `Rule.rank`."""
         del request, position_B, token_V
         return logits_BMV
-
-
-def _argmax(logits: jax.Array) -> jax.Array:
-    """The first of the highest logits [..., V]: int32 [...]."""
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from medusa_jax.decoding.draft import Draft, pick
 from medusa_jax.decoding.rules.rule import Verdict, is_hot, longest_path
 from medusa_jax.decoding.state import Request
+from medusa_jax.nn.vocabulary import best_token
 
 _ENTROPY_OFFSET = 1e-5  # inside the logarithm of the entropy, part of the published rule
 
@@ -48,7 +49,7 @@ class Typical:
     def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
         """See `Rule.first`."""
         if not self.sampled_root:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+            return best_token(logits_BV)
         return sample_typical(request.position_keys(position_B), logits_BV, request.numbers)
 
     def judge(
@@ -87,7 +88,7 @@ def _accepted(
     threshold_BR = _threshold(log_q_BRV, numbers.epsilon_B[:, None], numbers.delta_B[:, None])
     row_B1 = jnp.arange(draft.token_BR.shape[0], dtype=jnp.int32)[:, None]
     log_q_BR = log_q_BRV[row_B1, draft.parent_BR, draft.token_BR]
-    best_BR = jnp.argmax(logits_BRV, axis=-1).astype(jnp.int32)
+    best_BR = best_token(logits_BRV)
     typical_BR = jnp.exp(log_q_BR) > draft.at_parent(threshold_BR)
     ok_BR = jnp.where(hot_B1, typical_BR, draft.token_BR == draft.at_parent(best_BR))
     return ok_BR, jnp.where(hot_B1, log_q_BR, jnp.float32(0))
@@ -106,7 +107,7 @@ def sample_typical(key_B: jax.Array, logits_BV: jax.Array, numbers: TypicalNumbe
     """
     logits_BV = logits_BV.astype(jnp.float32)
     log_q_BV = _log_q(logits_BV, numbers.temperature_B[:, None])
-    best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    best_B = best_token(logits_BV)
     token_1V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)[None]
     threshold_B = _threshold(log_q_BV, numbers.epsilon_B, numbers.delta_B)
     allowed_BV = jnp.exp(log_q_BV) >= threshold_B[:, None]

@@ -55,6 +55,40 @@ def test_every_product_runs_in_bfloat16(equation):
     assert float(jax.jit(loss)(x, y)) == shared * product(equation, x, y, jnp.bfloat16).size
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 64, 65])
+@pytest.mark.parametrize(("equation", "leading"), [("XD,FD->XF", ()), ("MXD,MFD->MXF", (3,))])
+@pytest.mark.parametrize("columns", [6, 7])
+def test_small_integers_are_multiplied_exactly(equation, leading, rows, columns, dtype):
+    """Whatever form a CPU multiplies this number of rows in."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-8, 9, (*leading, rows, 24)).astype(np.float32)
+    y = rng.integers(-8, 9, (*leading, columns, 24)).astype(np.float32)
+    found = jax.jit(lambda x, y: product(equation, x, y, jnp.dtype(dtype)))(x, y)
+    np.testing.assert_array_equal(found, np.einsum(equation, x, y))
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 2), ("float32", 64), ("bfloat16", 16)])
+def test_a_cpu_reads_the_weight_of_few_rows_as_it_lies(dtype, rows):
+    """On the left of the compiled product, and nowhere copied."""
+    x, y = jnp.ones((rows, 96), dtype), jnp.ones((640, 96), dtype)
+    multiply = jax.jit(lambda x, y: product("XD,FD->XF", x, y, x.dtype))
+    text = multiply.lower(x, y).compile().as_text()
+    (line,) = [line for line in text.splitlines() if " dot(" in line]
+    assert f"= f32[640,{rows}]" in line
+    assert not [line for line in text.splitlines() if "[96,640]" in line]
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_multiply_few_rows_as_any(platform):
+    """Lowered in a process whose backend is a CPU, as ahead-of-time compilation does."""
+    traced = jax.jit(lambda x, y: product("XD,FD->XF", x, y, x.dtype)).trace(
+        jnp.ones((2, 96)), jnp.ones((640, 96))
+    )
+    assert "transpose" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "transpose" not in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def products(jaxpr):
     """Types of the operands of every product in a program."""
     for equation in jaxpr.eqns:
