@@ -168,7 +168,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
 
 def test_help_teaches(benchmark):
     text = stdout_of(benchmark("--help"))
-    assert text.count("python -m infer.benchmark") == 6
+    assert text.count("python -m infer.benchmark") == 7
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text
     for name in ("batches", "shape", "heads", "[no]experiments", "output", "compilation_cache"):
