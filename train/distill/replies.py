@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from medusa_jax import Generation, MedusaLM, generate
+from medusa_jax import Generation, MedusaLM, generate_as_done
 from medusa_jax.chat import Message
+from medusa_jax.decoding.runtime import Clock
 from train.distill.conversations import Conversation
 from train.distill.dialogues import Dialogue, ReplySettings, following, open_dialogue
 
@@ -53,7 +54,8 @@ def answer(
     waiting: list[Dialogue] = []
     fresh = iter(conversations)
     while batch := _next_batch(lm, settings, waiting, fresh):
-        replies = _reply(lm, settings, batch)
+        clock = Clock()
+        replies = _reply(lm, settings, batch, clock)
         rows = []
         for dialogue, reply in zip(batch, replies, strict=True):
             messages = (*dialogue.messages, {"role": "assistant", "content": reply.text})
@@ -64,7 +66,7 @@ def answer(
             else:
                 waiting.append(next_turn)
         tokens = sum(reply.num_new_tokens for reply in replies)
-        yield Round(rows, tokens, replies[0].prefill_seconds + replies[0].decode_seconds)
+        yield Round(rows, tokens, clock.prefill + clock.decode)
 
 
 def _next_batch(
@@ -101,21 +103,26 @@ def _full_shape(settings: ReplySettings, waiting: list[Dialogue]) -> tuple[int, 
     return next((s for s, count in counts.items() if count >= _full_size(settings, s)), None)
 
 
-def _reply(lm: MedusaLM, settings: ReplySettings, batch: list[Dialogue]) -> list[Generation]:
+def _reply(
+    lm: MedusaLM, settings: ReplySettings, batch: list[Dialogue], clock: Clock
+) -> list[Generation]:
     rows = _full_size(settings, batch[0].shape)
     if lm.platform == "cpu":
         while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
             rows //= 2
-    # A repeated row costs no extra step.
+    # Prompts are run in groups, whose shapes follow from their number: it is always the same. A
+    # repeated row costs no extra step.
     padded = batch + batch[:1] * (rows - len(batch))
-    replies = generate(
+    replies = generate_as_done(
         lm,
         [dialogue.ids for dialogue in padded],
         batch_size=rows,
         numbers=[dialogue.number for dialogue in padded],
+        clock=clock,
         **asdict(replace(settings.generation, epsilon=_WHOLE_DISTRIBUTION)),
     )
-    return replies[: len(batch)]
+    by_index = dict(replies)
+    return [by_index[index] for index in range(len(batch))]
 
 
 def _row(name: str, messages: Iterable[Message], truncated: bool) -> dict[str, Any]:
