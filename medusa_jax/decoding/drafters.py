@@ -174,7 +174,12 @@ class MedusaDrafter:
 
 
 def medusa_drafter(
-    config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any], tree: Tree, dtype: str
+    config: MedusaConfig,
+    heads: dict[str, Any],
+    backbone: dict[str, Any],
+    tree: Tree,
+    dtype: str,
+    platform: str,
 ) -> tuple[MedusaDrafter, dict[str, Any]]:
     """The drafter of a static tree, and what it reads: see `make_proposer`.
 
@@ -184,8 +189,9 @@ def medusa_drafter(
       backbone: the base model's.
       tree: what they fill.
       dtype: compute dtype.
+      platform: "cpu", "gpu" or "tpu"; the tree is padded as suits it.
     """
-    tree = padded(tree, config.vocab_size)
+    tree = padded(tree, config.vocab_size, platform)
     proposer, params = make_proposer(
         config, heads, backbone, depth=tree.max_depth, top_k=tree.top_k, dtype=dtype
     )

@@ -83,7 +83,8 @@ def dynamic_drafter(
 
 def _log_p(score_BMV: jax.Array, top_BMk: jax.Array) -> jax.Array:
     """Log-probabilities of the best tokens of each head; at most 0, also in floating point."""
-    peak_BM1 = top_BMk[..., :1]
+    # The maximum, not the first: a slice of what `top_k` gives makes XLA sort the whole vocabulary.
+    peak_BM1 = jnp.max(top_BMk, axis=-1, keepdims=True)
     total_BM1 = jnp.sum(jnp.exp((score_BMV - peak_BM1) / _TEMPERATURE), axis=-1, keepdims=True)
     return (top_BMk - peak_BM1) / _TEMPERATURE - jnp.log(total_BM1)
 

@@ -191,7 +191,7 @@ def make_runtime(
         if isinstance(tree, DynamicTree):
             drafter, params["drafter"] = dynamic_drafter(*args, tree, lm.dtype)
         else:
-            drafter, params["drafter"] = medusa_drafter(*args, tree, lm.dtype)
+            drafter, params["drafter"] = medusa_drafter(*args, tree, lm.dtype, lm.platform)
     decoder = Decoder(
         lm.config,
         rule or Greedy(),

@@ -4,6 +4,9 @@ import numpy as np
 
 from medusa_jax.tree.build import Tree
 
+_MIN_RANKS = 16
+_ROWS = 8
+
 
 def pad_tree(tree: Tree, nodes: int, depth: int, top_k: int) -> Tree:
     """The same tree with the shapes of a larger one.
@@ -15,8 +18,8 @@ def pad_tree(tree: Tree, nodes: int, depth: int, top_k: int) -> Tree:
     Args:
       tree: without padding.
       nodes: R of the result.
-      depth: number of heads that the result claims to need.
-      top_k: number of ranks that it claims to need.
+      depth: its `max_depth`.
+      top_k: its `top_k`.
     """
     more = nodes - tree.R
     mask_RR = np.eye(nodes, dtype=bool)
@@ -26,19 +29,18 @@ def pad_tree(tree: Tree, nodes: int, depth: int, top_k: int) -> Tree:
     return Tree(mask_RR=mask_RR, parent_R=parent_R, max_depth=depth, top_k=top_k, **arrays)
 
 
-def padded(tree: Tree, num_tokens: int) -> Tree:
-    """A tree in the shapes of the next size: see `num_padded`.
+def padded(tree: Tree, num_tokens: int, platform: str) -> Tree:
+    """A tree in the shapes of the next size, where that costs next to nothing (docs/design.md).
 
-    The depth stays as it is: heads below the tree would cost a product each, and there are few.
+    Ranks: a power of two, at least 16. Nodes: a multiple of 8 on accelerators, whose matrix units
+    take 8 rows or more at a time; on a CPU every row costs, so none is added. The depth stays: each
+    head reads weights of its own.
 
     Args:
       tree: without padding.
       num_tokens: that each head can propose.
+      platform: "cpu", "gpu" or "tpu".
     """
-    top_k = min(1 << (tree.top_k - 1).bit_length(), num_tokens)
-    return pad_tree(tree, num_padded(tree.R), tree.max_depth, top_k)
-
-
-def num_padded(nodes: int) -> int:
-    """Nodes of the program that a tree of some nodes runs in: itself up to 8, then steps of."""
-    return nodes
+    top_k = min(max(_MIN_RANKS, 1 << (tree.top_k - 1).bit_length()), num_tokens)
+    nodes = tree.R if platform == "cpu" else -(-tree.R // _ROWS) * _ROWS
+    return pad_tree(tree, nodes, tree.max_depth, top_k)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import heapq
+import re
 
 import hypothesis
 import hypothesis.extra.numpy as arrays
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.dynamic import ancestors, best_nodes
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.decoding.runtime import make_request, make_runtime
@@ -156,6 +158,16 @@ def test_a_draft_vocabulary_proposes_its_own_tokens(lm):
     assert int(draft.token_BR[0, 1]) == token_map[np.argmax(logits_V[token_map])]
     plain = decoded(lm.with_tree("chain:0"), PROMPTS[:1], [20])
     assert rows(runtime.advance(batch).state) == rows(plain)
+
+
+def test_no_step_sorts_the_vocabulary(lm):
+    """XLA makes a `top_k` of its sort, unless something else wants a part of the sorted scores."""
+    runtime = make_runtime(lm.with_tree("dynamic:8"))
+    batch = runtime.start(make_request([8] * 3), PROMPTS)
+    arrays = (runtime.shapes, *map(programs.abstract, (batch.state, jnp.int32(4))))
+    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, arrays)
+    assert "TopK" in program.as_text()
+    assert not re.findall(r"= .* sort\(.*", program.as_text())
 
 
 def test_a_model_without_heads_refuses(lm):

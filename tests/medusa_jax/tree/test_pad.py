@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.tree.build import build_tree
-from medusa_jax.tree.pad import num_padded, pad_tree, padded
+from medusa_jax.tree.pad import pad_tree, padded
 from medusa_jax.tree.presets import load_tree
 
 
@@ -25,26 +25,20 @@ def test_by_hand():
     assert [tree.depth_R.dtype, tree.rank_R.dtype, tree.parent_R.dtype] == [np.int32] * 3
 
 
-@pytest.mark.parametrize("nodes", range(1, 65))
-def test_a_tree_keeps_its_nodes_and_gets_few_more(nodes):
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("nodes", [2, 7, 8, 9, 63, 64])
+def test_a_tree_keeps_its_nodes_and_gets_few_more(nodes, platform):
     tree = load_tree(f"mc_sim_7b_63:{nodes}")
-    more = padded(tree, 32000)
+    more = padded(tree, 32000, platform)
     for name in ("depth_R", "rank_R", "parent_R"):
         assert getattr(more, name)[:nodes].tolist() == getattr(tree, name).tolist()
     assert (more.mask_RR[:nodes, :nodes] == tree.mask_RR).all()
-    assert nodes <= more.R == num_padded(nodes) <= 1.25 * nodes
-    assert more.max_depth == tree.max_depth
-    assert tree.top_k <= more.top_k < 2 * tree.top_k
+    sizes = {2: 8, 7: 8, 8: 8, 9: 16, 63: 64, 64: 64}
+    assert (nodes if platform == "cpu" else sizes[nodes]) == more.R
+    assert (more.max_depth, more.top_k) == (tree.max_depth, 16)
 
 
-def test_a_padded_size_is_its_own_next_size():
-    sizes = [num_padded(nodes) for nodes in range(1, 300)]
-    assert sizes == sorted(sizes)
-    assert [num_padded(size) for size in sizes] == sizes
-    assert num_padded(1) == 1
-
-
-def test_ranks_end_with_the_vocabulary():
-    tree = build_tree([[9]])
-    assert padded(tree, 32000).top_k == 16
-    assert padded(tree, 12).top_k == 12
+def test_ranks_are_a_power_of_two_and_end_with_the_vocabulary():
+    assert padded(build_tree([[16]]), 32000, "cpu").top_k == 32
+    assert padded(build_tree([[15]]), 32000, "cpu").top_k == 16
+    assert padded(build_tree([[9]]), 12, "cpu").top_k == 12

@@ -1,0 +1,55 @@
+"""Padded trees decode as bare ones do, and trees of one size share a program."""
+
+import pytest
+
+from medusa_jax.decoding import drafters, programs
+from medusa_jax.decoding.rules.greedy import Greedy
+from medusa_jax.decoding.rules.typical import Typical
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.pad import pad_tree
+from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows, typical_numbers
+from tests.medusa_jax.tiny import tiny_lm
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+def pad_with(monkeypatch, more_nodes, more_ranks):
+    def padded(tree, num_tokens, platform):
+        del num_tokens, platform
+        return pad_tree(tree, tree.R + more_nodes, tree.max_depth, tree.top_k + more_ranks)
+
+    monkeypatch.setattr(drafters, "padded", padded)
+
+
+@pytest.mark.parametrize("tree", ["chain:3", "mc_sim_7b_63:13"])
+@pytest.mark.parametrize(
+    ("rule", "numbers"),
+    [(Greedy(), ()), (Typical(), (0.7, 0.3)), (Typical(sampled_root=True), (1.5, 0.05))],
+)
+def test_tokens_and_steps_are_those_of_the_bare_tree(lm, monkeypatch, tree, rule, numbers):
+    def run(*padding):
+        pad_with(monkeypatch, *padding)
+        given = {"rule_numbers": typical_numbers(3, *numbers)} if numbers else {}
+        return decoded(lm.with_tree(tree), PROMPTS, [40] * 3, rule=rule, **given)
+
+    bare, padded = run(0, 0), run(7, 9)
+    assert padded.draft.depth_BR.shape[1] == bare.draft.depth_BR.shape[1] + 7
+    assert rows(padded) == rows(bare)
+    assert padded.num_steps_B.tolist() == bare.num_steps_B.tolist()
+    assert max(bare.num_steps_B.tolist()) < 39  # some guesses were right
+
+
+def test_trees_of_one_size_share_a_program(lm):
+    """They may differ in their paths and ranks."""
+    wide = build_tree([[rank] for rank in range(14)] + [[0, rank] for rank in range(5)])
+    other = build_tree([[rank] for rank in range(9)] + [[rank, rank] for rank in range(9)] + [[9]])
+    assert (wide.R, other.R, wide.top_k, other.top_k) == (20, 20, 14, 10)
+    first = decoded(lm.with_tree(wide), PROMPTS, [40] * 3)
+    before = programs._compile.cache_info().misses
+    second = decoded(lm.with_tree(other), PROMPTS, [40] * 3)
+    assert programs._compile.cache_info().misses == before
+    assert rows(second) == rows(first)
+    assert second.num_steps_B.tolist() != first.num_steps_B.tolist()
