@@ -25,10 +25,12 @@ import jax
 from absl import flags
 
 from infer import answers, display
+from infer import flags as shared
 from infer.answers import Job
 from infer.compare import compare, from_rows
 from infer.compare_table import report
-from infer.prompts import check_text, read_prompt_file
+from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
+from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
 from infer.totals import closing_line
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
@@ -38,20 +40,9 @@ from medusa_jax.cli_console import make_console, note
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from medusa_jax.tree.presets import load_fitting_tree
 
-_DEFAULTS = GenerationConfig()
+flags.adopt_module_key_flags(shared)
 _SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Hugging Face folder, hub id or GGUF file. Default: SmolLM2-135M-Instruct, downloaded once.",
-)
-_MEDUSA = flags.DEFINE_string(
-    "medusa",
-    None,
-    "Folder, file or hub id with Medusa heads; 'none': plain (autoregressive) decoding. Default: "
-    "the heads beside the model, or those that ship with the default model.",
-)
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more.")
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
@@ -64,56 +55,6 @@ _CHAT = flags.DEFINE_boolean(
     None,
     "Apply the tokenizer's chat template, with the prompt as the user's message. Default: if the "
     "tokenizer has a template.",
-)
-# One flag for each field of GenerationConfig, but for the tree: that belongs to the model.
-_OPTIONS = (
-    flags.DEFINE_integer(
-        "max_new_tokens", _DEFAULTS.max_new_tokens, "Longest answer to each prompt, in tokens."
-    ),
-    flags.DEFINE_float(
-        "temperature", _DEFAULTS.temperature, "Sampling temperature; 0 is greedy decoding."
-    ),
-    flags.DEFINE_enum(
-        "acceptance",
-        _DEFAULTS.acceptance,
-        ["greedy", "typical"],
-        "Which of the proposed tokens to accept: those that greedy decoding gives, or all that are "
-        "typical (Medusa paper, section 2.3.1). Default: greedy at temperature 0, typical above.",
-    ),
-    flags.DEFINE_float(
-        "epsilon",
-        _DEFAULTS.epsilon,
-        "Typical acceptance: a token is accepted if its probability exceeds the smaller of epsilon "
-        "and delta * exp(-entropy); between 0 and 1, larger is stricter.",
-    ),
-    flags.DEFINE_float(
-        "delta",
-        _DEFAULTS.delta,
-        "Typical acceptance: see --epsilon; above 0. The paper recommends sqrt(epsilon).",
-    ),
-    flags.DEFINE_boolean(
-        "sampled_root",
-        _DEFAULTS.sampled_root,
-        "Typical acceptance: sample the first token of each step instead of taking the most likely "
-        "one. Default: only when decoding without heads.",
-    ),
-    flags.DEFINE_integer(
-        "seed", _DEFAULTS.seed, "Random seed for sampling.", lower_bound=0, upper_bound=2**64 - 1
-    ),
-)
-_TREE = flags.DEFINE_string(
-    "tree",
-    None,
-    "Tree of tokens that each step proposes: a preset such as mc_sim_7b_63, PRESET:N for its first "
-    "N nodes, a JSON file with a list of paths, or chain:K for the best token of each of K heads. "
-    "Default: the tree that was measured to be fastest on this kind of device; on a CPU in float32 "
-    "that is chain:0, plain decoding, and mc_sim_7b_63:6 with --compare.",
-)
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    ["float32", "bfloat16"],
-    "Number format of parameters and computation. Default: float32 on a CPU, bfloat16 elsewhere.",
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "How many prompts to decode at the same time.", lower_bound=1
@@ -141,19 +82,15 @@ _STREAM = flags.DEFINE_boolean(
 def main(argv: list[str]) -> None:
     """The walk of a prompt: parse, load, encode once, decode, print."""
     del argv
-    config, prompts, streaming = _config(), _prompts(), _streaming()
+    config, prompts = GenerationConfig(**shared.decoding_options()), _prompts()
+    streaming = _streaming()
     call = _call(config) if _OUTPUT.value is not None else {}
     with open_rows(_OUTPUT.value, call, prompts, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value)
         job = Job(encoded, _BATCH_SIZE.value, config, done=len(rows.rows))
-        display.describe_model(lm, _MODEL.value or DEFAULT_MODEL_NAME)
+        display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
-
-
-def _config() -> GenerationConfig:
-    options: dict[str, Any] = {option.name: option.value for option in _OPTIONS}
-    return GenerationConfig(**options)
 
 
 def _prompts() -> list[Prompt]:
@@ -164,7 +101,11 @@ def _prompts() -> list[Prompt]:
         raise UserError('nothing to answer: give --prompt "..." or --prompt_file FILE')
     if _CHAT.value is False and not all(isinstance(prompt, str) for prompt in prompts):
         raise UserError("rows with messages need the chat template: leave out --nochat")
-    return prompts
+    if SYSTEM.value is None:
+        return prompts
+    if _CHAT.value is False:
+        raise UserError("--system needs the chat template: leave out --nochat")
+    return [with_system(prompt, check_text(SYSTEM.value, "--system")) for prompt in prompts]
 
 
 def _streaming() -> bool:
@@ -179,9 +120,9 @@ def _streaming() -> bool:
 
 def _call(config: GenerationConfig) -> dict[str, Any]:
     """What the rows depend on, but for the prompts: only a rerun with the same resumes them."""
-    names = {flag.name: identify(flag.value) for flag in (_MODEL, _MEDUSA, _TREE)}
+    names = {flag.name: identify(flag.value) for flag in (MODEL, MEDUSA, TREE)}
     options = {key: value for key, value in vars(config).items() if key not in names}
-    others = {flag.name: flag.value for flag in (_DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
+    others = {flag.name: flag.value for flag in (DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
     fields = [field.name for field in dataclasses.fields(Generation)]
     # Of the process, since the file is looked at before the model is loaded.
     around = {"platform": jax.default_backend(), "fields": fields}
@@ -189,21 +130,21 @@ def _call(config: GenerationConfig) -> dict[str, Any]:
 
 
 def _load() -> MedusaLM:
-    if _COMPARE.value and _MEDUSA.value == "none":
+    if _COMPARE.value and MEDUSA.value == "none":
         raise UserError("--compare needs Medusa heads: leave out --medusa none")
     setup_compilation_cache()
     with warnings.catch_warnings():
         if _COMPARE.value:  # no heads: an error follows
             warnings.filterwarnings("ignore", "no Medusa heads")
-        lm = load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree=_TREE.value)
+        lm = load(MODEL.value, MEDUSA.value, dtype=DTYPE.value, tree=TREE.value)
     if not _COMPARE.value:
         return lm
     if lm.heads_config is None:
         raise UserError(
-            f"--compare needs Medusa heads, and there are none beside {_MODEL.value}: name them "
+            f"--compare needs Medusa heads, and there are none beside {MODEL.value}: name them "
             "with --medusa"
         )
-    if _TREE.value is None and lm.tree.R == 1:
+    if TREE.value is None and lm.tree.R == 1:
         heads = lm.heads_config
         return lm.with_tree(load_fitting_tree(_SMALL_TREE, heads.num_heads, heads.vocab_size))
     return lm

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.chat import Prompt, check_messages
+from medusa_jax.chat import Message, Prompt, check_messages
 from medusa_jax.errors import UserError
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
@@ -36,6 +36,17 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
     # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
     lines = enumerate(text.split("\n"), start=1)
     return [_parse_row(line, f"{path}:{number}") for number, line in lines if line.strip()]
+
+
+def with_system(prompt: Prompt, system: str) -> list[Message]:
+    """The conversation of a prompt, a text or messages, that begins with a system message.
+
+    A conversation that has a system message keeps its own.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def check_text(text: str, where: str) -> str:

@@ -100,8 +100,9 @@ def _parse(argv: list[str]) -> list[str]:
 def _help_text(module: str) -> str:
     """The module's docstring and flags, in the order in which they are defined."""
     name = sys.argv[0] if module == "__main__" else module
-    own = flags.FLAGS.get_key_flags_for_module(name)
-    entries = [_flag_help(flag) for flag in (*own, flags.FLAGS[_CACHE.name])]
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(name)}
+    ordered = [name for name in flags.FLAGS if name in own]
+    entries = [_flag_help(flags.FLAGS[name]) for name in (*ordered, _CACHE.name)]
     return "\n".join([(sys.modules[module].__doc__ or "").rstrip(), "", "Flags:", *entries])
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from infer.prompts import check_text, read_prompt_file
+from infer.prompts import check_text, read_prompt_file, with_system
 from medusa_jax import UserError
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
@@ -107,3 +107,11 @@ def test_malformed_turns_are_refused_with_their_line(tmp_path, turns):
     path.write_text(json.dumps({"turns": ["A?"]}) + "\n" + json.dumps({"turns": turns}) + "\n")
     with pytest.raises(UserError, match=r"mt\.jsonl:2: write .turns. as a list"):
         read_prompt_file(path)
+
+
+def test_a_system_message_goes_first_unless_there_is_one():
+    user = {"role": "user", "content": "Hi"}
+    system = {"role": "system", "content": "Rhyme."}
+    assert with_system("Hi", "Rhyme.") == [system, user]
+    assert with_system([user], "Rhyme.") == [system, user]
+    assert with_system(MESSAGES, "Rhyme.") == MESSAGES

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 from absl.flags import FLAGS
 
-from infer import generate
+from infer import flags as shared
 from medusa_jax import GenerationConfig
 
 
 def test_every_option_of_decoding_is_a_flag_with_the_same_default():
-    options = {option.name: option.default for option in generate._OPTIONS}
+    options = {option.name: option.default for option in shared._OPTIONS}
     assert options | {"tree": None} == dataclasses.asdict(GenerationConfig())  # --tree: of `load`
 
 
