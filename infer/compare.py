@@ -1,7 +1,7 @@
 """`--compare`: Medusa beside plain decoding of the same prompts, measured in the same run."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -9,10 +9,14 @@ from typing import Any
 from infer import display
 from infer.answers import Job
 from infer.totals import Totals, totals
-from infer.turns import median_run, take_turns
+from infer.turns import MOST_ROUNDS, median_interval, median_run, until_steady
 from medusa_jax import Generation, MedusaLM
+from medusa_jax.tree.build import Tree
 
-_ROUNDS = 3
+_COUNTS = ("num_new_tokens", "num_steps")
+Row = dict[str, Any]
+Answers = list[Generation]
+Pair = tuple[Answers, Answers]  # without and with Medusa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,83 +26,146 @@ class Comparison:
     Attributes:
       plain: autoregressive answers.
       medusa: Medusa's answers.
-      batch_size: rows of a batch share their seconds.
+      batches: positions in these lists of the prompts that were decoded together.
+      speedups: of every round of the only batch, or of every batch.
+      wide: of answers with a larger tree, its nodes and Medusa's tokens per step; None: there are
+        none.
     """
 
-    plain: list[Generation]
-    medusa: list[Generation]
-    batch_size: int
+    plain: Answers
+    medusa: Answers
+    batches: list[list[int]]
+    speedups: list[float]
+    wide: tuple[int, float] | None = None
 
     @property
     def different(self) -> list[int]:
-        """Indices of the prompts whose two answers are not the same."""
+        """Positions of the prompts whose two answers are not the same."""
         pairs = zip(self.plain, self.medusa, strict=True)
         return [i for i, (a, m) in enumerate(pairs) if a.token_ids != m.token_ids]
 
     def totals(self) -> tuple[Totals, Totals]:
         """Of plain decoding and of Medusa."""
-        return totals(self.plain, self.batch_size), totals(self.medusa, self.batch_size)
+        sides = (self.plain, self.medusa)
+        plain, medusa = (totals([[side[i] for i in own] for own in self.batches]) for side in sides)
+        return plain, medusa
 
 
-def to_row(plain: Generation, medusa: Generation) -> dict[str, Any]:
-    """A row of `--output`: Medusa's, with the plain answer to the same prompt inside."""
-    other = dataclasses.asdict(plain)
-    del other["prompt"]
-    return dataclasses.asdict(medusa) | {"autoregressive": other}
+def speedup(pair: Pair) -> float:
+    """Medusa's tokens per second over those of plain decoding."""
+    plain, medusa = (totals([answers]).tokens_per_second for answers in pair)
+    return medusa / max(plain, 1e-9)
 
 
-def from_rows(rows: Sequence[dict[str, Any]], batch_size: int) -> Comparison:
-    """The comparison that rows of `to_row` hold."""
-    plain, medusa = [], []
-    for row in rows:
-        own = {key: value for key, value in row.items() if key != "autoregressive"}
-        plain.append(Generation(prompt=row["prompt"], **row["autoregressive"]))
-        medusa.append(Generation(**own))
-    return Comparison(plain, medusa, batch_size)
+def from_rows(rows: Mapping[int, Row]) -> Comparison:
+    """The comparison that rows of `compare` hold."""
+    plain, medusa, batches, wide = [], [], {}, []
+    for position, index in enumerate(sorted(rows)):
+        row = dict(rows[index])
+        other, measured = row.pop("autoregressive"), row.pop("measured")
+        plain.append(Generation(prompt=row["prompt"], **other))
+        medusa.append(Generation(**row))
+        batches.setdefault(measured["batch"], ([], measured["speedups"]))[0].append(position)
+        wide += [measured["wide"]] if measured["wide"] else []
+    return Comparison(
+        plain,
+        medusa,
+        [positions for positions, _ in batches.values()],
+        [value for _, speedups in batches.values() for value in speedups],
+        _sum_wide(wide),
+    )
+
+
+def _sum_wide(wide: Sequence[Mapping[str, int]]) -> tuple[int, float] | None:
+    if not wide:
+        return None
+    tokens, steps = (sum(row[key] for row in wide) for key in _COUNTS)
+    return wide[0]["nodes"], tokens / max(steps, 1)
 
 
 def compare(
-    lm: MedusaLM, job: Job, show: Callable[[int], Generation] | None
-) -> Iterator[list[dict[str, Any]]]:
+    lm: MedusaLM, job: Job, show: Callable[[int], Generation] | None, wide: Tree | None
+) -> Iterator[dict[int, Row]]:
     """Measures both ways of decoding, batch by batch, and yields each batch's rows.
 
-    A single batch is decoded several times and its median counts; of more batches each is decoded
-    once. The first batch is decoded once more by each side, to compile and to warm up.
+    Both sides decode the first batch once, to compile and to warm up. Then a single batch is
+    decoded by both in turns until their ratio is steady, and the round with the median ratio
+    counts; of more batches each is decoded once.
 
     Args:
       lm: a model with heads.
       job: the prompts.
-      show: streams Medusa's answer to a prompt's number before it is measured; None: nothing is
-        shown.
+      show: streams Medusa's answer to the prompt of an index before it is measured; None: nothing
+        is shown.
+      wide: a larger tree, whose steps are counted in the first batch.
     """
-    sides = [partial(job.answer, lm.with_tree("chain:0")), partial(job.answer, lm)]
-    rounds = _ROUNDS if len(job.prompts) <= job.batch_size else 1
+    sides = (lm.with_tree("chain:0"), lm)
     batches = job.batches()
+    most = MOST_ROUNDS if len(job.prompts) <= job.batch_size else 1
     bar = display.progress_bar()
-    task = bar.add_task("Comparing", total=2 * rounds * len(batches))
+    task = bar.add_task("Comparing", total=most * len(batches), remark="")
+
+    def advance(speedups: Sequence[float]) -> None:
+        bar.update(task, advance=1, refresh=True, remark=in_words(speedups))
+
     for batch in batches:
-        shown = [show(number) for number in batch] if show else []
+        shown = [show(index) for index in batch] if show else []
+        warm_up, larger = ([], shown), [None] * len(batch)
         with bar:  # not while a text is streamed
-            warm_ups: list[list[Generation]] = [[], shown]
             if batch is batches[0]:
-                warm_ups = [warm or side(batch) for side, warm in zip(sides, warm_ups, strict=True)]
-            advance = partial(bar.update, task, advance=1, refresh=True)
-            runs = take_turns(sides, [batch], rounds, advance)
-        plain, medusa = (
-            _medians([warm, *(answers for (answers,) in own)])
-            for warm, own in zip(warm_ups, runs, strict=True)
-        )
-        yield [to_row(p, m) for p, m in zip(plain, medusa, strict=True)]
+                warm_up = (_answers(sides[0], job, batch), shown or _answers(lm, job, batch))
+                larger = _count_steps(lm, job, batch, wide) if wide else larger
+            rounds = until_steady(partial(_both, sides, job, batch), speedup, advance, most)
+        yield _rows(batch, warm_up, rounds, larger)
 
 
-def _medians(runs: list[list[Generation]]) -> list[Generation]:
-    """Each prompt's median run; the first list is the warm-up, which may be empty.
+def in_words(speedups: Sequence[float]) -> str:
+    """The median speed-up, and where it lies with some confidence."""
+    low, high = median_interval(speedups)
+    interval = f" ({low:.2f}x to {high:.2f}x)" if len(speedups) > 1 else ""
+    return f"{median_run(speedups, float):.2f}x{interval}"
 
-    Compilation is summed over all runs, as it happens in whichever comes first.
-    """
-    medians = []
-    for warm_up, *timed in zip_longest(*runs):
-        median = median_run(timed, lambda run: run.decode_seconds)
-        compiled = sum(run.compile_seconds for run in (warm_up, *timed) if run)
-        medians.append(dataclasses.replace(median, compile_seconds=compiled))
-    return medians
+
+def _both(sides: Sequence[MedusaLM], job: Job, batch: Sequence[int]) -> Pair:
+    plain, medusa = (_answers(side, job, batch) for side in sides)
+    return plain, medusa
+
+
+def _answers(lm: MedusaLM, job: Job, batch: Sequence[int]) -> Answers:
+    by_index = dict(job.answer(lm, batch))
+    return [by_index[index] for index in batch]
+
+
+def _count_steps(lm: MedusaLM, job: Job, batch: Sequence[int], tree: Tree) -> list[Row]:
+    results = _answers(lm.with_tree(tree), job, batch)
+    return [{"nodes": tree.R} | {key: getattr(r, key) for key in _COUNTS} for r in results]
+
+
+def _rows(
+    batch: Sequence[int], warm_up: Pair, rounds: Sequence[Pair], larger: Sequence[Row | None]
+) -> dict[int, Row]:
+    """Rows of `--output`: Medusa's, with the plain answer to the same prompt inside."""
+    median = median_run(rounds, speedup)
+    plain, medusa = (
+        _with_compilation(median[side], [warm_up[side], *(both[side] for both in rounds)])
+        for side in (0, 1)
+    )
+    measured = {"batch": batch[0], "speedups": [speedup(both) for both in rounds]}
+    return {
+        index: to_row(p, m, measured | {"wide": w})
+        for index, p, m, w in zip(batch, plain, medusa, larger, strict=True)
+    }
+
+
+def to_row(plain: Generation, medusa: Generation, measured: Row) -> Row:
+    """Medusa's row, with the plain answer to the same prompt and how it was measured."""
+    other = dataclasses.asdict(plain)
+    del other["prompt"]
+    return dataclasses.asdict(medusa) | {"autoregressive": other, "measured": measured}
+
+
+def _with_compilation(median: Answers, runs: Sequence[Answers]) -> Answers:
+    """Compilation is summed over all runs, of which some may be empty: one of them has it."""
+    seconds = [sum(r.compile_seconds for r in row if r) for row in zip_longest(*runs)]
+    pairs = zip(median, seconds, strict=True)
+    return [dataclasses.replace(result, compile_seconds=total) for result, total in pairs]

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from infer.compare import Comparison
 from infer.totals import Totals
+from infer.turns import CONFIDENCE, median_interval
 from medusa_jax import MedusaLM
 
 
@@ -18,7 +19,11 @@ def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableT
       greedy: whether the acceptance was.
     """
     plain, medusa = comparison.totals()
-    sentences = [steps_sentence(plain, medusa), time_sentence(plain, medusa, lm.platform)]
+    sentences = [
+        time_sentence(comparison, lm.platform),
+        steps_sentence(plain, medusa),
+        *wide_sentences(comparison),
+    ]
     if comparison.different:
         sentences.insert(0, difference_sentence(comparison, lm.dtype, greedy=greedy))
     return Group(Text(), _table(comparison), *(Text(sentence) for sentence in sentences))
@@ -36,7 +41,7 @@ def _table(comparison: Comparison) -> Table:
         values = [f"{getattr(totals, name):.{digits}f}" for totals in (plain, medusa)]
         label = {"tokens_per_step": "tokens/step", "tokens_per_second": "tokens/s"}.get(name, name)
         table.add_row(label, *values)
-    table.add_row("speedup", "1.00x", f"{speedup(plain, medusa):.2f}x")
+    table.add_row("speedup", "1.00x", f"{_speedup(comparison):.2f}x")
     return table
 
 
@@ -47,11 +52,6 @@ def _same(comparison: Comparison) -> str:
     return f"no, {different} of {total} differ" if different else f"yes, all {total}"
 
 
-def speedup(plain: Totals, medusa: Totals) -> float:
-    """Medusa's tokens per second over those of plain decoding."""
-    return medusa.tokens_per_second / max(plain.tokens_per_second, 1e-9)
-
-
 def steps_sentence(plain: Totals, medusa: Totals) -> str:
     """What is gained in steps."""
     ratio = medusa.tokens_per_step / max(plain.tokens_per_step, 1e-9)
@@ -59,25 +59,50 @@ def steps_sentence(plain: Totals, medusa: Totals) -> str:
         f"In steps: {medusa.steps} passes through the model instead of {plain.steps}, "
         f"{ratio:.2f}x the tokens per pass"
     )
-    if ratio <= 1:
-        return f"{gain}: nothing is gained."
-    return (
-        f"{gain}; an accelerator turns this into time, because there a pass over a tree of tokens "
-        "takes little longer than a pass over one token."
-    )
+    return f"{gain}." if ratio > 1 else f"{gain}: nothing is gained."
 
 
-def time_sentence(plain: Totals, medusa: Totals, platform: str) -> str:
+def wide_sentences(comparison: Comparison) -> list[str]:
+    """What a larger tree would gain in steps: one sentence, none when it was not measured."""
+    if comparison.wide is None:
+        return []
+    nodes, tokens_per_step = comparison.wide
+    return [
+        f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step; that is the "
+        "speed-up an accelerator can approach, because there a pass over a tree of tokens takes "
+        "little longer than a pass over one token."
+    ]
+
+
+def time_sentence(comparison: Comparison, platform: str) -> str:
     """What is gained in time where it was measured."""
-    factor = speedup(plain, medusa)
+    plain, medusa = comparison.totals()
+    factor = _speedup(comparison)
     # Within a few per cent nobody is faster: two runs of the same side differ as much.
     verdict = ", so plain decoding is the faster one here" if factor < 0.95 else ""
     return (
         f"In time: on this machine's {platform.upper()}, measured just now, "
         f"{medusa.tokens_per_second:.1f} tokens/s with Medusa ({medusa.tokens_per_step:.2f} "
         f"tokens/step) and {plain.tokens_per_second:.1f} without, a speedup of {factor:.2f}x"
-        f"{verdict}."
+        f"{_spread(comparison)}{verdict}."
     )
+
+
+def _speedup(comparison: Comparison) -> float:
+    plain, medusa = comparison.totals()
+    return medusa.tokens_per_second / max(plain.tokens_per_second, 1e-9)
+
+
+def _spread(comparison: Comparison) -> str:
+    speedups = comparison.speedups
+    if len(speedups) == 1:
+        return ""
+    if len(comparison.batches) > 1:
+        batches = f"from {min(speedups):.2f}x to {max(speedups):.2f}x in the single batches"
+        return f" ({batches})"
+    low, high = median_interval(speedups)
+    sure = f"{low:.2f}x to {high:.2f}x with {CONFIDENCE:.0%} confidence"
+    return f" (the median of {len(speedups)} rounds; {sure})"
 
 
 def difference_sentence(comparison: Comparison, dtype: str, *, greedy: bool) -> str:

@@ -31,7 +31,8 @@ def announce_prompt(number: int, total: int) -> None:
 def progress_bar() -> Progress:
     """A bar on stderr, in a terminal only, that leaves nothing behind.
 
-    It moves with each answer: a thread that kept it moving would disturb what is measured.
+    Its tasks have a field `remark`, which stands at the end. It moves with each answer: a thread
+    that kept it moving would disturb what is measured.
     """
     console = make_console(stderr=True)
     return Progress(
@@ -39,6 +40,7 @@ def progress_bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
         console=console,
         transient=True,
         auto_refresh=False,

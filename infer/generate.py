@@ -32,16 +32,18 @@ from infer.compare_table import report
 from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
 from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
-from infer.totals import closing_line
+from infer.totals import Tally, closing_line
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import make_console, note
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_fitting_tree
 
 flags.adopt_module_key_flags(shared)
 _SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32
+_WIDE_TREE, _DEFAULT_MODEL_WIDE_TREE = "mc_sim_7b_63", "smollm2_135m_63"
 
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more.")
 _PROMPT_FILE = flags.DEFINE_string(
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> None:
     with open_rows(_OUTPUT.value, call, prompts, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value)
-        job = Job(encoded, _BATCH_SIZE.value, config, done=len(rows.rows))
+        job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
 
@@ -152,25 +154,37 @@ def _load() -> MedusaLM:
 
 def _answer(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     if streaming:
-        batches = answers.stream_answers(lm, job)
+        results = answers.stream_answers(lm, job)
     elif _OUTPUT.value is None:
-        batches = answers.print_answers(lm, job)
+        results = answers.print_answers(lm, job)
     else:
-        batches = answers.collect_answers(lm, job)
-    for results in batches:
-        rows.add([dataclasses.asdict(result) for result in results])
-    note(closing_line([Generation(**row) for row in rows.rows], job.batch_size))
+        results = answers.collect_answers(lm, job)
+    tally = Tally(1 if streaming else job.batch_size)
+    for index, result in results:
+        rows.add({index: dataclasses.asdict(result)})
+        tally.add(result)
+    if job.pending:
+        note(closing_line(tally.totals()))
 
 
 def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     show = partial(answers.stream_answer, lm, job) if streaming else None
-    for measured in compare(lm, job, show):
+    for measured in compare(lm, job, show, _wide_tree(lm)):
         rows.add(measured)
-    comparison = from_rows(rows.rows, job.batch_size)
+    comparison = from_rows(rows.rows)
     if not streaming and _OUTPUT.value is None:
-        answers.show_answers(comparison.medusa, 0, len(job.prompts))
-    greedy = job.config.temperature == 0 and job.config.acceptance != "typical"
-    make_console().print(report(lm, comparison, greedy=greedy))
+        for index, result in enumerate(comparison.medusa):
+            answers.show_answer(result, index, len(job.prompts))
+    make_console().print(report(lm, comparison, greedy=job.config.rule == "greedy"))
+
+
+def _wide_tree(lm: MedusaLM) -> Tree | None:
+    """What an accelerator would use, on a CPU, where it does not pay."""
+    if lm.platform != "cpu" or lm.heads_config is None:
+        return None
+    name = _WIDE_TREE if MEDUSA.value or MODEL.value else _DEFAULT_MODEL_WIDE_TREE
+    tree = load_fitting_tree(name, lm.heads_config.num_heads, lm.heads_config.vocab_size)
+    return tree if tree.R > lm.tree.R else None
 
 
 def run() -> None:

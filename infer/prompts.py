@@ -43,7 +43,9 @@ def with_system(prompt: Prompt, system: str) -> list[Message]:
 
     A conversation that has a system message keeps its own.
     """
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    messages: list[Any] = list(prompt)
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt}]
     if messages[0]["role"] == "system":
         return messages
     return [{"role": "system", "content": system}, *messages]

@@ -1,14 +1,15 @@
 """`--output`: rows are kept in FILE.part as they are done, and become FILE at the end.
 
 FILE.part begins with a line that identifies the call: its options, and digests of its prompts and
-of local model files. Each line after it is a row, in the order of the prompts. A rerun of the same
-call takes these rows over and resumes with the next prompt.
+of local model files. Each line after it is a row with the index of its prompt, in the order in
+which they were done. A rerun of the same call takes these rows over and answers the others. FILE
+has the rows in the order of the prompts.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 
 _HEADER = "unfinished call"
+_FORMAT = {"format": 2}  # the first one had rows without an index, in the order of the prompts
 _ELSE = "name another --output, or start anew with --overwrite"
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt")
 
@@ -27,15 +29,20 @@ class Rows:
     """Rows in memory alone, for a call without `--output`.
 
     Attributes:
-      rows: JSON objects, one per prompt that has been answered, in order.
+      rows: JSON objects by the index of their prompt, counted from 0, in the order in which they
+        were done.
     """
 
-    def __init__(self, rows: Sequence[Row] = ()) -> None:
-        self.rows = list(rows)
+    def __init__(self, rows: Mapping[int, Row] | None = None) -> None:
+        self.rows = dict(rows or {})
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Adds a batch's rows."""
-        self.rows += rows
+    def add(self, rows: Mapping[int, Row]) -> None:
+        """Adds rows that are done."""
+        self.rows |= rows
+
+    def in_order(self) -> list[Row]:
+        """All rows in the order of the prompts."""
+        return [self.rows[index] for index in sorted(self.rows)]
 
 
 class RowFile(Rows):
@@ -45,22 +52,23 @@ class RowFile(Rows):
       part: FILE.part.
     """
 
-    def __init__(self, part: Path, call: Row, rows: Sequence[Row]) -> None:
+    def __init__(self, part: Path, call: Row, rows: Mapping[int, Row]) -> None:
         super().__init__(rows)
         self.part = part
         self._call = call
         self._begun = False
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Adds a batch's rows, and keeps them.
+    def add(self, rows: Mapping[int, Row]) -> None:
+        """Adds rows that are done, and keeps them.
 
         Raises:
           UserError: writing failed, for example because the disk is full.
         """
         if self._begun:
-            self._append(_lines(rows))
+            self._append(_lines(_indexed(rows)))
         else:  # at once, without what an interruption may have left at the end
-            write_text(self.part, _lines([{_HEADER: self._call}, *self.rows, *rows]))
+            header = {_HEADER: self._call} | _FORMAT
+            write_text(self.part, _lines([header, *_indexed(self.rows), *_indexed(rows)]))
             self._begun = True
         super().add(rows)
 
@@ -80,13 +88,12 @@ def open_rows(
 
     Args:
       path: of the file; None: rows are kept in memory alone.
-      call: JSON values that identify the call, "batch_size" among them.
+      call: JSON values that identify the call.
       prompts: JSON values, what the call answers; they become a part of its identity.
       overwrite: start anew, whatever FILE.part holds.
 
     Yields:
-      The rows, with those that an interrupted run of the same call has kept: all, or those of
-      whole batches.
+      The rows, with all that an interrupted run of the same call has kept.
 
     Raises:
       UserError: the file cannot be written, or FILE.part belongs to another call.
@@ -97,7 +104,8 @@ def open_rows(
     target = check_output(path)
     part = check_output(target.with_name(f"{target.name}.part"))
     call = {**call, "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()}
-    kept = [] if overwrite else _read(part, call, prompts)
+    call = json.loads(json.dumps(call))  # as it will be read
+    kept = {} if overwrite else _read(part, call, prompts)
     rows = RowFile(part, call, kept)
     if kept:
         note(f"resuming: {len(kept)} of {len(prompts)} answers are in {part}")
@@ -108,7 +116,7 @@ def open_rows(
             done = f"{len(rows.rows)} of {len(prompts)} answers are kept in {part}"
             note(f"{done}: rerun the same command to resume")
         raise
-    write_text(target, _lines(rows.rows))
+    write_text(target, _lines(rows.in_order()))
     part.unlink(missing_ok=True)
     note(f"wrote {target}")
 
@@ -134,28 +142,41 @@ def identify(name: str | None) -> Any:
     return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]
 
 
-def _lines(rows: Sequence[Row]) -> str:
+def _lines(rows: Iterable[Row]) -> str:
     # json.dumps escapes to ASCII: U+2028 and its like would end the line for some readers.
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _read(part: Path, call: Row, prompts: Sequence[Any]) -> list[Row]:
+def _indexed(rows: Mapping[int, Row]) -> Iterator[Row]:
+    return ({"index": index} | row for index, row in rows.items())
+
+
+def _read(part: Path, call: Row, prompts: Sequence[Any]) -> dict[int, Row]:
     """The rows that an interrupted run has kept; a half-written last line is left out."""
     try:
         lines = part.read_bytes().split(b"\n")[:-1] if part.exists() else []
     except OSError as error:
         raise UserError(f"cannot read {part} ({error.strerror}): {_ELSE}") from None
     if not part.exists() or part.stat().st_size == 0:
-        return []
+        return {}
     try:
         header, *rows = map(json.loads, lines)
         other = [key for key in call if header[_HEADER].get(key) != call[key]]
-        is_whole = [row["prompt"] for row in rows] == list(prompts[: len(rows)])
+        is_old = header != header | _FORMAT
+        asked = [] if is_old else [(row.pop("index"), row["prompt"]) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{part} holds no rows of an interrupted command: {_ELSE}") from None
+    if is_old:
+        raise UserError(f"{part} is of another version of this program: {_ELSE}")
     if other:
         raise UserError(f"{part} is of a call with other {', '.join(other)}: {_ELSE}")
-    if not is_whole:
-        raise UserError(f"{part} is damaged, its rows do not follow the prompts: {_ELSE}")
-    whole = len(rows) - len(rows) % call["batch_size"]
-    return rows if len(rows) == len(prompts) else rows[:whole]
+    if not all(_is_asked(index, prompt, prompts) for index, prompt in asked):
+        raise UserError(f"{part} is damaged, its rows do not fit the prompts: {_ELSE}")
+    kept = {index: row for (index, _), row in zip(asked, rows, strict=True)}
+    if len(kept) < len(rows):
+        raise UserError(f"{part} is damaged, it answers a prompt twice: {_ELSE}")
+    return kept
+
+
+def _is_asked(index: Any, prompt: Any, prompts: Sequence[Any]) -> bool:
+    return isinstance(index, int) and 0 <= index < len(prompts) and prompts[index] == prompt

@@ -1,11 +1,20 @@
 """Measuring side by side: everyone takes turns, so that a busy moment of the machine hits all."""
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+CONFIDENCE = 0.9
+MOST_ROUNDS = 25  # odd, like the others, so that the median is one of them
+_FEWEST_ROUNDS = 5
+_HURRIED_ROUNDS = 3  # when time is up
+_SECONDS = 60.0
+_WIDTH = 0.06  # of the interval, as a share of the median
 
 
 def take_turns(
@@ -33,6 +42,59 @@ def take_turns(
     return answers
 
 
-def median_run(runs: Sequence[Answer], seconds: Callable[[Answer], float]) -> Answer:
-    """The run whose time is the median; of an even number of runs the slower one in the middle."""
-    return sorted(runs, key=seconds)[len(runs) // 2]
+def until_steady(
+    measure: Callable[[], Answer],
+    ratio: Callable[[Answer], float],
+    show: Callable[[Sequence[float]], None],
+    most: int = MOST_ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Answer]:
+    """Repeats a measurement until the median of its ratio is known well, for a minute at most.
+
+    Args:
+      measure: does a round.
+      ratio: what is to be known of it.
+      show: called with the ratios of all rounds after each, for a progress bar.
+      most: rounds, an odd number.
+      clock: seconds.
+
+    Returns:
+      Every round, an odd number of them.
+    """
+    rounds: list[Answer] = []
+    ratios: list[float] = []
+    start = clock()
+    while len(rounds) < most:
+        rounds.append(measure())
+        ratios.append(ratio(rounds[-1]))
+        show(ratios)
+        if len(rounds) % 2 and _is_enough(ratios, clock() - start):
+            break
+    return rounds
+
+
+def _is_enough(ratios: Sequence[float], seconds: float) -> bool:
+    if seconds >= _SECONDS:
+        return len(ratios) >= _HURRIED_ROUNDS
+    low, high = median_interval(ratios)
+    return len(ratios) >= _FEWEST_ROUNDS and high - low <= _WIDTH * median_run(ratios, float)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which of the values the median of their distribution lies, with `CONFIDENCE`.
+
+    Whatever the distribution, each value is below its median with probability 1/2, hence the
+    binomial numbers. Of fewer than 5 values no two are certain enough: the outermost are taken.
+    """
+    ordered, total, outside, cut = sorted(values), len(values), 1.0, 0
+    while cut < (total - 1) // 2:  # leave out one more at either end
+        outside += math.comb(total, cut + 1)
+        if 2 * outside / 2**total > 1 - CONFIDENCE:
+            break
+        cut += 1
+    return ordered[cut], ordered[-1 - cut]
+
+
+def median_run(runs: Sequence[Answer], value: Callable[[Answer], float]) -> Answer:
+    """The run whose value is the median; of an even number the larger one in the middle."""
+    return sorted(runs, key=value)[len(runs) // 2]

@@ -2,8 +2,13 @@ import json
 
 import pytest
 
-from infer.compare import Comparison, _medians, from_rows, to_row
-from infer.compare_table import difference_sentence, steps_sentence, time_sentence
+from infer.compare import Comparison, _rows, from_rows, speedup
+from infer.compare_table import (
+    difference_sentence,
+    steps_sentence,
+    time_sentence,
+    wide_sentences,
+)
 from medusa_jax import Generation
 
 
@@ -14,44 +19,74 @@ def generation(tokens: list[int], steps: int, seconds: float, compiled: float = 
     )
 
 
-def comparison(plain: list[Generation], medusa: list[Generation]) -> Comparison:
-    return Comparison(plain, medusa, batch_size=1)
+def comparison(plain: list[Generation], medusa: list[Generation], speedups=(1.0,), wide=None):
+    return Comparison(plain, medusa, [[i] for i in range(len(plain))], list(speedups), wide)
 
 
-def test_the_median_round_counts_and_compilation_is_kept():
-    runs = [[generation([1], 1, t, c)] for t, c in ((9, 2), (3, 0), (1, 0), (2, 0.5))]
-    (median,) = _medians(runs)
-    assert (median.decode_seconds, median.compile_seconds) == (2, 2.5)
+def test_the_median_ratio_s_round_counts_on_both_sides_and_compilation_is_kept():
+    seconds = [(4, 2), (4, 1), (3, 1)]  # ratios 2, 4 and 3
+    rounds = [([generation([1], 1, p, 0.5)], [generation([1], 1, m)]) for p, m in seconds]
+    warm_up = ([generation([1], 1, 9.0, 2.0)], [])
+    rows = _rows([7], warm_up, rounds, [None])
+    both = from_rows(rows)
+    assert (both.plain[0].decode_seconds, both.medusa[0].decode_seconds) == (3, 1)
+    assert (both.plain[0].compile_seconds, both.medusa[0].compile_seconds) == (3.5, 0)
+    assert both.speedups == pytest.approx([2, 4, 3])
 
 
-def test_later_batches_have_no_warm_up():
-    rows = [generation([1], 1, 3.0, 0.0), generation([2], 1, 4.0, 7.0)]
-    assert _medians([[], rows]) == rows
+def test_a_round_s_ratio_is_that_of_whole_batches():
+    plain = [generation([1] * 6, 6, 1.0), generation([1] * 4, 4, 2.0)]
+    medusa = [generation([1] * 6, 3, 0.5), generation([1] * 4, 2, 0.8)]
+    assert speedup((plain, medusa)) == pytest.approx(2.0 / 0.8)
 
 
-def test_a_comparison_survives_its_rows():
-    both = comparison([generation([1, 2], 2, 1.0)], [generation([1, 2], 1, 0.5)])
-    rows = [to_row(*pair) for pair in zip(both.plain, both.medusa, strict=True)]
-    assert from_rows(json.loads(json.dumps(rows)), batch_size=1) == both
+def test_a_comparison_survives_its_rows_in_whichever_order_they_were_done():
+    answers = {n: ([generation([n, n], 2, 1.0)], [generation([n, n], 1, 0.5)]) for n in range(3)}
+    larger = {"nodes": 64, "num_new_tokens": 2, "num_steps": 1}
+    rows = _rows([1], ([], []), [answers[1]], [larger])
+    batch = tuple([*answers[0][side], *answers[2][side]] for side in (0, 1))
+    rows |= _rows([0, 2], ([], []), [batch], [larger | {"num_steps": 3}, larger])
+    rows = {int(index): row for index, row in json.loads(json.dumps(rows)).items()}
+    both = from_rows(rows)
+    assert [result.token_ids[0] for result in both.plain] == [0, 1, 2]
+    assert both.medusa == [answers[n][1][0] for n in range(3)]
+    assert sorted(both.batches) == [[0, 2], [1]]
+    assert both.totals()[0].seconds == 2  # the rows of a batch share their second
+    assert both.speedups == [2, 2]
+    assert both.wide == (64, 6 / 5)
+
+
+def words(both):
+    return [time_sentence(both, "cpu"), steps_sentence(*both.totals()), *wide_sentences(both)]
 
 
 def test_sentences_say_what_was_measured():
-    both = comparison([generation([1] * 20, 20, 2.0)], [generation([1] * 20, 8, 1.6)])
-    plain, medusa = both.totals()
-    assert steps_sentence(plain, medusa).startswith(
-        "In steps: 8 passes through the model instead of 20, 2.50x the tokens per pass; an "
+    sides = [generation([1] * 20, 20, 2.0)], [generation([1] * 20, 8, 1.6)]
+    time, steps, wide = words(comparison(*sides, [1.2, 1.3, 1.25, 1.22, 1.28], (64, 2.345)))
+    assert time == (
+        "In time: on this machine's CPU, measured just now, 12.5 tokens/s with Medusa (2.50 "
+        "tokens/step) and 10.0 without, a speedup of 1.25x (the median of 5 rounds; 1.20x to "
+        "1.30x with 90% confidence)."
     )
-    words = "12.5 tokens/s with Medusa (2.50 tokens/step) and 10.0 without, a speedup of 1.25x."
-    assert time_sentence(plain, medusa, "cpu").endswith(words)
+    assert steps == (
+        "In steps: 8 passes through the model instead of 20, 2.50x the tokens per pass."
+    )
+    assert wide.startswith(
+        "With a tree of 64 nodes: 2.35 tokens per step; that is the speed-up an accelerator can "
+    )
+
+
+def test_several_batches_are_told_apart():
+    sides = [generation([1] * 20, 20, 2.0)] * 2, [generation([1] * 20, 8, 1.6)] * 2
+    time, _ = words(comparison(*sides, [1.5, 1.1]))
+    assert "a speedup of 1.25x (from 1.10x to 1.50x in the single batches)." in time
 
 
 def test_sentences_are_honest_about_a_loss():
     both = comparison([generation([1] * 20, 20, 1.0)], [generation([1] * 20, 20, 2.0)])
-    plain, medusa = both.totals()
-    assert steps_sentence(plain, medusa).endswith("1.00x the tokens per pass: nothing is gained.")
-    sentence = time_sentence(plain, medusa, "gpu")
-    assert "this machine's GPU" in sentence
-    assert "a speedup of 0.50x, so plain decoding is the faster one" in sentence
+    time, steps = words(both)
+    assert steps.endswith("1.00x the tokens per pass: nothing is gained.")
+    assert time.endswith("a speedup of 0.50x, so plain decoding is the faster one here.")
 
 
 @pytest.mark.parametrize(

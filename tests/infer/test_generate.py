@@ -184,10 +184,16 @@ def test_compare_prints_the_texts_then_the_report(results, expected, name, count
     assert f"│ steps │ {40 * count} │ {steps} │" in words
     assert f"In steps: {steps} passes through the model instead of {40 * count}" in words
     assert "In time: on this machine's CPU" in words
+    assert "With a tree of 64 nodes: " in words
+    assert ("rounds; " in words) == (count == 1)
 
 
 def test_compare_writes_medusa_s_rows_with_the_plain_ones_inside(results, folder, expected):
     rows = rows_of(folder / "compare")
+    assert [row["measured"]["batch"] for row in rows] == [0, 0, 2]
+    assert [row["measured"]["wide"]["nodes"] for row in rows[:2]] == [64, 64]
+    assert rows[2]["measured"]["wide"] is None
+    assert all(len(row.pop("measured")["speedups"]) == 1 for row in rows)
     assert "│ same text   │                │ yes, all 3 │" in results["compare many"].out
     # No command before it in this process has decoded two prompts at once without a tree.
     assert rows[0]["autoregressive"]["compile_seconds"] > 0

@@ -17,7 +17,8 @@ TIMES = ("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seco
 # Every way to answer that can write a file.
 MODES = {
     "batches": ["--batch_size=2"],
-    "sampled": ["--batch_size=2", "--temperature=1", "--sampled_root"],
+    "sampled": ["--batch_size=2", "--temperature=1"],
+    "typical": ["--batch_size=2", "--temperature=1", "--acceptance=typical", "--sampled_root"],
     "streamed": ["--stream"],
     "compared": ["--compare", "--batch_size=2"],
     "compared, streamed": ["--compare", "--stream"],
@@ -47,7 +48,7 @@ def command(stories260k, heads, loaded, monkeypatch):
 
 
 def without_times(row):
-    row = {key: value for key, value in row.items() if key not in TIMES}
+    row = {key: value for key, value in row.items() if key not in (*TIMES, "measured")}
     if "autoregressive" in row:
         row["autoregressive"] = without_times(row["autoregressive"])
     return row
@@ -57,14 +58,20 @@ def rows_of(path):
     return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def interrupt_after(monkeypatch, batches):
-    """Ctrl-C right after so many batches are kept."""
+def part_of(path):
+    lines = path.with_name(f"{path.name}.part").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[1:]]
+    return {row.pop("index"): without_times(row) for row in rows}
+
+
+def interrupt_after(monkeypatch, calls_to_keep):
+    """Ctrl-C right after so many calls have kept rows."""
     add, calls = row_file.RowFile.add, []
 
     def interrupted(self, rows):
         add(self, rows)
         calls.append(len(rows))
-        if len(calls) == batches:
+        if len(calls) == calls_to_keep:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(row_file.RowFile, "add", interrupted)
@@ -76,23 +83,44 @@ def test_a_rerun_gives_the_rows_of_a_run_without_interruption(command, tmp_path,
     whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
     assert command(*MODES[mode], f"--output={whole}")["code"] == 0
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, 2)
+        interrupt_after(patch, 3 if mode in ("batches", "sampled", "typical") else 1)
         first = command(*MODES[mode], f"--output={path}")
-    kept = 2 if "streamed" in mode else 4
+    kept = part_of(path)
     assert first["code"] == 130
     assert not path.exists()
-    assert rows_of(tmp_path / "a.jsonl.part")[1:] == rows_of(whole)[:kept]
+    assert 0 < len(kept) < len(PROMPTS)
+    assert kept == {index: rows_of(whole)[index] for index in kept}
     with pytest.MonkeyPatch.context() as patch:
         calls = interrupt_after(patch, None)
         second = command(*MODES[mode], f"--output={path}")
     assert second["code"] == 0
-    assert sum(calls) == len(PROMPTS) - kept
-    assert second["err"].startswith(f"resuming: {kept} of 5 answers are in {path}.part\n")
+    assert sum(calls) == len(PROMPTS) - len(kept)
+    assert second["err"].startswith(f"resuming: {len(kept)} of 5 answers are in {path}.part\n")
     assert rows_of(path) == rows_of(whole)
     assert list(json.loads(path.read_text().splitlines()[0])) == list(
         json.loads(whole.read_text().splitlines()[0])
     )
     assert not (tmp_path / "a.jsonl.part").exists()
+
+
+@pytest.mark.parametrize("mode", ["batches", "typical", "compared"])
+@pytest.mark.parametrize("kept", [{1}, {0, 2, 4}])
+def test_rows_are_taken_over_whatever_their_place(command, tmp_path, mode, kept):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    assert command(*MODES[mode], f"--output={whole}")["code"] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert command(*MODES[mode], f"--output={path}")["code"] == 130
+    rows = whole.read_text().splitlines()
+    part = tmp_path / "a.jsonl.part"
+    header = part.read_text().splitlines()[0]
+    marked = [json.dumps(json.loads(rows[i]) | {"index": i, "text": "kept"}) for i in kept]
+    part.write_text("".join(f"{line}\n" for line in [header, *marked]))
+    assert command(*MODES[mode], f"--output={path}")["code"] == 0
+    expected = [
+        row | {"text": "kept"} if i in kept else row for i, row in enumerate(rows_of(whole))
+    ]
+    assert rows_of(path) == expected
 
 
 def test_only_the_same_call_resumes(command, tmp_path):
