@@ -5,13 +5,14 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 
 from infer import display
-from infer.totals import Tally
+from infer.totals import totals
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, generate_as_done, stream
 from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.cli_console import note
 from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.decoding.runtime import Clock
 
-# The answer to a prompt, with the prompt's index, counted from 0.
+# An answer and its place: that of the first to prompt i is i times the answers to each.
 Answer = tuple[int, Generation]
 
 
@@ -21,9 +22,9 @@ class Job:
 
     Attributes:
       prompts: at least one.
-      batch_size: prompts decoded at the same time.
+      batch_size: answers decoded at the same time.
       config: the options of decoding.
-      done: indices of the prompts that need no answer any more.
+      done: places of the answers that are there already.
     """
 
     prompts: Sequence[Encoded]
@@ -32,31 +33,47 @@ class Job:
     done: Collection[int] = ()
 
     @property
+    def total(self) -> int:
+        """Answers in all."""
+        return len(self.prompts) * self.config.num_samples
+
+    @property
+    def rows(self) -> int:
+        """Of a batch."""
+        return min(self.batch_size, self.total)
+
+    def place(self, index: int, result: Generation) -> int:
+        """Of an answer to prompt `index`, counted from 0."""
+        return index * self.config.num_samples + result.sample
+
+    @property
     def pending(self) -> list[int]:
-        """Indices of the prompts that need an answer."""
-        return [index for index in range(len(self.prompts)) if index not in self.done]
+        """Indices of the prompts that lack an answer."""
+        places = (place for place in range(self.total) if place not in self.done)
+        return list(dict.fromkeys(place // self.config.num_samples for place in places))
+
+    def title(self, place: int) -> str:
+        """What distinguishes an answer from the others, if there are others."""
+        index, sample = divmod(place, self.config.num_samples)
+        parts = {"prompt": (index, len(self.prompts)), "sample": (sample, self.config.num_samples)}
+        several = [f"{k} {n + 1} of {total}" for k, (n, total) in parts.items() if total > 1]
+        return ", ".join(several)
 
     def batches(self) -> list[list[int]]:
         """The pending ones, batch by batch."""
         size, pending = self.batch_size, self.pending
         return [pending[start : start + size] for start in range(0, len(pending), size)]
 
-    def answer(self, lm: MedusaLM, indices: Sequence[int]) -> Iterator[Answer]:
-        """Answers some prompts, at least one, in the order in which they are done.
-
-        A batch that is not full is filled with repeated rows, which cost no further step: so it
-        has the shapes that are compiled already, whichever run decodes it.
-        """
-        rows = min(self.batch_size, len(self.prompts))
-        numbers = [*indices, *[indices[-1]] * (rows - len(indices))]
-        answers = generate_as_done(
-            lm,
-            [self.prompts[number] for number in numbers],
-            batch_size=rows,
-            numbers=numbers,
-            **vars(self.config),
-        )
-        return ((indices[i], result) for i, result in answers if i < len(indices))
+    def answer(self, lm: MedusaLM, indices: Sequence[int], clock: Clock) -> Iterator[Answer]:
+        """Gives some prompts the answers that they lack, in the order in which they are done."""
+        if not indices:
+            return
+        prompts = [self.prompts[index] for index in indices]
+        options = {"batch_size": self.rows, "numbers": indices, **vars(self.config)}
+        for number, result in generate_as_done(lm, prompts, clock=clock, **options):
+            place = self.place(indices[number], result)
+            if place not in self.done:
+                yield place, result
 
 
 def encode_prompts(lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None) -> list[Encoded]:
@@ -76,55 +93,58 @@ def encode_prompts(lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None) -
 
 
 def stream_answers(lm: MedusaLM, job: Job) -> Iterator[Answer]:
-    """Prints answers step by step, one prompt at a time, and yields each when it is complete."""
+    """Prints answers step by step, one after the other, and yields each when it is complete."""
     for index in job.pending:
-        yield index, stream_answer(lm, job, index)
+        for result in _stream_prompt(lm, job, index):
+            place = job.place(index, result)
+            if place not in job.done:
+                yield place, result
 
 
-def stream_answer(lm: MedusaLM, job: Job, index: int) -> Generation:
-    """Prints the answer to one prompt step by step."""
-    display.announce_prompt(index + 1, len(job.prompts))
-    printer = display.StepPrinter()
-    if printer.coloured and index == job.pending[0]:
-        note("every change of colour is one step")
+def _stream_prompt(lm: MedusaLM, job: Job, index: int) -> Iterator[Generation]:
+    """Prints the answers to one prompt step by step."""
     events = stream(lm, job.prompts[index], numbers=[index], **vars(job.config))
     with display.waiting("Running the prompt"):  # and compiling, the first time
         first = next(events)
-    for event in itertools.chain([first], events):
-        printer.add(event.text)
-        if event.result is not None:
-            printer.finish(event.result.text)
-            return event.result
-    raise AssertionError("a stream ends with its result")
+    if index == job.pending[0] and display.StepPrinter().coloured:
+        note("every change of colour is one step")
+    samples = itertools.groupby(itertools.chain([first], events), lambda event: event.sample)
+    for sample, answer in samples:
+        display.announce(job.title(index * job.config.num_samples + sample))
+        yield display.print_steps(answer)
 
 
-def print_answers(lm: MedusaLM, job: Job) -> Iterator[Answer]:
+def stream_answer(lm: MedusaLM, job: Job, index: int) -> Generation:
+    """Prints the only answer to one prompt step by step."""
+    (result,) = _stream_prompt(lm, job, index)
+    return result
+
+
+def print_answers(lm: MedusaLM, job: Job, clock: Clock) -> Iterator[Answer]:
     """Yields answers as they are done, and prints each once those before it are printed."""
     waiting: dict[int, Generation] = {}
-    pending = iter(job.pending)
-    following = next(pending, None)
-    for index, result in job.answer(lm, job.pending):
-        waiting[index] = result
+    following = 0
+    for place, result in job.answer(lm, job.pending, clock):
+        waiting[place] = result
         while following in waiting:
-            show_answer(waiting.pop(following), following, len(job.prompts))
-            following = next(pending, None)
-        yield index, result
+            show_answer(job, following, waiting.pop(following))
+            following += 1
+        yield place, result
 
 
-def show_answer(result: Generation, index: int, total: int) -> None:
-    """Prints an answer that is complete, to prompt `index` of `total`."""
-    display.announce_prompt(index + 1, total)
+def show_answer(job: Job, place: int, result: Generation) -> None:
+    """Prints an answer that is complete."""
+    display.announce(job.title(place))
     display.print_text(result.text)
 
 
-def collect_answers(lm: MedusaLM, job: Job) -> Iterator[Answer]:
+def collect_answers(lm: MedusaLM, job: Job, clock: Clock) -> Iterator[Answer]:
     """Yields answers as they are done, and prints nothing but a progress bar with their speed."""
-    if not job.pending:
-        return
-    tally = Tally(job.batch_size)
+    results = []
     with display.progress_bar() as bar:
-        task = bar.add_task("Answering", total=len(job.prompts), completed=len(job.done), remark="")
-        for index, result in job.answer(lm, job.pending):
-            tally.add(result)
-            bar.update(task, advance=1, refresh=True, remark=tally.totals().rates())
-            yield index, result
+        task = bar.add_task("Answering", total=job.total, completed=len(job.done), remark="")
+        for place, result in job.answer(lm, job.pending, clock):
+            results.append(result)
+            remark = totals(results, clock).rates()
+            bar.update(task, advance=1, refresh=True, remark=remark)
+            yield place, result

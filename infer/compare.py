@@ -11,12 +11,27 @@ from infer.answers import Job
 from infer.totals import Totals, totals
 from infer.turns import MOST_ROUNDS, median_interval, median_run, until_steady
 from medusa_jax import Generation, MedusaLM
+from medusa_jax.decoding.runtime import Clock
 from medusa_jax.tree.build import Tree
 
 _COUNTS = ("num_new_tokens", "num_steps")
 Row = dict[str, Any]
-Answers = list[Generation]
-Pair = tuple[Answers, Answers]  # without and with Medusa
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Answers to a batch, and the seconds that decoding all of them took."""
+
+    answers: list[Generation]
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of decoding."""
+        return sum(r.num_new_tokens for r in self.answers) / max(self.seconds, 1e-9)
+
+
+Pair = tuple[Run, Run]  # without and with Medusa
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,52 +41,55 @@ class Comparison:
     Attributes:
       plain: autoregressive answers.
       medusa: Medusa's answers.
-      batches: positions in these lists of the prompts that were decoded together.
+      seconds: of decoding, plain and Medusa's.
+      batches: in how many they were decoded.
       speedups: of every round of the only batch, or of every batch.
       wide: of answers with a larger tree, its nodes and Medusa's tokens per step; None: there are
         none.
     """
 
-    plain: Answers
-    medusa: Answers
-    batches: list[list[int]]
+    plain: list[Generation]
+    medusa: list[Generation]
+    seconds: tuple[float, float]
+    batches: int
     speedups: list[float]
     wide: tuple[int, float] | None = None
 
     @property
     def different(self) -> list[int]:
-        """Positions of the prompts whose two answers are not the same."""
+        """Indices of the prompts whose two answers are not the same."""
         pairs = zip(self.plain, self.medusa, strict=True)
         return [i for i, (a, m) in enumerate(pairs) if a.token_ids != m.token_ids]
 
     def totals(self) -> tuple[Totals, Totals]:
         """Of plain decoding and of Medusa."""
-        sides = (self.plain, self.medusa)
-        plain, medusa = (totals([[side[i] for i in own] for own in self.batches]) for side in sides)
-        return plain, medusa
+        plain, medusa = (Clock(decode=seconds) for seconds in self.seconds)
+        return totals(self.plain, plain), totals(self.medusa, medusa)
 
 
 def speedup(pair: Pair) -> float:
     """Medusa's tokens per second over those of plain decoding."""
-    plain, medusa = (totals([answers]).tokens_per_second for answers in pair)
-    return medusa / max(plain, 1e-9)
+    plain, medusa = pair
+    return medusa.tokens_per_second / max(plain.tokens_per_second, 1e-9)
 
 
 def from_rows(rows: Mapping[int, Row]) -> Comparison:
     """The comparison that rows of `compare` hold."""
     plain, medusa, batches, wide = [], [], {}, []
-    for position, index in enumerate(sorted(rows)):
+    for index in sorted(rows):
         row = dict(rows[index])
         other, measured = row.pop("autoregressive"), row.pop("measured")
         plain.append(Generation(prompt=row["prompt"], **other))
         medusa.append(Generation(**row))
-        batches.setdefault(measured["batch"], ([], measured["speedups"]))[0].append(position)
+        batches[measured["batch"]] = measured
         wide += [measured["wide"]] if measured["wide"] else []
+    own, other = zip(*(batch["seconds"] for batch in batches.values()), strict=True)
     return Comparison(
         plain,
         medusa,
-        [positions for positions, _ in batches.values()],
-        [value for _, speedups in batches.values() for value in speedups],
+        (sum(own), sum(other)),
+        len(batches),
+        [value for batch in batches.values() for value in batch["speedups"]],
         _sum_wide(wide),
     )
 
@@ -109,11 +127,12 @@ def compare(
         bar.update(task, advance=1, refresh=True, remark=in_words(speedups))
 
     for batch in batches:
-        shown = [show(index) for index in batch] if show else []
-        warm_up, larger = ([], shown), [None] * len(batch)
+        shown = Run([show(index) for index in batch] if show else [], 0.0)
+        warm_up, larger = (Run([], 0.0), shown), [None] * len(batch)
         with bar:  # not while a text is streamed
             if batch is batches[0]:
-                warm_up = (_answers(sides[0], job, batch), shown or _answers(lm, job, batch))
+                medusa = shown if show else _run(lm, job, batch)
+                warm_up = (_run(sides[0], job, batch), medusa)
                 larger = _count_steps(lm, job, batch, wide) if wide else larger
             rounds = until_steady(partial(_both, sides, job, batch), speedup, advance, most)
         yield _rows(batch, warm_up, rounds, larger)
@@ -127,30 +146,35 @@ def in_words(speedups: Sequence[float]) -> str:
 
 
 def _both(sides: Sequence[MedusaLM], job: Job, batch: Sequence[int]) -> Pair:
-    plain, medusa = (_answers(side, job, batch) for side in sides)
+    plain, medusa = (_run(side, job, batch) for side in sides)
     return plain, medusa
 
 
-def _answers(lm: MedusaLM, job: Job, batch: Sequence[int]) -> Answers:
-    by_index = dict(job.answer(lm, batch))
-    return [by_index[index] for index in batch]
+def _run(lm: MedusaLM, job: Job, batch: Sequence[int]) -> Run:
+    clock = Clock()
+    by_index = dict(job.answer(lm, batch, clock))
+    return Run([by_index[index] for index in batch], clock.decode)
 
 
 def _count_steps(lm: MedusaLM, job: Job, batch: Sequence[int], tree: Tree) -> list[Row]:
-    results = _answers(lm.with_tree(tree), job, batch)
-    return [{"nodes": tree.R} | {key: getattr(r, key) for key in _COUNTS} for r in results]
+    answers = _run(lm.with_tree(tree), job, batch).answers
+    return [{"nodes": tree.R} | {key: getattr(r, key) for key in _COUNTS} for r in answers]
 
 
 def _rows(
     batch: Sequence[int], warm_up: Pair, rounds: Sequence[Pair], larger: Sequence[Row | None]
 ) -> dict[int, Row]:
-    """Rows of `--output`: Medusa's, with the plain answer to the same prompt inside."""
+    """Rows of `--output`: those of the round with the median ratio, and how it was measured."""
     median = median_run(rounds, speedup)
     plain, medusa = (
-        _with_compilation(median[side], [warm_up[side], *(both[side] for both in rounds)])
+        _with_compilation(median[side].answers, [both[side].answers for both in (warm_up, *rounds)])
         for side in (0, 1)
     )
-    measured = {"batch": batch[0], "speedups": [speedup(both) for both in rounds]}
+    measured = {
+        "batch": batch[0],
+        "seconds": [run.seconds for run in median],
+        "speedups": [speedup(both) for both in rounds],
+    }
     return {
         index: to_row(p, m, measured | {"wide": w})
         for index, p, m, w in zip(batch, plain, medusa, larger, strict=True)
@@ -164,7 +188,9 @@ def to_row(plain: Generation, medusa: Generation, measured: Row) -> Row:
     return dataclasses.asdict(medusa) | {"autoregressive": other, "measured": measured}
 
 
-def _with_compilation(median: Answers, runs: Sequence[Answers]) -> Answers:
+def _with_compilation(
+    median: Sequence[Generation], runs: Sequence[Sequence[Generation]]
+) -> list[Generation]:
     """Compilation is summed over all runs, of which some may be empty: one of them has it."""
     seconds = [sum(r.compile_seconds for r in row if r) for row in zip_longest(*runs)]
     pairs = zip(median, seconds, strict=True)

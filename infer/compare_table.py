@@ -97,7 +97,7 @@ def _spread(comparison: Comparison) -> str:
     speedups = comparison.speedups
     if len(speedups) == 1:
         return ""
-    if len(comparison.batches) > 1:
+    if comparison.batches > 1:
         batches = f"from {min(speedups):.2f}x to {max(speedups):.2f}x in the single batches"
         return f" ({batches})"
     low, high = median_interval(speedups)

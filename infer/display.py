@@ -1,12 +1,14 @@
 """What a person sees: texts on stdout, everything about them on stderr."""
 
+import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from medusa_jax import MedusaLM
+from medusa_jax import Generation, MedusaLM, StreamEvent
 from medusa_jax.cli_console import make_console, note
 
 _STEP_STYLES = ("cyan", "magenta")
@@ -22,10 +24,15 @@ def describe_model(lm: MedusaLM, name: str) -> None:
     note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
 
 
-def announce_prompt(number: int, total: int) -> None:
-    """Separates the texts of several prompts, on stderr."""
-    if total > 1:
-        note(f"--- prompt {number} of {total}")
+def show_error(error: Exception) -> None:
+    """One line on stderr, as a command that ends with an error writes it."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def announce(title: str) -> None:
+    """Separates the texts of several answers, on stderr; an empty title separates nothing."""
+    if title:
+        note(f"--- {title}")
 
 
 def progress_bar() -> Progress:
@@ -79,6 +86,21 @@ class StepPrinter:
         shown = "".join(self._shown)
         self.add(text.removeprefix(shown) if text.startswith(shown) else "")
         print_text("")
+
+
+def print_steps(events: Iterable[StreamEvent]) -> Generation:
+    """Prints an answer as it grows.
+
+    Args:
+      events: of one answer, all of them.
+    """
+    printer = StepPrinter()
+    for event in events:
+        printer.add(event.text)
+        if event.result is not None:
+            printer.finish(event.result.text)
+            return event.result
+    raise AssertionError("an answer ends with its result")
 
 
 def print_text(text: str) -> None:

@@ -32,11 +32,12 @@ from infer.compare_table import report
 from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
 from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
-from infer.totals import Tally, closing_line
+from infer.totals import closing_line, totals
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import make_console, note
+from medusa_jax.decoding.runtime import Clock
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_fitting_tree
@@ -87,7 +88,8 @@ def main(argv: list[str]) -> None:
     config, prompts = GenerationConfig(**shared.decoding_options()), _prompts()
     streaming = _streaming()
     call = _call(config) if _OUTPUT.value is not None else {}
-    with open_rows(_OUTPUT.value, call, prompts, overwrite=_OVERWRITE.value) as rows:
+    asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
+    with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
@@ -153,18 +155,19 @@ def _load() -> MedusaLM:
 
 
 def _answer(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
-    if streaming:
+    clock = None if streaming else Clock()
+    if clock is None:
         results = answers.stream_answers(lm, job)
     elif _OUTPUT.value is None:
-        results = answers.print_answers(lm, job)
+        results = answers.print_answers(lm, job, clock)
     else:
-        results = answers.collect_answers(lm, job)
-    tally = Tally(1 if streaming else job.batch_size)
-    for index, result in results:
-        rows.add({index: dataclasses.asdict(result)})
-        tally.add(result)
-    if job.pending:
-        note(closing_line(tally.totals()))
+        results = answers.collect_answers(lm, job, clock)
+    done = []
+    for place, result in results:
+        rows.add({place: dataclasses.asdict(result)})
+        done.append(result)
+    if done:
+        note(closing_line(totals(done, clock)))
 
 
 def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
@@ -174,7 +177,7 @@ def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     comparison = from_rows(rows.rows)
     if not streaming and _OUTPUT.value is None:
         for index, result in enumerate(comparison.medusa):
-            answers.show_answer(result, index, len(job.prompts))
+            answers.show_answer(job, index, result)
     make_console().print(report(lm, comparison, greedy=job.config.rule == "greedy"))
 
 

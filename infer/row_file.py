@@ -1,9 +1,8 @@
 """`--output`: rows are kept in FILE.part as they are done, and become FILE at the end.
 
 FILE.part begins with a line that identifies the call: its options, and digests of its prompts and
-of local model files. Each line after it is a row with the index of its prompt, in the order in
-which they were done. A rerun of the same call takes these rows over and answers the others. FILE
-has the rows in the order of the prompts.
+of local model files. Each line after it is a row with its index in FILE, in the order in which they
+were done. A rerun of the same call takes these rows over and makes the others.
 """
 
 import contextlib
@@ -29,8 +28,7 @@ class Rows:
     """Rows in memory alone, for a call without `--output`.
 
     Attributes:
-      rows: JSON objects by the index of their prompt, counted from 0, in the order in which they
-        were done.
+      rows: JSON objects by their index, counted from 0, in the order in which they were done.
     """
 
     def __init__(self, rows: Mapping[int, Row] | None = None) -> None:
@@ -41,7 +39,7 @@ class Rows:
         self.rows |= rows
 
     def in_order(self) -> list[Row]:
-        """All rows in the order of the prompts."""
+        """All rows in the order of their indices."""
         return [self.rows[index] for index in sorted(self.rows)]
 
 
@@ -89,7 +87,7 @@ def open_rows(
     Args:
       path: of the file; None: rows are kept in memory alone.
       call: JSON values that identify the call.
-      prompts: JSON values, what the call answers; they become a part of its identity.
+      prompts: JSON values, for each row what it answers; they become a part of its identity.
       overwrite: start anew, whatever FILE.part holds.
 
     Yields:

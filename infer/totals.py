@@ -1,10 +1,10 @@
 """Sums over answers: tokens, steps and seconds."""
 
 import dataclasses
-import time
 from collections.abc import Sequence
 
 from medusa_jax import Generation
+from medusa_jax.decoding.runtime import Clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Totals:
       answers: how many.
       tokens: new tokens.
       steps: backbone passes after prefill.
-      seconds: that it took, see where it comes from.
+      seconds: decoding.
       compile_seconds: not contained in `seconds`.
     """
 
@@ -40,43 +40,26 @@ class Totals:
         return f"{self.tokens_per_step:.2f} tokens/step, {self.tokens_per_second:.1f} tokens/s"
 
 
-def totals(batches: Sequence[Sequence[Generation]]) -> Totals:
-    """Sums batches of which each was decoded at once: the slowest row's seconds are its own."""
-    results = [result for batch in batches for result in batch]
+def totals(results: Sequence[Generation], clock: Clock | None = None) -> Totals:
+    """Sums answers.
+
+    Args:
+      results: the answers.
+      clock: seconds that all of them took; None: they were decoded one after the other, so that
+        their own add up.
+    """
+    if clock is None:
+        clock = Clock(
+            compile=sum(result.compile_seconds for result in results),
+            decode=sum(result.decode_seconds for result in results),
+        )
     return Totals(
         answers=len(results),
-        tokens=sum(r.num_new_tokens for r in results),
-        steps=sum(r.num_steps for r in results),
-        seconds=sum(max(r.decode_seconds for r in batch) for batch in batches),
-        compile_seconds=sum(max(r.compile_seconds for r in batch) for batch in batches),
+        tokens=sum(result.num_new_tokens for result in results),
+        steps=sum(result.num_steps for result in results),
+        seconds=clock.decode,
+        compile_seconds=clock.compile,
     )
-
-
-class Tally:
-    """Counts answers as they are done, from its creation on."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._alone = batch_size == 1
-        self._results: list[Generation] = []
-        self._start = time.perf_counter()
-
-    def add(self, result: Generation) -> None:
-        """Counts one more."""
-        self._results.append(result)
-
-    def totals(self) -> Totals:
-        """So far.
-
-        Answers that were decoded one after the other took the sum of their decoding. Those that
-        were decoded side by side took the time that has passed, prompts included, and compiling
-        not.
-        """
-        one_by_one = totals([[result] for result in self._results])
-        if self._alone:
-            return one_by_one
-        compiled = max((result.compile_seconds for result in self._results), default=0.0)
-        passed = time.perf_counter() - self._start - compiled
-        return dataclasses.replace(one_by_one, seconds=passed, compile_seconds=compiled)
 
 
 def closing_line(t: Totals) -> str:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from infer.compare import Comparison, _rows, from_rows, speedup
+from infer.compare import Comparison, Run, _rows, from_rows, speedup
 from infer.compare_table import (
     difference_sentence,
     steps_sentence,
@@ -20,15 +20,25 @@ def generation(tokens: list[int], steps: int, seconds: float, compiled: float = 
 
 
 def comparison(plain: list[Generation], medusa: list[Generation], speedups=(1.0,), wide=None):
-    return Comparison(plain, medusa, [[i] for i in range(len(plain))], list(speedups), wide)
+    seconds = [sum(result.decode_seconds for result in side) for side in (plain, medusa)]
+    return Comparison(plain, medusa, (seconds[0], seconds[1]), len(plain), list(speedups), wide)
+
+
+def pair(plain: list[Generation], medusa: list[Generation], seconds: tuple[float, float]):
+    return Run(plain, seconds[0]), Run(medusa, seconds[1])
+
+
+NOTHING = pair([], [], (0.0, 0.0))
 
 
 def test_the_median_ratio_s_round_counts_on_both_sides_and_compilation_is_kept():
     seconds = [(4, 2), (4, 1), (3, 1)]  # ratios 2, 4 and 3
-    rounds = [([generation([1], 1, p, 0.5)], [generation([1], 1, m)]) for p, m in seconds]
-    warm_up = ([generation([1], 1, 9.0, 2.0)], [])
-    rows = _rows([7], warm_up, rounds, [None])
-    both = from_rows(rows)
+    rounds = [
+        pair([generation([1], 1, p, 0.5)], [generation([1], 1, m)], (p, m)) for p, m in seconds
+    ]
+    warm_up = pair([generation([1], 1, 9.0, 2.0)], [], (9, 0))
+    both = from_rows(_rows([7], warm_up, rounds, [None]))
+    assert both.seconds == (3, 1)
     assert (both.plain[0].decode_seconds, both.medusa[0].decode_seconds) == (3, 1)
     assert (both.plain[0].compile_seconds, both.medusa[0].compile_seconds) == (3.5, 0)
     assert both.speedups == pytest.approx([2, 4, 3])
@@ -36,22 +46,23 @@ def test_the_median_ratio_s_round_counts_on_both_sides_and_compilation_is_kept()
 
 def test_a_round_s_ratio_is_that_of_whole_batches():
     plain = [generation([1] * 6, 6, 1.0), generation([1] * 4, 4, 2.0)]
-    medusa = [generation([1] * 6, 3, 0.5), generation([1] * 4, 2, 0.8)]
-    assert speedup((plain, medusa)) == pytest.approx(2.0 / 0.8)
+    medusa = [generation([1] * 6, 3, 0.5), generation([1] * 3, 2, 0.8)]
+    assert speedup(pair(plain, medusa, (2.5, 0.9))) == pytest.approx((9 / 0.9) / (10 / 2.5))
 
 
 def test_a_comparison_survives_its_rows_in_whichever_order_they_were_done():
-    answers = {n: ([generation([n, n], 2, 1.0)], [generation([n, n], 1, 0.5)]) for n in range(3)}
+    def answers(*numbers):
+        plain = [generation([n, n], 2, 1.0) for n in numbers]
+        return pair(plain, [generation([n, n], 1, 0.5) for n in numbers], (1.0, 0.5))
+
     larger = {"nodes": 64, "num_new_tokens": 2, "num_steps": 1}
-    rows = _rows([1], ([], []), [answers[1]], [larger])
-    batch = tuple([*answers[0][side], *answers[2][side]] for side in (0, 1))
-    rows |= _rows([0, 2], ([], []), [batch], [larger | {"num_steps": 3}, larger])
-    rows = {int(index): row for index, row in json.loads(json.dumps(rows)).items()}
-    both = from_rows(rows)
+    rows = _rows([1], NOTHING, [answers(1)], [larger])
+    rows |= _rows([0, 2], NOTHING, [answers(0, 2)], [larger | {"num_steps": 3}, larger])
+    both = from_rows({int(i): row for i, row in json.loads(json.dumps(rows)).items()})
     assert [result.token_ids[0] for result in both.plain] == [0, 1, 2]
-    assert both.medusa == [answers[n][1][0] for n in range(3)]
-    assert sorted(both.batches) == [[0, 2], [1]]
-    assert both.totals()[0].seconds == 2  # the rows of a batch share their second
+    assert both.medusa == answers(0, 1, 2)[1].answers
+    assert (both.batches, both.seconds) == (2, (2.0, 1.0))
+    assert both.totals()[0].seconds == 2
     assert both.speedups == [2, 2]
     assert both.wide == (64, 6 / 5)
 

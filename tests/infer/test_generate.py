@@ -14,7 +14,7 @@ CHAT = [{"role": "user", "content": "Tell me about Lily."}]
 FIELDS = [
     *("prompt", "text", "token_ids", "num_new_tokens", "num_steps", "tokens_per_step"),
     *("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds"),
-    "finish_reason",
+    *("finish_reason", "sample"),
 ]
 SECONDS = ("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds")
 

@@ -1,6 +1,6 @@
-from infer import totals as module
-from infer.totals import Tally, closing_line, totals
+from infer.totals import closing_line, totals
 from medusa_jax import Generation
+from medusa_jax.decoding.runtime import Clock
 
 
 def generation(tokens: int, steps: int, seconds: float, compiled: float = 0.0) -> Generation:
@@ -10,9 +10,9 @@ def generation(tokens: int, steps: int, seconds: float, compiled: float = 0.0) -
     )
 
 
-def test_rows_of_a_batch_share_their_seconds():
-    batch = [generation(6, 3, 2.0, 5.0), generation(4, 2, 1.5, 5.0)]
-    sums = totals([batch, [generation(5, 5, 1.0)]])
+def test_answers_side_by_side_share_the_seconds_of_a_clock():
+    results = [generation(6, 3, 2.0, 5.0), generation(4, 2, 1.5, 5.0), generation(5, 5, 1.0)]
+    sums = totals(results, Clock(compile=5.0, prefill=9.0, decode=3.0))
     assert (sums.answers, sums.tokens, sums.steps) == (3, 15, 10)
     assert (sums.seconds, sums.compile_seconds) == (3.0, 5.0)
     assert (sums.tokens_per_step, sums.tokens_per_second) == (1.5, 5.0)
@@ -22,18 +22,6 @@ def test_rows_of_a_batch_share_their_seconds():
     )
 
 
-def test_answers_one_by_one_take_the_sum_of_their_seconds():
-    tally = Tally(batch_size=1)
-    tally.add(generation(6, 3, 2.0, 5.0))
-    tally.add(generation(4, 2, 1.0, 1.0))
-    assert closing_line(tally.totals()).endswith("3.3 tokens/s, after compiling for 6.0 s")
-
-
-def test_answers_side_by_side_take_the_time_that_passes_without_compiling(monkeypatch):
-    now = iter([100.0, 107.0])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(now))
-    tally = Tally(batch_size=2)
-    for seconds in (1.5, 1.9, 1.8):
-        tally.add(generation(4, 2, seconds, 5.0))
-    sums = tally.totals()
-    assert (sums.tokens, sums.seconds, sums.compile_seconds) == (12, 2.0, 5.0)
+def test_the_seconds_of_answers_one_by_one_add_up():
+    results = [generation(6, 3, 2.0, 5.0), generation(4, 2, 1.0, 1.0)]
+    assert closing_line(totals(results)).endswith("3.3 tokens/s, after compiling for 6.0 s")
