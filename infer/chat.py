@@ -63,21 +63,20 @@ def _take(talk: Talk, message: str) -> bool:
     try:
         if message.startswith("/"):
             said = execute(talk, check_text(message, "the command"))
-            note(said or "")
-            return said is not None
-        if message.strip():
+            if said is None:
+                return False
+            note(said)
+        elif message.strip():
             _answer(talk, check_text(message, "the message"))
     except UserError as error:
         display.show_error(error)
-    except KeyboardInterrupt:  # a second one, for which _answer could not wait
-        note("stopped")
     return True
 
 
 def _answer(talk: Talk, message: str) -> None:
     printer, result = display.StepPrinter(), None
     events = talk.ask(message)
-    with _heeding_interrupts() as stop:
+    with contextlib.suppress(KeyboardInterrupt), _heeding_interrupts() as stop:
         with display.waiting("Running the prompt"):  # and compiling, the first time
             first = next(events)
         for event in itertools.chain([first], events):
@@ -85,7 +84,7 @@ def _answer(talk: Talk, message: str) -> None:
             result = event.result
             if stop.is_set():
                 break
-        events.close()
+    events.close()
     printer.finish(result.text if result else "")
     note(_remark(talk, result) if result else "stopped")
 

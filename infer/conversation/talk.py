@@ -57,7 +57,12 @@ class Talk:
         """
         messages = [*self.messages, {"role": "user", "content": text}]
         answer, result = "", None
-        events = cast(Generator[StreamEvent, None, None], self._session.reply(messages))
+        try:
+            reply = self._session.reply(messages)
+        except UserError as error:
+            hint = ", or begin a new conversation with /reset" if self.messages else ""
+            raise UserError(f"{error}{hint}") from None
+        events = cast(Generator[StreamEvent, None, None], reply)
         try:
             for event in events:
                 answer, result = answer + event.text, event.result

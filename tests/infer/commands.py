@@ -5,14 +5,15 @@ import io
 import json
 import sys
 import traceback
+from collections.abc import Callable
 
 from absl.testing import flagsaver
 
 from infer import generate
 
 
-def run_one(argv: list[str]) -> dict:
-    """What `python -m infer.generate ARGV` would exit with and print."""
+def run_one(argv: list[str], command: Callable[[], object] = generate.run) -> dict:
+    """What a command, by default `python -m infer.generate`, would exit with and print."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
     sys.argv = ["generate", *argv]
@@ -22,7 +23,7 @@ def run_one(argv: list[str]) -> dict:
         contextlib.redirect_stderr(err),
     ):
         try:
-            generate.run()
+            command()
         except SystemExit as stop:
             code = stop.code
         except BaseException:

@@ -50,7 +50,7 @@ def results(cli, stories260k, heads, chat_model, folder):
     (folder / "tree.json").write_text("[[0], [1], [0, 0]]")
     plain = flags(model=stories260k, dtype="float32", max_new_tokens=40)
     medusa = [*plain, *flags(medusa=heads, tree=TREE)]
-    sampled = [*medusa, *flags(temperature=1, prompt=PROMPTS[0])]
+    sampled = [*medusa, *flags(temperature=1, acceptance="typical", prompt=PROMPTS[0])]
     compared = [*medusa, "--compare"]
     chat = flags(model=chat_model, medusa="none", max_new_tokens=8)
 
