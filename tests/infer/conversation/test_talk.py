@@ -103,7 +103,7 @@ def test_a_question_without_any_answer_is_forgotten(lm, talk):
 def test_what_does_not_fit_changes_nothing(lm, talk):
     say(talk, "Once")
     before = list(talk.messages)
-    with pytest.raises(UserError, match="context only 512: shorten the prompt, or begin .* /reset"):
+    with pytest.raises(UserError, match=r"only 512: shorten the prompt, or begin .* /reset"):
         say(talk, "word " * 600)
     assert talk.messages == before
     result, _ = say(talk, "The cat")
