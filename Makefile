@@ -22,7 +22,7 @@ help: ## list these targets
 setup: $(VENV)/.dev ## create .venv with everything that development needs
 
 demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and compare
-	@$(BIN)/python -m infer.generate --compare --tree smollm2_135m_63 --prompt "$(PROMPT)"
+	@$(BIN)/python -m infer.generate --compare --prompt "$(PROMPT)"
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
