@@ -24,6 +24,8 @@ def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableT
         steps_sentence(plain, medusa),
         *wide_sentences(comparison),
     ]
+    if lm.tree.R == 1:
+        sentences.insert(0, "No tree was expected to be faster than plain decoding here.")
     if comparison.different:
         sentences.insert(0, difference_sentence(comparison, lm.dtype, greedy=greedy))
     return Group(Text(), _table(comparison), *(Text(sentence) for sentence in sentences))

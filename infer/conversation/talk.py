@@ -93,7 +93,7 @@ class Talk:
     def describe_tree(self) -> str:
         """What each step proposes."""
         tree = self._lm.resolve_tree(self._config.tree)
-        return f"tree of {tree.R} nodes" if tree.max_depth else "plain decoding"
+        return f"tree of {tree.R} nodes" if tree.R > 1 else "plain decoding"
 
     def describe(self) -> str:
         """Counts and speed so far."""
