@@ -76,7 +76,9 @@ class Job:
                 yield place, result
 
 
-def encode_prompts(lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None) -> list[Encoded]:
+def encode_prompts(
+    lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None, max_context: int | None
+) -> list[Encoded]:
     """Tokenizes all prompts, so that a bad one is found before any answer is shown.
 
     Raises:
@@ -85,7 +87,7 @@ def encode_prompts(lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None) -
     encoded = []
     for number, prompt in enumerate(prompts, start=1):
         try:
-            encoded.append(encode_prompt(lm, prompt, chat))
+            encoded.append(encode_prompt(lm, prompt, chat, max_context))
         except UserError as error:
             which = f"prompt {number}: " if len(prompts) > 1 else ""
             raise UserError(f"{which}{error}") from None

@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import flags
 
-from medusa_jax import GenerationConfig
+from infer.prompts import check_text
+from medusa_jax import GenerationConfig, UserError
 from medusa_jax.decoding.options import ACCEPTANCES
 
 _DEFAULTS = GenerationConfig()
@@ -28,8 +29,8 @@ SYSTEM = flags.DEFINE_string(
     None,
     "System message that every conversation begins with, in place of the chat template's own.",
 )
-# One flag for each field of GenerationConfig that means something to every command, but for the
-# tree: that belongs to the model.
+# With two below, a flag for each field of GenerationConfig that means something to every command;
+# but the tree belongs to the model.
 _OPTIONS = (
     flags.DEFINE_integer(
         "max_new_tokens", _DEFAULTS.max_new_tokens, "Longest answer to each prompt, in tokens."
@@ -44,6 +45,21 @@ _OPTIONS = (
         "Which of the proposed tokens to accept: those that greedy decoding gives, those that "
         "sampling without heads gives (lossless), or all that are typical (Medusa paper, section "
         "2.3.1). Default: greedy at temperature 0, lossless above.",
+    ),
+    flags.DEFINE_integer(
+        "top_k",
+        _DEFAULTS.top_k,
+        "Sample among this many most likely tokens only; 0: among all.",
+    ),
+    flags.DEFINE_float(
+        "top_p",
+        _DEFAULTS.top_p,
+        "Sample among the fewest tokens with this much probability together; 1: among all.",
+    ),
+    flags.DEFINE_float(
+        "min_p",
+        _DEFAULTS.min_p,
+        "Sample among tokens with this share of the highest probability; 0: among all.",
     ),
     flags.DEFINE_float(
         "epsilon",
@@ -65,6 +81,23 @@ _OPTIONS = (
     flags.DEFINE_integer(
         "seed", _DEFAULTS.seed, "Random seed for sampling.", lower_bound=0, upper_bound=2**64 - 1
     ),
+    flags.DEFINE_boolean(
+        "ignore_eos", _DEFAULTS.ignore_eos, "Go on after end-of-sequence tokens, to full length."
+    ),
+    flags.DEFINE_integer(
+        "max_context",
+        _DEFAULTS.max_context,
+        "Most tokens of a prompt and its answer together. Default: the model's context.",
+    ),
+)
+_STOP = flags.DEFINE_multi_string(
+    "stop", [], "A text that ends an answer, which is cut off before it; repeat the flag for more."
+)
+_LOGIT_BIAS = flags.DEFINE_multi_string(
+    "logit_bias",
+    [],
+    "ID:BIAS: a number that is added to the logits of the token with this id, before everything "
+    "else; repeat the flag for more.",
 )
 TREE = flags.DEFINE_string(
     "tree",
@@ -83,5 +116,22 @@ DTYPE = flags.DEFINE_enum(
 
 
 def decoding_options() -> dict[str, Any]:
-    """What the flags say about decoding: keyword arguments of `GenerationConfig`."""
-    return {option.name: option.value for option in _OPTIONS}
+    """What the flags say about decoding: keyword arguments of `GenerationConfig`.
+
+    Raises:
+      UserError: a text that is none, or a bias that is not written as one.
+    """
+    options: dict[str, Any] = {option.name: option.value for option in _OPTIONS}
+    options["stop"] = tuple(check_text(text, "--stop") for text in _STOP.value)
+    options["logit_bias"] = dict(_bias(text) for text in _LOGIT_BIAS.value)
+    return options
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition(":")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise UserError(
+            f"--logit_bias={text}: write a token id and a number, as in 42:-1.5"
+        ) from None

@@ -62,12 +62,24 @@ _CHAT = flags.DEFINE_boolean(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 1, "How many prompts to decode at the same time.", lower_bound=1
 )
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples",
+    1,
+    "How many answers to give to each prompt, which is run once; they differ above temperature 0.",
+)
+_LOGPROBS = flags.DEFINE_boolean(
+    "logprobs",
+    False,
+    "With --output: add the log-probability of each new token under the model as it is to the rows "
+    "(at temperature 1, among all tokens, without bias).",
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "JSON-lines file to write: one row per prompt, in order, with text, tokens and measurements "
-    "(in seconds). Rows are kept in FILE.part as they are done, and become FILE at the end, which "
-    "replaces an older one. After an interruption, rerun the same command to resume.",
+    "JSON-lines file to write: one row per answer, in the order of the prompts, with text, tokens "
+    "and measurements (in seconds). Rows are kept in FILE.part as they are done, and become FILE "
+    "at the end, which replaces an older one. After an interruption, rerun the same command to "
+    "resume.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "With --output: start anew instead of resuming from FILE.part."
@@ -85,16 +97,24 @@ _STREAM = flags.DEFINE_boolean(
 def main(argv: list[str]) -> None:
     """The walk of a prompt: parse, load, encode once, decode, print."""
     del argv
-    config, prompts = GenerationConfig(**shared.decoding_options()), _prompts()
-    streaming = _streaming()
+    config, prompts, streaming = _config(), _prompts(), _streaming()
     call = _call(config) if _OUTPUT.value is not None else {}
     asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
     with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
-        encoded = answers.encode_prompts(lm, prompts, _CHAT.value)
+        encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
+
+
+def _config() -> GenerationConfig:
+    if _LOGPROBS.value and _OUTPUT.value is None:
+        raise UserError("--logprobs only works with --output: see --help")
+    if _COMPARE.value and _NUM_SAMPLES.value > 1:
+        raise UserError("--compare measures one answer to each prompt: leave out --num_samples")
+    own: dict[str, Any] = {flag.name: flag.value for flag in (_NUM_SAMPLES, _LOGPROBS)}
+    return GenerationConfig(**shared.decoding_options(), **own)
 
 
 def _prompts() -> list[Prompt]:

@@ -53,6 +53,10 @@ CASES = {
     "large seed": ("--seed=18446744073709551616", "--seed=18446744073709551616"),
     "unknown flag": ("--promt=a", "Did you mean: prompt"),
     "argument": ("hello", "unexpected argument 'hello'"),
+    "compared samples": ("--compare --num_samples=2", "leave out --num_samples"),
+    "bias": ("--logit_bias=a:1", "write a token id and a number"),
+    "stop": ("--stop=", "give a list of texts that are not empty"),
+    "top_p": ("--top_p=0", "top_p is 0.0: it must lie above 0"),
     "compare": ("--compare --medusa=none", "--compare needs Medusa heads"),
     "stream": ("--stream --batch_size=2", "leave out --batch_size"),
     "other call": ("--output={files}/b.jsonl", "b.jsonl.part is of a call with other model,"),
@@ -135,6 +139,7 @@ def test_a_mistake_leaves_no_file_behind(results, out, paths):
     [
         (["--output=never.jsonl"], "nothing to answer: give --prompt"),
         (["--prompt=Hi", "--model=/none/model"], "does not exist"),
+        (["--prompt=Hi", "--logprobs"], "--logprobs only works with --output"),
         (["--prompt=Hi", "--overwrite"], "--overwrite only works with --output"),
     ],
 )

@@ -14,7 +14,7 @@ CHAT = [{"role": "user", "content": "Tell me about Lily."}]
 FIELDS = [
     *("prompt", "text", "token_ids", "num_new_tokens", "num_steps", "tokens_per_step"),
     *("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds"),
-    *("finish_reason", "sample"),
+    *("finish_reason", "sample", "logprobs"),
 ]
 SECONDS = ("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds")
 
@@ -68,6 +68,8 @@ def results(cli, stories260k, heads, chat_model, folder):
         "seed 3, root": [*sampled, "--seed=3", "--sampled_root"],
         "seed 3, root, stream": [*sampled, "--seed=3", "--sampled_root", "--stream"],
         "seed 4, root": [*sampled, "--seed=4", "--sampled_root"],
+        "stop": [*medusa, *prompt_flags(PROMPTS[:1]), "--stop=nothing", "--stop= a "],
+        "system": [*chat, *prompt_flags([CHAT[0]["content"]]), "--system=Rhyme.", into("system")],
         "chat": [*chat, *prompt_flags([CHAT[0]["content"]])],
         "messages": [*chat, f"--prompt_file={folder}/chat.jsonl", into("messages")],
         "nochat": [*chat, *prompt_flags(PROMPTS[:1]), "--nochat"],
@@ -161,6 +163,21 @@ def test_a_prompt_is_a_chat_message_where_there_is_a_template(results, folder, b
     assert (row["prompt"], row["token_ids"]) == (CHAT, generation.token_ids)
 
 
+def test_a_system_message_goes_before_a_prompt(results, folder, backbone):
+    text = "system: Rhyme.\nuser: Tell me about Lily.\nassistant:"
+    ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    (generation,) = medusa_jax.generate(backbone, [ids], max_new_tokens=8)
+    (row,) = rows_of(folder / "system")
+    assert row["token_ids"] == generation.token_ids
+    assert row["prompt"] == [{"role": "system", "content": "Rhyme."}, *CHAT]
+
+
+def test_an_answer_ends_before_a_stop_text(results, expected):
+    text = expected[0].text
+    assert " a " in text
+    assert results["stop"].out == text[: text.index(" a ")] + "\n"
+
+
 def test_nochat_ignores_the_template(results, backbone):
     (generation,) = medusa_jax.generate(backbone, PROMPTS[:1], max_new_tokens=8)
     assert results["nochat"].out == generation.text + "\n"
@@ -214,6 +231,10 @@ def test_help_teaches(results):
     for name in ("temperature", "acceptance", "epsilon", "delta", "tree", "seed", "dtype"):
         assert f"  --{name}\n" in text
     for name in ("batch_size", "output", "[no]overwrite", "[no]compare", "[no]stream"):
+        assert f"  --{name}\n" in text
+    for name in ("top_k", "top_p", "min_p", "stop", "logit_bias", "system", "num_samples"):
+        assert f"  --{name}\n" in text
+    for name in ("[no]ignore_eos", "max_context", "[no]logprobs"):
         assert f"  --{name}\n" in text
     for name in ("[no]sampled_root", "compilation_cache"):
         assert f"  --{name}\n" in text

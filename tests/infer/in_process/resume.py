@@ -123,6 +123,28 @@ def test_rows_are_taken_over_whatever_their_place(command, tmp_path, mode, kept)
     assert rows_of(path) == expected
 
 
+@pytest.mark.parametrize("flag", ["--nostream", "--stream"])
+def test_samples_are_rows_of_their_own(command, loaded, tmp_path, flag, stories260k, heads):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    argv = ["--temperature=1", "--num_samples=3", "--logprobs", flag]
+    lm = loaded(str(stories260k), str(heads), dtype=None, tree="mc_sim_7b_63:16")
+    expected = medusa_jax.generate(lm, PROMPTS, max_new_tokens=12, temperature=1, num_samples=3)
+    assert command(*argv, f"--output={whole}")["code"] == 0
+    rows = rows_of(whole)
+    assert [row["prompt"] for row in rows] == [prompt for prompt in PROMPTS for _ in range(3)]
+    assert [row["sample"] for row in rows] == 5 * [0, 1, 2]
+    assert [row["token_ids"] for row in rows] == [answer.token_ids for answer in expected]
+    assert all(len(row["logprobs"]) == 12 and max(row["logprobs"]) <= 0 for row in rows)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, 4)
+        assert command(*argv, f"--output={path}")["code"] == 130
+    assert len(part_of(path)) == 4
+    second = command(*argv, f"--output={path}")
+    assert second["err"].startswith("resuming: 4 of 15 answers are in ")
+    assert ("--- prompt 2 of 5, sample 2 of 3" in second["err"]) == (flag == "--stream")
+    assert rows_of(path) == rows
+
+
 def test_only_the_same_call_resumes(command, tmp_path):
     path = tmp_path / "a.jsonl"
     argv = ["--batch_size=2", f"--output={path}"]
