@@ -46,11 +46,13 @@ def environment(module: str, arguments: Sequence[str] = sys.argv[1:]) -> dict[st
         "cpu": cpu_model(),
         "cores": cores(),
         "load_average": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {p: package_version(p) for p in _PACKAGES},
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of an installed package; None: it is used from where it lies, or not there."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ def measure_acceptance(
     known = dict(kept.acceptance.by_temperature) if kept.acceptance else {}
     missing = [t for t in temperatures if is_asked or t not in known]
     if missing:
-        encoded = encode_prompts(lm, prompts, None)
+        encoded = encode_prompts(lm, prompts, None, None)
         for temperature in missing:
             config = GenerationConfig(
                 max_new_tokens=max_new_tokens, temperature=temperature, tree="chain:0"

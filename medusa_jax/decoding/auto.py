@@ -160,7 +160,9 @@ class AutoTree:
             if runtime is None:
                 rule = make_rule(self._config, tree)
                 runtime = make_runtime(lm, tree, rule, logprobs=self._logprobs)
-            self._runtimes[nodes] = _with_tree(runtime, tree) if tree.max_depth else runtime
+            self._runtimes[nodes] = (
+                _with_tree(runtime, tree, lm.platform) if tree.max_depth else runtime
+            )
         return self._runtimes[nodes]
 
 
@@ -168,11 +170,11 @@ def _depth(runtime: Runtime) -> int:
     return runtime.decoder.drafter.max_depth
 
 
-def _with_tree(runtime: Runtime, tree: Tree) -> Runtime:
+def _with_tree(runtime: Runtime, tree: Tree, platform: str) -> Runtime:
     """The same with another tree of the same depth."""
     drafter: Any = runtime.decoder.drafter
     assert isinstance(drafter, MedusaDrafter)
-    tree = padded(tree, drafter.proposer.heads.vocab_size)
+    tree = padded(tree, drafter.proposer.heads.vocab_size, platform)
     proposer = dataclasses.replace(drafter.proposer, top_k=tree.top_k)
     decoder = dataclasses.replace(runtime.decoder, drafter=MedusaDrafter(proposer))
     params = {**runtime.params, "drafter": {**runtime.params["drafter"], "tree": runtime.put(tree)}}

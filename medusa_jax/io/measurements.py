@@ -5,12 +5,11 @@ one version of everything that compiles or runs a step.
 """
 
 import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.environment import cores, cpu_model
+from medusa_jax.environment import cores, cpu_model, package_version
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.cache import cache_dir
@@ -33,7 +32,7 @@ def times_file(model: Path, heads: Path, device: Any) -> Path:
         "heads": _identity(heads),
         "device": [device.platform, device.device_kind],
         "host": [cpu_model(), cores()],
-        "versions": [importlib.metadata.version(p) for p in ("jax", "jaxlib", "medusa-jax")],
+        "versions": [package_version(p) for p in ("jax", "jaxlib", "medusa-jax")],
     }
     return _file("times", about)
 
