@@ -8,7 +8,7 @@ from medusa_jax.tree.build import Tree
 
 @dataclasses.dataclass(frozen=True)
 class DynamicTree:
-    """Stands where a `Tree` may: each step picks the nodes itself, from as many heads as there are.
+    """Stands where a `Tree` may: each step picks the nodes itself.
 
     Attributes:
       R: nodes, root included.
@@ -28,5 +28,11 @@ AnyTree = Tree | DynamicTree
 
 
 def heads_used(tree: AnyTree, num_heads: int) -> int:
-    """How many of a model's heads a tree makes use of: the depth of a draft, at most."""
-    return min(num_heads, tree.R - 1) if isinstance(tree, DynamicTree) else tree.max_depth
+    """How many of a model's heads a tree makes use of: the depth of a draft, at most.
+
+    Of a dynamic tree of R nodes it is log2 R, rounded up. Every head costs time, and further ones
+    would hardly ever get a node (docs/benchmarks.md).
+    """
+    if isinstance(tree, DynamicTree):
+        return min(num_heads, (tree.R - 1).bit_length())
+    return tree.max_depth

@@ -90,11 +90,12 @@ def test_large_trees_too():
         assert drawn_paths(parent_BR[b], rank_BR[b]) == grown(log_p_Mk, 128)
 
 
-def slow_steps(lm, prompt, budget, num_nodes):
+def slow_steps(lm, prompt, budget, num_heads, num_nodes):
     """Greedy text and Medusa steps, with a tree grown in numpy at every step."""
     out, steps = [], 0
     lm_head_VD = np.asarray(lm.params["lm_head"]["weight"])
-    blocks = {k: np.asarray(v)[:, 0] for k, v in lm.heads_params["blocks"].items()}
+    blocks = lm.heads_params["blocks"]
+    blocks = {k: np.asarray(v)[:num_heads, 0] for k, v in blocks.items()}
     while len(out) < budget:
         hidden_D = last_hidden(lm, prompt + out)
         y_MD = blocks["weight"] @ hidden_D + blocks["bias"]
@@ -115,10 +116,10 @@ def slow_steps(lm, prompt, budget, num_nodes):
     return out[:budget], steps
 
 
-@pytest.mark.parametrize("num_nodes", [2, 6, 30])
-def test_greedy_text_and_steps_are_those_of_a_slow_reading(lm, num_nodes):
+@pytest.mark.parametrize(("num_nodes", "num_heads"), [(2, 1), (6, 3), (30, 4)])
+def test_greedy_text_and_steps_are_those_of_a_slow_reading(lm, num_nodes, num_heads):
     state = decoded(lm.with_tree(f"dynamic:{num_nodes}"), PROMPTS, [16] * 3)
-    expected = [slow_steps(lm, prompt, 16, num_nodes) for prompt in PROMPTS]
+    expected = [slow_steps(lm, prompt, 16, num_heads, num_nodes) for prompt in PROMPTS]
     assert rows(state) == [text for text, _ in expected]
     assert state.num_steps_B.tolist() == [steps for _, steps in expected]
     plain = decoded(lm.with_tree("chain:0"), PROMPTS, [16] * 3)
@@ -164,8 +165,9 @@ def test_no_step_sorts_the_vocabulary(lm):
     """XLA makes a `top_k` of its sort, unless something else wants a part of the sorted scores."""
     runtime = make_runtime(lm.with_tree("dynamic:8"))
     batch = runtime.start(make_request([8] * 3), PROMPTS)
-    arrays = (runtime.shapes, *map(programs.abstract, (batch.state, jnp.int32(4))))
-    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, arrays)
+    arrays = (batch.state, jnp.zeros((3,), bool), jnp.int32(4), jnp.int32(0))
+    shapes = (runtime.shapes, *map(programs.abstract, arrays))
+    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), None, shapes)
     assert "TopK" in program.as_text()
     assert not re.findall(r"= .* sort\(.*", program.as_text())
 

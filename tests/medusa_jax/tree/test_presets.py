@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.tree.presets import load_fitting_tree, load_tree, preset_names
+from medusa_jax.tree.dynamic import DynamicTree, heads_used
+from medusa_jax.tree.presets import load_any_tree, load_fitting_tree, load_tree, preset_names
 from tests.medusa_jax.tree.test_build import GOLDEN, rows
 
 
@@ -100,3 +101,29 @@ def test_the_part_of_a_tree_that_heads_can_fill(heads, tokens):
     whole = load_tree("mc_sim_7b_63").paths()
     expected = [path for path in whole if len(path) <= heads and all(r < tokens for r in path)]
     assert load_fitting_tree("mc_sim_7b_63", heads, tokens).paths() == expected
+
+
+def test_decoding_takes_dynamic_trees_and_all_others():
+    assert load_any_tree("dynamic:8", num_heads=4) == DynamicTree(8)
+    assert load_any_tree("dynamic:1").R == 1
+    assert load_any_tree("chain:2", num_heads=4).R == 3
+    with pytest.raises(UserError, match="needs 7 heads, the model has 4"):
+        load_any_tree("chain:7", num_heads=4)
+
+
+@pytest.mark.parametrize("spec", ["dynamic", "dynamic:", "dynamic:0", "dynamic:x", "dynamic:513"])
+def test_a_dynamic_tree_has_a_number_of_nodes(spec):
+    with pytest.raises(UserError, match="N in dynamic:N is a whole number from 1 to 512"):
+        load_any_tree(spec)
+
+
+def test_where_a_fixed_tree_is_needed_a_dynamic_one_is_refused():
+    with pytest.raises(UserError, match="dynamic:8 is chosen at every step of decoding"):
+        load_tree("dynamic:8")
+
+
+def test_heads_used():
+    assert heads_used(load_tree("mc_sim_7b_63"), 5) == 4
+    assert heads_used(DynamicTree(64), 5) == 5
+    sizes = {2: 1, 3: 2, 4: 2, 5: 3, 8: 3, 9: 4, 16: 4, 17: 5}
+    assert {R: heads_used(DynamicTree(R), 9) for R in sizes} == sizes

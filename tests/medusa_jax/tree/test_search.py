@@ -69,6 +69,7 @@ def test_a_second_guess_that_is_right_more_often_comes_first():
     ),
     st.data(),
 )
+@hypothesis.settings(deadline=None)
 def test_of_independent_ranks_the_likeliest_paths_are_the_tree(accuracy, data):
     M, K = accuracy.shape
     paths = [p for depth in range(1, M + 1) for p in np.ndindex((K,) * depth)]
