@@ -102,8 +102,8 @@ _LOGIT_BIAS = flags.DEFINE_multi_string(
 TREE = flags.DEFINE_string(
     "tree",
     None,
-    "Tree of tokens that each step proposes: 'auto', what is fastest here for this model and batch, "
-    "chosen while decoding from what infer.tune has measured, or from assumptions; a "
+    "Tree of tokens that each step proposes: 'auto', what is fastest here for this model and "
+    "batch, chosen while decoding from what infer.tune has measured, or from assumptions; a "
     "preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a list of "
     "paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; with "
     "--compare, mc_sim_7b_63:6 where that begins with plain decoding.",
