@@ -1,15 +1,17 @@
 """What a person sees: texts on stdout, everything about them on stderr."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from medusa_jax import Generation, MedusaLM, StreamEvent
+from medusa_jax import Generation, GenerationConfig, MedusaLM, StreamEvent
+from medusa_jax.chat import Encoded
 from medusa_jax.cli_console import make_console, note
+from medusa_jax.decoding.auto import auto_choice
 
 _STEP_STYLES = ("cyan", "magenta")
 
@@ -19,9 +21,21 @@ def describe_model(lm: MedusaLM, name: str) -> None:
     heads = "no heads"
     if lm.heads_config is not None:
         heads = f"{lm.heads_config.num_heads} heads, tree of {lm.tree.R} nodes"
-        if lm.tree.R == 1:
+        if lm.auto:
+            heads = f"{lm.heads_config.num_heads} heads"
+        elif lm.tree.R == 1:
             heads = f"plain decoding (--tree chain:{lm.heads_config.num_heads} uses the heads)"
     note(f"{name}: {lm.dtype} on {lm.platform}, {heads}")
+
+
+def describe_choice(
+    lm: MedusaLM, config: GenerationConfig, batch_size: int, prompts: Sequence[Encoded]
+) -> None:
+    """Says on stderr which tree decoding begins with, and why, if it has the choice."""
+    if lm.auto and lm.heads_config is not None:
+        longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+        longest = min(longest, config.max_context or longest, lm.config.max_position)
+        note(str(auto_choice(lm, config, batch_size, longest)))
 
 
 def show_error(error: Exception) -> None:

@@ -102,16 +102,19 @@ _LOGIT_BIAS = flags.DEFINE_multi_string(
 TREE = flags.DEFINE_string(
     "tree",
     None,
-    "Tree of tokens that each step proposes: a preset such as mc_sim_7b_63, PRESET:N for its first "
-    "N nodes, a JSON file with a list of paths, or chain:K for the best token of each of K heads. "
-    "Default: the tree that was measured to be fastest on this kind of device; on a CPU in float32 "
-    "that is chain:0, plain decoding, and mc_sim_7b_63:6 with --compare.",
+    "Tree of tokens that each step proposes: 'auto', what is fastest here for this model and "
+    "batch, chosen while decoding from what infer.tune has measured, or from assumptions; a "
+    "preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a list of "
+    "paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; with "
+    "--compare, mc_sim_7b_63:6 where that begins with plain decoding.",
 )
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Number format of parameters and computation. Default: float32 on a CPU, bfloat16 elsewhere.",
+    "Number format of parameters and computation. Default: on a CPU what infer.tune found to be "
+    "faster there, else float32; bfloat16 elsewhere. In bfloat16, which rounds to three digits, "
+    "trees of different sizes may choose differently between nearly equal tokens.",
 )
 
 

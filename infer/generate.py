@@ -105,6 +105,7 @@ def main(argv: list[str]) -> None:
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
+        display.describe_choice(lm, config, _BATCH_SIZE.value, encoded)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
 
 

@@ -1,0 +1,43 @@
+"""What is measured and what not; the times themselves are a machine's own."""
+
+import pytest
+
+from infer.tuning import step_times
+from medusa_jax.tuning.times import Point
+
+
+def fake(seconds):
+    """Stands for the clock: seconds by (batch, nodes)."""
+    return lambda lm, prospect, batch, nodes, slots: seconds(batch, nodes)
+
+
+def measured(lm, monkeypatch, seconds, batches=(1, 4), known=()):
+    monkeypatch.setattr(step_times, "seconds_per_step", fake(seconds))
+    ticks = []
+    wanted = step_times.plan(lm, batches)
+    points = list(step_times.measure(lm, wanted, known, lambda: ticks.append(1)))
+    assert len(ticks) == len(wanted)
+    return points
+
+
+def test_free_nodes_are_all_measured(lm, monkeypatch):
+    points = measured(lm, monkeypatch, lambda batch, nodes: 1.0)
+    assert [p.nodes for p in points if p.batch == 1 and p.slots == 256] == list(step_times.NODES)
+
+
+def test_trees_that_cannot_pay_are_left_out(lm, monkeypatch):
+    """Nodes cost their number: with two, no tree can give enough tokens any more."""
+    points = measured(lm, monkeypatch, lambda batch, nodes: float(nodes))
+    assert max(p.nodes for p in points if p.slots == 256) < 8
+
+
+def test_an_interrupted_run_goes_on(lm, monkeypatch):
+    known = [Point(1, 1, 256, 1.0), Point(1, 2, 256, 1.0)]
+    points = measured(lm, monkeypatch, lambda batch, nodes: 1.0, known=known)
+    assert not {(p.batch, p.nodes, p.slots) for p in points} & {(1, 1, 256), (1, 2, 256)}
+
+
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_rows_decode_all_the_time(lm, nodes):
+    """`seconds_per_step` itself checks that every step was taken."""
+    assert step_times.seconds_per_step(lm, lm.prospect(0.0, 1), 2, nodes, 256) > 0

@@ -1,0 +1,68 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.tree.rates import Rates
+from medusa_jax.tuning.measured import Acceptance, Measured, assumed_acceptance, assumed_times
+from medusa_jax.tuning.prospect import prospect
+from medusa_jax.tuning.times import Point, StepTimes
+
+HEADS = MedusaConfig(num_heads=2, hidden_size=8, vocab_size=100)
+
+
+def of(heads=HEADS, measured=None, platform="cpu", dtype="float32", temperature=0.0, batch=1):
+    options = {"dtype": dtype, "temperature": temperature, "batch": batch}
+    return prospect(heads, measured or Measured(), platform=platform, **options)
+
+
+def test_trees_are_those_of_the_rates_nearest_in_temperature():
+    """By hand: a chain where the second head is good, else siblings."""
+    deep = Rates(np.array([[[0.6, 0.1]], [[0.9, 0.05]]]))
+    wide = Rates(np.array([[[0.4, 0.39]], [[0.1, 0.05]]]))
+    measured = Measured(Acceptance({0.0: deep, 1.0: wide}))
+    assert of(measured=measured).trees[3].paths() == [[0], [0, 0]]
+    assert of(measured=measured, temperature=0.9).trees[3].paths() == [[0], [1]]
+    assert of(measured=measured).belief.tokens[3] == pytest.approx(1 + 0.6 + 0.6 * 0.9)
+
+
+def test_sizes_end_where_the_heads_do():
+    assert list(of(None).trees) == [1]
+    few = Measured(Acceptance({0.0: Rates(np.full((1, 1, 3), 0.3))}))
+    assert list(of(measured=few).trees) == [1, 2, 3, 4]
+
+
+def test_more_heads_were_measured_than_there_are():
+    more = Measured(Acceptance({0.0: assumed_acceptance(5)}))
+    assert max(tree.max_depth for tree in of(measured=more).trees.values()) == 2
+
+
+def test_an_accelerator_begins_with_large_trees_that_shrink_with_the_batch():
+    five = dataclasses.replace(HEADS, num_heads=5)
+    on_gpu = {"platform": "gpu", "dtype": "bfloat16"}
+    sizes = [of(five, batch=b, **on_gpu).choose(256).nodes for b in (1, 4, 16, 64)]
+    assert sizes[0] == 64
+    assert sizes == sorted(sizes, reverse=True)
+    assert 1 < sizes[-1] < 64
+
+
+def test_a_cpu_begins_with_small_ones():
+    assert of().choose(256).nodes == 1
+    assert 2 <= of(dtype="bfloat16").choose(256).nodes <= 8
+    assert of(dtype="bfloat16").choose(256).source == "estimated"
+
+
+def test_assumed_times_rise():
+    for platform, dtype in [("cpu", "float32"), ("cpu", "bfloat16"), ("tpu", "bfloat16")]:
+        times = assumed_times(platform, dtype)
+        seconds = [times.seconds(n, 4, 256) for n in (1, 2, 8, 64, 128)]
+        assert seconds == sorted(seconds)
+
+
+def test_what_lies_beyond_the_measured_is_doubted_more():
+    times = StepTimes((Point(1, 1, 256, 1.0), Point(1, 8, 256, 2.0)))
+    measured = Measured(Acceptance({0.0: assumed_acceptance(2)}), {"float32": times})
+    doubt = of(measured=measured).belief.doubt
+    assert doubt[8] < doubt[16] < of().belief.doubt[8]
+    assert of(measured=measured, dtype="bfloat16").belief.doubt == of(dtype="bfloat16").belief.doubt
