@@ -92,6 +92,8 @@ class Talk:
 
     def describe_tree(self) -> str:
         """What each step proposes."""
+        if self._lm.is_auto(self._config.tree):
+            return "tree auto"
         tree = self._lm.resolve_tree(self._config.tree)
         return f"tree of {tree.R} nodes" if tree.R > 1 else "plain decoding"
 

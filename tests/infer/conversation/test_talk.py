@@ -120,6 +120,9 @@ def test_another_tree_makes_the_same_answers_in_other_steps(lm, talk):
     assert second.token_ids == expected(lm, conversation).token_ids
     assert first.num_steps < len(first.token_ids)
     assert second.num_steps == len(second.token_ids)
+    talk.use_tree("auto")
+    assert talk.describe_tree() == "tree auto"
+    talk.use_tree("chain:0")
     with pytest.raises(UserError, match="needs 5 heads"):
         talk.use_tree("chain:5")
     assert talk.describe_tree() == "plain decoding"
