@@ -46,6 +46,9 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
         unless the cache has a newer one.
       device: that decodes.
 
+    Returns:
+      What was measured to its end; an interrupted measurement counts for nothing.
+
     Raises:
       UserError: a file holds something else; it names the file.
     """
@@ -53,8 +56,8 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
     acceptance = None
     for file in (acceptance_file(model, heads), beside):
         content = read_content(file)
-        if acceptance is None and content is not None:
-            acceptance = _parse(file, Acceptance.from_json, content.get("acceptance"))
+        if acceptance is None and content is not None and "acceptance" in content:
+            acceptance = _parse(file, Acceptance.from_json, content["acceptance"])
     file = times_file(model, heads, device)
     content = read_content(file) or {}
     times, fastest = _times(file, content), content.get("fastest")

@@ -52,6 +52,13 @@ def test_what_was_written_is_read(files):
     assert found.fastest == "float32"
 
 
+def test_half_a_measurement_counts_for_nothing(files):
+    write_content(acceptance_file(*files[:2]), {"partial": {"a": {"0": [[1, 2]]}}})
+    assert read_measured(*files).acceptance is None
+    (files[1] / "acceptance.json").write_text(json.dumps(acceptance(0)))
+    assert list(read_measured(*files).acceptance.by_temperature) == [0]
+
+
 def test_a_dtype_without_times_is_not_the_fastest(files):
     write_content(times_file(*files), {"times": {}, "fastest": "bfloat16"})
     assert read_measured(*files).fastest is None
