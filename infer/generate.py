@@ -33,13 +33,16 @@ from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
 from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
 from infer.totals import closing_line, totals
+from infer.tree_picture import tree_picture
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import make_console, note
 from medusa_jax.decoding.runtime import Clock
+from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import DynamicTree
 from medusa_jax.tree.presets import load_fitting_tree
 
 flags.adopt_module_key_flags(shared)
@@ -87,6 +90,12 @@ _OVERWRITE = flags.DEFINE_boolean(
 _COMPARE = flags.DEFINE_boolean(
     "compare", False, "Decode without Medusa too, and compare texts, steps and time."
 )
+_TREE_PICTURE = flags.DEFINE_string(
+    "tree_picture",
+    None,
+    "SVG file for a picture of the tree that decoding begins with, and of how often each node is "
+    "expected to be accepted, where that was measured (python -m infer.tune).",
+)
 _STREAM = flags.DEFINE_boolean(
     "stream",
     None,
@@ -98,6 +107,7 @@ def main(argv: list[str]) -> None:
     """The walk of a prompt: parse, load, encode once, decode, print."""
     del argv
     config, prompts, streaming = _config(), _prompts(), _streaming()
+    picture = None if _TREE_PICTURE.value is None else check_output(_TREE_PICTURE.value)
     call = _call(config) if _OUTPUT.value is not None else {}
     asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
     with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
@@ -106,6 +116,8 @@ def main(argv: list[str]) -> None:
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         display.describe_choice(lm, config, _BATCH_SIZE.value, encoded)
+        if picture is not None:
+            write_text(picture, _picture(lm, config))
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
 
 
@@ -173,6 +185,13 @@ def _load() -> MedusaLM:
         heads = lm.heads_config
         return lm.with_tree(load_fitting_tree(_SMALL_TREE, heads.num_heads, heads.vocab_size))
     return lm
+
+
+def _picture(lm: MedusaLM, config: GenerationConfig) -> str:
+    if isinstance(lm.tree, DynamicTree):
+        raise UserError("--tree_picture draws a tree that stays the same: leave out dynamic:N")
+    acceptance = lm.measured.acceptance
+    return tree_picture(lm.tree, acceptance.at(config.temperature) if acceptance else None)
 
 
 def _answer(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
