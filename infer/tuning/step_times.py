@@ -80,19 +80,20 @@ def seconds_per_step(lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, s
     depth = max(tree.max_depth for tree in prospect.trees.values())
     tree = prospect.trees[nodes if nodes in prospect.trees else PLAIN]
     runtime, clock = make_runtime(lm, tree), Clock()
-    state = _busy(runtime, clock, batch, slots, slots + depth)
-    state = _advance(runtime, clock, state, 1)
-    seconds, steps = [], 1
+    state = _idle(runtime, clock, batch, slots, slots + depth)
+    state = _advance(runtime, clock, _rewound(state, slots), 1)
+    # As many steps as fit, even if each accepts a whole path.
+    most, seconds, steps = min(_MOST_STEPS, slots // 2 // (depth + 1)), [], 1
     for _ in range(_ROUNDS + 1):
         before = clock.decode
-        state = _advance(runtime, clock, state, steps)
+        state = _advance(runtime, clock, _rewound(state, slots), steps)
         seconds.append((clock.decode - before) / steps)
-        steps = max(1, min(_MOST_STEPS, int(_ROUND_SECONDS / seconds[-1])))
+        steps = max(1, min(most, int(_ROUND_SECONDS / seconds[-1])))
     return statistics.median(seconds[1:])  # the first found out how many steps fill a round
 
 
-def _busy(runtime: Runtime, clock: Clock, batch: int, slots: int, capacity: int) -> DecodeState:
-    """A batch whose rows all decode, with half of their slots in use."""
+def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int, capacity: int) -> DecodeState:
+    """A batch that decodes nothing yet, with drafts whose nodes see themselves."""
     request = runtime.put(make_request([slots] * batch))
     state: DecodeState = runtime.run(clock, step.idle, request, capacity=capacity)
     nodes = state.draft.mask_BRR.shape[-1]
@@ -100,10 +101,19 @@ def _busy(runtime: Runtime, clock: Clock, batch: int, slots: int, capacity: int)
     return dataclasses.replace(
         state,
         draft=dataclasses.replace(state.draft, mask_BRR=_like(mask_BRR, state.draft.mask_BRR)),
+    )
+
+
+def _rewound(state: DecodeState, slots: int) -> DecodeState:
+    """The same with all rows decoding, half of their slots in use and nothing emitted."""
+    batch = state.done_B.shape[0]
+    return dataclasses.replace(
+        state,
         cache=dataclasses.replace(
             state.cache,
             length_B=_like(jnp.full((batch,), slots // 2, jnp.int32), state.cache.length_B),
         ),
+        num_new_B=_like(jnp.zeros((batch,), jnp.int32), state.num_new_B),
         done_B=_like(jnp.zeros((batch,), bool), state.done_B),
     )
 

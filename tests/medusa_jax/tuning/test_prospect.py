@@ -42,13 +42,13 @@ def test_an_accelerator_begins_with_large_trees_that_shrink_with_the_batch():
     five = dataclasses.replace(HEADS, num_heads=5)
     on_gpu = {"platform": "gpu", "dtype": "bfloat16"}
     sizes = [of(five, batch=b, **on_gpu).choose(256).nodes for b in (1, 4, 16, 64)]
-    assert sizes[0] == 64
+    assert 12 <= sizes[0] <= 32
     assert sizes == sorted(sizes, reverse=True)
-    assert 1 < sizes[-1] < 64
+    assert sizes[-1] < sizes[0]
 
 
 def test_a_cpu_begins_with_small_ones():
-    assert of().choose(256).nodes == 1
+    assert 2 <= of().choose(256).nodes <= 8
     assert 2 <= of(dtype="bfloat16").choose(256).nodes <= 8
     assert of(dtype="bfloat16").choose(256).source == "estimated"
 
