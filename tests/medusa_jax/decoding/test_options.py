@@ -1,0 +1,37 @@
+"""Options of a call arrive in its answers."""
+
+import numpy as np
+import pytest
+
+import medusa_jax
+
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def lm(stories_lm):
+    return stories_lm
+
+
+def answer(lm, **options):
+    (result,) = medusa_jax.generate(lm, [PROMPT], tree="chain:0", max_new_tokens=6, **options)
+    return result
+
+
+def test_log_probabilities_come_with_the_tokens(lm):
+    result = answer(lm, logprobs=True)
+    assert len(result.logprobs) == len(result.token_ids)
+    assert (np.asarray(result.logprobs) < 0).all()
+    assert answer(lm).logprobs is None
+
+
+def test_a_bias_bans_a_token(lm):
+    first = answer(lm).token_ids[0]
+    assert answer(lm, logit_bias={first: float("-inf")}).token_ids[0] != first
+
+
+def test_a_context_bounds_prompt_and_answer(lm):
+    length = len(lm.tokenizer(PROMPT)["input_ids"])
+    assert answer(lm, max_context=length + 2).num_new_tokens == 2
+    with pytest.raises(medusa_jax.UserError, match="raise max_context"):
+        answer(lm, max_context=length)
