@@ -16,28 +16,16 @@ from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.options import make_rule, rule_numbers
 from medusa_jax.decoding.rules.lossless import Lossless
-from medusa_jax.decoding.rules.rule import Rule
+from medusa_jax.decoding.rules.rule import RankedByLogits, Rule
 from medusa_jax.decoding.runtime import make_request, make_runtime
-from medusa_jax.decoding.state import Request
 
 TEMPERATURES = (0.0, 0.7, 1.0, 1.3)
 _BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Unaware(Lossless):
+class Unaware(RankedByLogits, Lossless):
     """The same rule, with drafts ranked by the heads alone."""
-
-    def rank(
-        self,
-        logits_BMV: jax.Array,
-        request: Request,
-        position_B: jax.Array,
-        token_V: jax.Array | None,
-    ) -> jax.Array:
-        """See `Rule.rank`."""
-        del request, position_B, token_V
-        return logits_BMV
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 
 from medusa_jax.decoding.draft import Draft, pick
-from medusa_jax.decoding.rules.rule import Verdict, longest_path
+from medusa_jax.decoding.rules.rule import RankedByLogits, Verdict, longest_path
 from medusa_jax.decoding.state import Request
 from medusa_jax.nn.vocabulary import best_token
 
 
 @dataclasses.dataclass(frozen=True)
-class Greedy:
+class Greedy(RankedByLogits):
     """A node is accepted when it holds the base model's most likely token at its parent."""
 
     def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
@@ -27,14 +27,3 @@ class Greedy:
         best_BR = best_token(logits_BRV)
         num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
         return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
-
-    def rank(
-        self,
-        logits_BMV: jax.Array,
-        request: Request,
-        position_B: jax.Array,
-        token_V: jax.Array | None,
-    ) -> jax.Array:
-        """See `Rule.rank`."""
-        del request, position_B, token_V
-        return logits_BMV

@@ -78,6 +78,21 @@ class Rule(Protocol):
         ...
 
 
+class RankedByLogits:
+    """The `rank` of rules whose choice a drafter cannot foresee better than its heads do."""
+
+    def rank(
+        self,
+        logits_BMV: jax.Array,
+        request: Request,
+        position_B: jax.Array,
+        token_V: jax.Array | None,
+    ) -> jax.Array:
+        """See `Rule.rank`."""
+        del request, position_B, token_V
+        return logits_BMV
+
+
 def is_hot(temperature: jax.Array) -> jax.Array:
     """Whether a temperature is positive; subnormal numbers, which XLA flushes, count as 0."""
     return temperature >= jnp.finfo(jnp.float32).tiny

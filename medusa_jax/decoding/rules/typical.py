@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.decoding.draft import Draft, pick
-from medusa_jax.decoding.rules.rule import Verdict, is_hot, longest_path
+from medusa_jax.decoding.rules.rule import RankedByLogits, Verdict, is_hot, longest_path
 from medusa_jax.decoding.state import Request
 from medusa_jax.nn.vocabulary import best_token
 
@@ -36,7 +36,7 @@ class TypicalNumbers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Typical:
+class Typical(RankedByLogits):
     """Typical acceptance.
 
     Attributes:
@@ -61,17 +61,6 @@ class Typical:
         # The token after the root and num_B accepted ones.
         next_root_B = self.first(pick(logits_BRV, last_B), request, position_B + num_B + 1)
         return Verdict(num_B, nodes_BA, last_B, next_root_B)
-
-    def rank(
-        self,
-        logits_BMV: jax.Array,
-        request: Request,
-        position_B: jax.Array,
-        token_V: jax.Array | None,
-    ) -> jax.Array:
-        """See `Rule.rank`."""
-        del request, position_B, token_V
-        return logits_BMV
 
 
 def _accepted(
