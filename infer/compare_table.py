@@ -70,9 +70,9 @@ def wide_sentences(comparison: Comparison) -> list[str]:
         return []
     nodes, tokens_per_step = comparison.wide
     return [
-        f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step; that is the "
-        "speed-up an accelerator can approach, because there a pass over a tree of tokens takes "
-        "little longer than a pass over one token."
+        f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step. An accelerator can "
+        "turn most of that into speed: a pass over such a tree takes it 1.4 times as long as one "
+        "over one token (a 7B on an H100)."
     ]
 
 
