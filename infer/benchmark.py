@@ -125,8 +125,12 @@ _OUTPUT = flags.DEFINE_string(
 
 _SAMPLING_TREE = "mc_sim_7b_63"
 _DTYPE_NAMES = ("float32", "bfloat16")
-_ANSWERS_FLAGS = (_MAX_NEW_TOKENS, _VERIFY)
-_CHECKPOINT_FLAGS = (_MODEL, _MEDUSA, _PROMPT_FILE, *_ANSWERS_FLAGS)
+# What does not go with a mode.
+_WITHOUT = {
+    "shape": (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY),
+    "sampling": (_VERIFY, _ROUNDS),
+    "batches": (_MAX_NEW_TOKENS, _VERIFY),
+}
 _SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
 
 
@@ -162,15 +166,22 @@ def _warn_if_busy(around: dict[str, Any]) -> None:
 
 
 def _check_flags() -> None:
-    for flag in (*_CHECKPOINT_FLAGS, _BATCHES) if _SHAPE.value else _SHAPE_FLAGS:
+    modes = [flag for flag in (_SHAPE, _SAMPLING, _BATCHES) if flag.value is not None]
+    if len(modes) > 1:
+        raise UserError(
+            f"--{modes[0].name} and --{modes[1].name} measure different things: give one"
+        )
+    for flag in () if _SHAPE.value else _SHAPE_FLAGS:
         if flag.present:
-            alone = "without" if _SHAPE.value else "with"
-            raise UserError(f"--{flag.name} only works {alone} --shape: see --help")
-    for flag in _ANSWERS_FLAGS if _BATCHES.value else ():
-        if flag.present:
-            raise UserError(f"--{flag.name} only works without --batches: see --help")
-    if _BATCHES.value and len(_DTYPES.value or ()) > 1:
-        raise UserError("--batches measures one number format: give --dtypes only one")
+            raise UserError(f"--{flag.name} only works with --shape: see --help")
+    for mode in modes:
+        for flag in _WITHOUT[mode.name]:
+            if flag.present:
+                raise UserError(f"--{flag.name} only works without --{mode.name}: see --help")
+    if modes and not _SHAPE.value and len(_DTYPES.value or ()) > 1:
+        raise UserError(f"--{modes[0].name} measures one number format: give --dtypes only one")
+    if _SAMPLING.value and len(_trees() or ()) > 1:
+        raise UserError("--sampling measures one tree: give --trees only one")
     for dtype in _DTYPES.value or ():
         if dtype not in _DTYPE_NAMES:
             raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(_DTYPE_NAMES)}")

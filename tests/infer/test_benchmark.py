@@ -150,7 +150,9 @@ def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
         "--dtypes=float16": "'float16': choose from float32, bfloat16",
         "--heads=own": "--heads only works with --shape",
         "--batches=2 --max_new_tokens=4": "--max_new_tokens only works without --batches",
-        "--batches=2 --shape=tiny": "--batches only works without --shape",
+        "--batches=2 --shape=tiny": "--shape and --batches measure different things: give one",
+        "--sampling=1 --rounds=2": "--rounds only works without --sampling",
+        "--sampling=1 --trees=chain:1,chain:2": "measures one tree: give --trees only one",
         "--batches=2 --dtypes=float32,bfloat16": "give --dtypes only one",
         "--shape=tiny --medusa=none": "--medusa only works without --shape",
         "--shape=tiny --trees=chain:6": "chain:6 needs 6 heads, the model has 5",
@@ -171,5 +173,13 @@ def test_help_teaches(benchmark):
     assert text.count("python -m infer.benchmark") == 7
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text
-    for name in ("batches", "shape", "heads", "[no]experiments", "output", "compilation_cache"):
+    for name in (
+        "batches",
+        "sampling",
+        "shape",
+        "heads",
+        "[no]experiments",
+        "output",
+        "compilation_cache",
+    ):
         assert f"  --{name}\n" in text

@@ -1,0 +1,43 @@
+"""The benchmark of exact sampling, on a small model."""
+
+import numpy as np
+import pytest
+
+from infer.bench import sampling
+from infer.bench.sampling import SamplingJob, measure_sampling
+
+
+@pytest.fixture(scope="module")
+def report(stories260k, heads):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "TEMPERATURES", (0.0, 1.0))
+        patch.setattr(sampling, "_BATCH", 2)
+        prompts = ["Once upon a time", "The dog", "Lily and Tom went to the park. They saw a"]
+        yield measure_sampling(
+            SamplingJob(str(stories260k), str(heads), prompts, "chain:2", "float32", 12, 2)
+        )
+
+
+def test_rows_are_greedy_and_both_kinds_of_drafts(report):
+    kinds = [(row["temperature"], row["noise_in_drafts"]) for row in report["rows"]]
+    assert kinds == [(0.0, True), (1.0, True), (1.0, False)]
+    assert report["settings"]["prompts"] == 3
+
+
+def test_every_answer_is_that_of_plain_decoding(report):
+    assert [row["different_prompts"] for row in report["rows"]] == [[]] * 3
+    greedy, aware, unaware = report["rows"]
+    assert sum(greedy["tokens"]) <= 3 * 12
+    assert sum(aware["tokens"]) == sum(unaware["tokens"]) > 3 * 12  # two seeds, the same texts
+
+
+def test_figures_follow_from_tokens_and_steps(report):
+    greedy, aware, _ = report["rows"]
+    for row in report["rows"]:
+        assert row["tokens_per_step"] == pytest.approx(sum(row["tokens"]) / sum(row["steps"]))
+        low, high = row["interval"]
+        assert low <= row["tokens_per_step"] <= high
+    ratio = aware["tokens_per_step"] / greedy["tokens_per_step"]
+    assert aware["vs_greedy"] == pytest.approx(ratio)
+    assert not np.isnan(aware["vs_greedy_interval"]).any()
+    assert "vs_greedy" not in greedy
