@@ -72,6 +72,13 @@ def test_ties_at_a_cut_are_kept():
     assert kept(score, top_p=0.5).tolist() == [[True, True, True, False, False]]
 
 
+def test_neighbouring_numbers_are_no_tie():
+    less = np.nextafter(np.float32(-1), np.float32(-2))
+    assert kept(np.array([[0, -1, less, -3]], np.float32), top_k=2).tolist() == [
+        [True, True, False, False]
+    ]
+
+
 def test_rows_have_filters_of_their_own():
     score_BV = scores(3, rows=3)
     together = kept(score_BV, top_k=[0, 5, 1], top_p=[0.5, 1.0, 1.0], min_p=[0.0, 0.3, 0.0])
