@@ -8,6 +8,7 @@
 from medusa_jax.decoding.generate import (
     generate,
     generate_as_done,
+    generate_batches,
     stream,
 )
 from medusa_jax.decoding.options import GenerationConfig
@@ -26,6 +27,7 @@ __all__ = [
     "UserError",
     "generate",
     "generate_as_done",
+    "generate_batches",
     "load",
     "stream",
 ]

@@ -41,11 +41,40 @@ def generate(
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
     """
-    answers = generate_as_done(
-        lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, each=each, **options
+    return list(
+        generate_batches(
+            lm, prompts, batch_size=batch_size, chat=chat, numbers=numbers, each=each, **options
+        )
     )
-    by_turn = {(index, answer.sample): answer for index, answer in answers}
-    return [by_turn[turn] for turn in sorted(by_turn)]
+
+
+def generate_batches(
+    lm: MedusaLM,
+    prompts: Sequence[Prompt | Encoded],
+    *,
+    each: Sequence[Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Iterator[Generation]:
+    """Like `generate`, but yields each answer as soon as it and all before it are complete.
+
+    Errors are raised at once, not when the first answer is asked for.
+    """
+    answers = generate_as_done(lm, prompts, each=each, **options)
+    own = each or [{}] * len(prompts)
+    counts = [{"num_samples": 1, **options, **one}["num_samples"] for one in own]
+    return _in_order(answers, [(i, k) for i, count in enumerate(counts) for k in range(count)])
+
+
+def _in_order(
+    answers: Iterator[tuple[int, Generation]], turns: Sequence[tuple[int, int]]
+) -> Iterator[Generation]:
+    """Holds answers back until the turn of their prompt and sample."""
+    waiting: dict[tuple[int, int], Generation] = {}
+    for turn in turns:
+        while turn not in waiting:
+            index, answer = next(answers)
+            waiting[index, answer.sample] = answer
+        yield waiting.pop(turn)
 
 
 def generate_as_done(

@@ -204,7 +204,7 @@ def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):
     lm = medusa_jax.load(str(tmp_path))
     assert lm.heads_config.num_heads == 4
     assert lm.auto
-    assert lm.tree.R == 1  # nothing is measured; on a CPU in float32 few trees are faster
+    assert 1 < lm.tree.R <= 8  # nothing is measured; on a CPU small trees are faster
     assert medusa_jax.load(str(tmp_path), dtype="bfloat16").tree.R > 1
 
 

@@ -35,3 +35,14 @@ def test_a_context_bounds_prompt_and_answer(lm):
     assert answer(lm, max_context=length + 2).num_new_tokens == 2
     with pytest.raises(medusa_jax.UserError, match="raise max_context"):
         answer(lm, max_context=length)
+
+
+def test_answers_come_in_order_whichever_ends_first(lm):
+    budgets = [{"max_new_tokens": 9, "num_samples": 2}, {"max_new_tokens": 2}, {}]
+    options = {"batch_size": 3, "each": budgets, "max_new_tokens": 4, "temperature": 1.0}
+    prompts = [PROMPT, "The dog", "Lily"]
+    done = medusa_jax.generate_as_done(lm, prompts, tree="chain:0", **options)
+    assert [index for index, _ in done] != [0, 0, 1, 2]
+    answers = medusa_jax.generate_batches(lm, prompts, tree="chain:0", **options)
+    expected = [(PROMPT, 0), (PROMPT, 1), ("The dog", 0), ("Lily", 0)]
+    assert [(answer.prompt, answer.sample) for answer in answers] == expected
