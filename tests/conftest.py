@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from medusa_jax.decoding import programs
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,6 +22,18 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {relative}, which is not part of the repository")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_programs() -> Iterator[None]:
+    """Programs of a test file are freed after it.
+
+    Each of XLA's CPU programs maps memory, and a process may have 65530 mappings on Linux: those of
+    a thousand tests are more, at which the compiler crashes.
+    """
+    yield
+    programs.forget()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,11 @@ def compiled(
     return program, 0.0 if was_there else time.perf_counter() - begin
 
 
+def forget() -> None:
+    """Frees all programs, like `jax.clear_caches` those of `jax.jit`."""
+    _compile.cache_clear()
+
+
 @functools.lru_cache(maxsize=512)
 def _compile(
     function: Any, static: tuple[Any, ...], mesh: Mesh | None, structure: Any, leaves: Any
