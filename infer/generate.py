@@ -18,6 +18,7 @@ Answers and the table of --compare go to stdout, everything else to stderr.
 import dataclasses
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,7 @@ from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
 from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
 from infer.totals import closing_line, totals
-from infer.tree_picture import tree_picture
+from infer.tree_picture import most_used_tree, tree_picture
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
@@ -41,7 +42,7 @@ from medusa_jax.cli_console import make_console, note
 from medusa_jax.decoding.runtime import Clock
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
-from medusa_jax.tree.build import Tree
+from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.dynamic import DynamicTree
 from medusa_jax.tree.presets import load_fitting_tree
 
@@ -93,8 +94,8 @@ _COMPARE = flags.DEFINE_boolean(
 _TREE_PICTURE = flags.DEFINE_string(
     "tree_picture",
     None,
-    "SVG file for a picture of the tree that decoding begins with, and of how often each node is "
-    "expected to be accepted, where that was measured (python -m infer.tune).",
+    "SVG file for a picture of the tree that most steps used, of how often each node was accepted "
+    "and, where rates are measured (python -m infer.tune), of how often that was expected.",
 )
 _STREAM = flags.DEFINE_boolean(
     "stream",
@@ -107,18 +108,22 @@ def main(argv: list[str]) -> None:
     """The walk of a prompt: parse, load, encode once, decode, print."""
     del argv
     config, prompts, streaming = _config(), _prompts(), _streaming()
-    picture = None if _TREE_PICTURE.value is None else check_output(_TREE_PICTURE.value)
+    if _TREE_PICTURE.value is not None:
+        check_output(_TREE_PICTURE.value)
     call = _call(config) if _OUTPUT.value is not None else {}
     asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
     with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
+        if _TREE_PICTURE.value is not None and isinstance(lm.tree, DynamicTree):
+            raise UserError("--tree_picture draws a fixed tree: leave out dynamic:N")
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         display.describe_choice(lm, config, _BATCH_SIZE.value, encoded)
-        if picture is not None:
-            write_text(picture, _picture(lm, config))
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
+        if _TREE_PICTURE.value is not None:
+            write_text(check_output(_TREE_PICTURE.value), _picture(lm, config, rows.in_order()))
+            note(f"wrote {_TREE_PICTURE.value}")
 
 
 def _config() -> GenerationConfig:
@@ -187,11 +192,11 @@ def _load() -> MedusaLM:
     return lm
 
 
-def _picture(lm: MedusaLM, config: GenerationConfig) -> str:
-    if isinstance(lm.tree, DynamicTree):
-        raise UserError("--tree_picture draws a tree that stays the same: leave out dynamic:N")
+def _picture(lm: MedusaLM, config: GenerationConfig, rows: Sequence[Mapping[str, Any]]) -> str:
     acceptance = lm.measured.acceptance
-    return tree_picture(lm.tree, acceptance.at(config.temperature) if acceptance else None)
+    rates = acceptance.at(config.temperature) if acceptance else None
+    paths, accepted = most_used_tree(rows)
+    return tree_picture(build_tree(paths), rates, accepted)
 
 
 def _answer(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:

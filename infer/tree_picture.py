@@ -1,6 +1,9 @@
 """A tree as a picture: which guesses a step verifies, and how often each of them is right."""
 
-from collections.abc import Sequence
+import json
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.rates import Rates
@@ -10,6 +13,7 @@ _TEXT, _EDGE, _NODE = "#767676", "#3b82c4", "#b0671e"
 _ROW, _COLUMN, _MARGIN, _MIN_WIDTH = 22, 150, 16, 380
 _THICKEST, _THINNEST = 7.0, 0.8
 
+Paths = list[list[int]]
 _Numbers = Sequence[float] | None  # one per node
 
 
@@ -48,6 +52,24 @@ def tree_picture(
         y = height - _MARGIN - line * _ROW
         parts.append(f'<text x="{_MARGIN}" y="{y}" fill="{_TEXT}">{caption}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def most_used_tree(rows: Iterable[Mapping[str, Any]]) -> tuple[Paths, list[int]]:
+    """What some answers say of the tree that most of their steps used.
+
+    Args:
+      rows: with the fields `tree` and `accepted` of `Generation`, of fixed trees.
+
+    Returns:
+      Its paths, and how many steps accepted the root and each of them.
+    """
+    sums: dict[str, list[int]] = {}
+    for row in rows:
+        name = json.dumps(row["tree"])
+        before = sums.get(name, [0] * len(row["accepted"]))
+        sums[name] = [*map(operator.add, before, row["accepted"])]
+    name = max(sums, key=lambda name: sum(sums[name][:1]))
+    return json.loads(name), sums[name]
 
 
 def _rows(tree: Tree) -> list[int]:

@@ -81,14 +81,14 @@ class Talk:
         self._session.reset()
 
     def use_tree(self, spec: str) -> None:
-        """Goes on with another tree; the next turn runs the whole conversation anew.
+        """Goes on with another tree.
 
         Raises:
           UserError: there is no such tree, or the heads cannot fill it.
         """
         self._lm.resolve_tree(spec)
         self._config = dataclasses.replace(self._config, tree=spec)
-        self._session = Session(self._lm, **vars(self._config))
+        self._session.change(tree=spec)
 
     def describe_tree(self) -> str:
         """What each step proposes."""

@@ -56,7 +56,7 @@ def auto_steering(
     if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
         nodes = auto_choice(lm, config, batch, longest).nodes
         tree = _prospect(lm, config, batch).trees[nodes]
-        return OneTree(make_runtime(lm, tree, make_rule(config, tree), logprobs=logprobs))
+        return OneTree(make_runtime(lm, tree, make_rule(config, tree), logprobs=logprobs), tree)
     key = (config.rule, _temperature(config), batch, logprobs)
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
     known = _LEARNED.setdefault(lm, {})
@@ -109,7 +109,7 @@ class AutoTree:
             self._decide(capacity, remaining)
         assert self._now is not None
         left = self._trial - self._seen.steps if self._trial else None
-        return Plan(self._runtime(self._now), self._now, left)
+        return Plan(self._runtime(self._now), self._prospect.trees[self._now], left)
 
     def observe(self, call: Call) -> None:
         """See `Steering.observe`."""

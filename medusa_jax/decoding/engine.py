@@ -9,7 +9,7 @@ are made while the device works.
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -19,7 +19,9 @@ from medusa_jax.decoding.admission import Admission, Admitted, MakeRequest, Tick
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import DecodeState, Progress, Request
-from medusa_jax.decoding.steering import Call, OneTree, Steering
+from medusa_jax.decoding.steering import Call, Steering
+from medusa_jax.decoding.updates import Token, Update, emitted, next_root, roots
+from medusa_jax.tree.dynamic import AnyTree
 
 # Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
 _FIRST_STEPS = 4
@@ -29,43 +31,6 @@ _SHARED_STEPS = 32  # clocks differ between processes, calls must not
 _STEPS_PER_CHUNK = 8
 # The cache has room for this many more tokens of every row, or for all that the row may get.
 _ROOM = 256
-
-
-class Token(NamedTuple):
-    """A token of an answer, the step (counted from 0) that commits it, and its log-probability.
-
-    The latter is that under the model as it is; None where nobody asked.
-    """
-
-    id: int
-    step: int
-    logprob: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """What is new of an answer.
-
-    Attributes:
-      ticket: whose.
-      tokens: those that became certain. The one after those that a step commits is, too: an answer
-        is handed out up to its next root, if that is no end.
-      num_steps: backbone passes after prefill, so far.
-      done: there will be no more.
-      stopped: by an EOS token, the last one.
-      prefill_seconds: running the prompt, and those that were run with it.
-      decode_seconds: since then.
-      compile_seconds: compiling while the prompt was run or decoded, not contained in the others.
-    """
-
-    ticket: Ticket
-    tokens: list[Token]
-    num_steps: int
-    done: bool
-    stopped: bool
-    prefill_seconds: float
-    decode_seconds: float
-    compile_seconds: float
 
 
 @dataclasses.dataclass
@@ -90,6 +55,16 @@ class _Row:
         return len(self.ticket.ids) + self.ticket.budget
 
 
+@dataclasses.dataclass(frozen=True)
+class _Flight:
+    """A call under way: what it will have done, its tree, when it began and when it will end."""
+
+    progress: Progress
+    tree: AnyTree
+    began: float
+    landed: Future[float]
+
+
 class Engine:
     """Decodes a queue of prompts in a batch of some rows.
 
@@ -105,8 +80,8 @@ class Engine:
         make_request: MakeRequest,
         *,
         clock: Clock,
+        steering: Steering,
         most_steps: int | None = None,
-        steering: Steering | None = None,
     ):
         """Prepares an empty batch.
 
@@ -115,20 +90,20 @@ class Engine:
           idle: with as many rows as the batch shall have, on the host; its EOS ids are everyone's.
           make_request: what tickets ask for.
           clock: gets what is spent in all.
+          steering: chooses the tree of every call.
           most_steps: of one call; None: as many as take half a second.
-          steering: chooses the tree of every call; None: the runtime's, always.
         """
         self.clock = clock
         self.state: DecodeState | None = None
         self._runtime, self._idle, self._most_steps = runtime, idle, most_steps
-        self._steering = steering or OneTree(runtime)
+        self._steering = steering
+        self._waiter = ThreadPoolExecutor(max_workers=1)
         self._compiled_before = 0.0
         self._admission = Admission(runtime, self.clock, make_request)
         self._eos = set(np.asarray(idle.eos_BE).ravel().tolist())
         self._rows: list[_Row | None] = [None] * len(np.asarray(idle.budget_B))
         self._halted: list[int] = []
         self._steps = _SHARED_STEPS if runtime.is_shared else _FIRST_STEPS
-        self._flight_began = 0.0
 
     def run(self, tickets: Sequence[Ticket]) -> Iterator[Update]:
         """Makes answers, in the order of their turns.
@@ -140,9 +115,9 @@ class Engine:
         updates: list[Update] = []
         while self._admission.waiting or any(self._rows):
             updates += self._admit()
-            progress = self._dispatch() if any(self._rows) else None
+            flight = self._dispatch() if any(self._rows) else None
             yield from updates
-            updates = [] if progress is None else self._collect(progress)
+            updates = [] if flight is None else self._collect(flight)
         yield from updates
 
     def halt(self, ticket: Ticket) -> None:
@@ -174,8 +149,8 @@ class Engine:
         slot_B = self._runtime.put(np.asarray(free, np.int32))
         self.state = self._runtime.run(self.clock, step.insert, self.state, admitted.rows, slot_B)
         root_B, logprob_B = jax.device_get((admitted.rows.root_B, admitted.rows.logprob_B))
-        roots = _tokens(root_B, np.zeros_like(root_B), logprob_B)
-        return [self._update(slot, [root]) for slot, root in zip(free, roots, strict=True)]
+        first = roots(root_B, np.zeros_like(root_B), logprob_B)
+        return [self._update(slot, [root]) for slot, root in zip(free, first, strict=True)]
 
     def _make_room(self, least: int = 0) -> None:
         """Makes the cache large enough for the next step of every row, and some more."""
@@ -192,7 +167,7 @@ class Engine:
         if now < least or any(row.length + 1 + depth > now for row in rows):
             self.state = self._runtime.run(self.clock, step.grow, self.state, capacity=capacity)
 
-    def _dispatch(self) -> Progress:
+    def _dispatch(self) -> _Flight:
         """Starts some steps."""
         self._make_room()
         assert self.state is not None
@@ -214,8 +189,8 @@ class Engine:
         # Before the call: GPUs' loops with an open end run while they are dispatched.
         begin, compiled_before = time.perf_counter(), self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
-        self._flight_began = begin + self.clock.compile - compiled_before
-        return progress
+        began = begin + self.clock.compile - compiled_before
+        return _Flight(progress, plan.tree, began, self._waiter.submit(_when_ready, progress))
 
     def _remaining(self) -> float:
         """Tokens per row that are still to come, if no answer ends early."""
@@ -238,10 +213,10 @@ class Engine:
         self._compiled_before = self.clock.compile
         self._steering.observe(call)
 
-    def _collect(self, progress: Progress) -> list[Update]:
+    def _collect(self, flight: _Flight) -> list[Update]:
         """Waits for the steps, and frees the rows that have ended."""
-        p = jax.device_get(progress)
-        seconds = time.perf_counter() - self._flight_began
+        seconds = flight.landed.result() - flight.began
+        p = jax.device_get(flight.progress)
         self.clock.decode += seconds
         if p.steps and not self._runtime.is_shared:
             self._steps = max(1, int(p.steps * _CALL_SECONDS / seconds))
@@ -251,18 +226,20 @@ class Engine:
             if row is None:
                 continue
             row.num_new, row.num_steps = int(p.num_new_B[slot]), int(p.num_steps_B[slot])
-            new = slot, slice(row.seen, row.num_new)
-            logprobs = p.logprobs and p.logprobs.output_BO[new]
-            tokens = _tokens(p.output_BO[new], p.made_at_BO[new], logprobs)
+            tokens = emitted(p, slot, row.seen)
             done, stopped = bool(p.done_B[slot]), bool(p.stopped_B[slot])
             if not done and row.seen <= row.num_new:
-                logprobs = p.logprobs and p.logprobs.root_B[slot, None]
-                tokens += _tokens(p.root_B[slot, None], p.num_steps_B[slot, None], logprobs)
-            updates.append(self._update(slot, tokens, done, stopped))
+                tokens.append(next_root(p, slot))
+            updates.append(self._update(slot, tokens, flight.tree, done, stopped))
         return updates
 
     def _update(
-        self, slot: int, tokens: list[Token], done: bool = False, stopped: bool = False
+        self,
+        slot: int,
+        tokens: list[Token],
+        tree: AnyTree | None = None,
+        done: bool = False,
+        stopped: bool = False,
     ) -> Update:
         """Hands out tokens, the next root last while a row is not done, and frees one that is."""
         row = self._rows[slot]
@@ -276,6 +253,7 @@ class Engine:
             ticket=row.ticket,
             tokens=tokens,
             num_steps=row.num_steps,
+            tree=tree,
             done=done,
             stopped=stopped,
             prefill_seconds=row.prefill_seconds,
@@ -284,6 +262,7 @@ class Engine:
         )
 
 
-def _tokens(id_T: np.ndarray, step_T: np.ndarray, logprob_T: np.ndarray | None) -> list[Token]:
-    logprobs = [None] * len(id_T) if logprob_T is None else logprob_T.tolist()
-    return [*map(Token, id_T.tolist(), step_T.tolist(), logprobs)]
+def _when_ready(progress: Progress) -> float:
+    """The time at which the device is done, whatever the host does until it looks."""
+    jax.block_until_ready(progress)
+    return time.perf_counter()

@@ -15,7 +15,7 @@ from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.results import Answer, StreamEvent
 from medusa_jax.decoding.runtime import Clock, make_request
 from medusa_jax.decoding.state import Request
-from medusa_jax.decoding.steering import Steering
+from medusa_jax.decoding.steering import OneTree, Steering
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import build_tree
 
@@ -52,8 +52,9 @@ def answer_all(
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
     logprobs = any(config.logprobs for config in job.configs)
-    steering = _steering(lm, job, logprobs)
+    steering = _auto(lm, job, logprobs)
     tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
+    runtime = prepared(lm, tree, make_rule(job.config, tree), logprobs)
     if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
 
@@ -61,12 +62,12 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
     return Engine(
-        prepared(lm, tree, make_rule(job.config, tree), logprobs),
+        runtime,
         _together([_request(lm, job, None)] * job.batch_size),
         request,
         clock=clock,
+        steering=steering or OneTree(runtime, tree),
         most_steps=most_steps,
-        steering=steering,
     )
 
 
@@ -100,7 +101,7 @@ def _together(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
 
 
-def _steering(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
+def _auto(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
     """Of a tree that is to be chosen; None: it is given."""
     if not lm.is_auto(job.config.tree):
         return None

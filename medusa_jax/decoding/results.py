@@ -1,12 +1,17 @@
 """What decoding gives: answers, and events of a stream."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from medusa_jax.chat import Prompt, decode_tokens
-from medusa_jax.decoding.engine import Token, Update
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.stops import TextSoFar
+from medusa_jax.decoding.updates import Token, Update
+from medusa_jax.tree.build import Tree
+from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Generation:
       sample: which of the prompt's answers, counted from 0.
       logprobs: of each token under the model as it is (temperature 1, no filter, no bias), where
         they were asked for.
+      tree: paths of the tree that its last step verified, without the root; [] is the root alone,
+        "dynamic:N" a tree chosen at every step. With "auto" earlier steps may have had others.
+      accepted: how many of its steps with this tree emitted the root, then each of the paths; []
+        for a dynamic one.
     """
 
     prompt: Any
@@ -43,6 +52,8 @@ class Generation:
     finish_reason: str
     sample: int = 0
     logprobs: list[float] | None = None
+    tree: list[list[int]] | str = dataclasses.field(default_factory=list)
+    accepted: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +89,16 @@ class Answer:
         self._tokenizer, self._prompt, self._config = tokenizer, prompt, config
         self._so_far = TextSoFar(tokenizer, config.stop)
         self._tokens: list[Token] = []
+        self._tree: AnyTree | None = None
+        self._tree_since = self._num_steps = 0
 
     def add(self, update: Update) -> StreamEvent:
         """Takes what is new; the event has the result when the answer is complete."""
         self._so_far.add([token.id for token in update.tokens])
         self._tokens += update.tokens
+        if update.num_steps > self._num_steps and update.tree is not self._tree:
+            self._tree, self._tree_since = update.tree, self._num_steps
+        self._num_steps = update.num_steps
         result = None
         if update.done or self._so_far.is_stopped:
             result = self._result(update)
@@ -115,4 +131,18 @@ class Answer:
             finish_reason="stop" if update.stopped or cut else "length",
             sample=update.ticket.sample,
             logprobs=probs if self._config.logprobs else None,
+            tree=_written(self._tree),
+            accepted=self._accepted(self._tokens[:num]),
         )
+
+    def _accepted(self, tokens: Sequence[Token]) -> list[int]:
+        if not isinstance(self._tree, Tree):
+            return []
+        nodes = [token.node for token in tokens if token.step >= self._tree_since]
+        return np.bincount(np.asarray(nodes, np.int32), minlength=self._tree.R).tolist()
+
+
+def _written(tree: AnyTree | None) -> list[list[int]] | str:
+    if isinstance(tree, DynamicTree):
+        return f"dynamic:{tree.R}"
+    return [] if tree is None else tree.paths()

@@ -37,9 +37,7 @@ class Session:
         Raises:
           UserError: an option out of range.
         """
-        self._lm, self._config = lm, GenerationConfig(**options)
-        if self._config.num_samples != 1:
-            raise UserError("a conversation goes on with one reply: leave out num_samples")
+        self._lm, self._config = lm, _one_answer(GenerationConfig(**options))
         self._ids: tuple[int, ...] = ()
         self._cache: KVCache | None = None
         self.prefilled_tokens = 0
@@ -63,6 +61,17 @@ class Session:
         if kept:
             ticket = dataclasses.replace(ticket, cache=self._cache, kept=kept)
         return self._stream(job, ticket)
+
+    def change(self, **options: Any) -> None:
+        """Goes on with other options, a tree for example; what has been run stays.
+
+        Args:
+          **options: those that change.
+
+        Raises:
+          UserError: an option out of range; nothing is changed.
+        """
+        self._config = _one_answer(dataclasses.replace(self._config, **options))
 
     def reset(self) -> None:
         """Forgets the conversation."""
@@ -92,3 +101,9 @@ class Session:
         ids = (*ticket.ids, *output[:num].tolist())
         if len(ids) == length:  # else the prompt has not come so far
             self._ids, self._cache = ids, state.cache
+
+
+def _one_answer(config: GenerationConfig) -> GenerationConfig:
+    if config.num_samples != 1:
+        raise UserError("a conversation goes on with one reply: leave out num_samples")
+    return config

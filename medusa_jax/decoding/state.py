@@ -93,6 +93,7 @@ class DecodeState:
       output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the
         cache's capacity and one step more.
       made_at_BO: int32 [B, O], the row's step (counted from 0) that emitted each token.
+      node_BO: int32 [B, O], the node of that step's draft that held it.
       logprobs: of the emitted tokens, None where nobody asked for them.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
@@ -105,6 +106,7 @@ class DecodeState:
     draft: Draft
     output_BO: jax.Array
     made_at_BO: jax.Array
+    node_BO: jax.Array
     logprobs: Logprobs | None
     num_new_B: jax.Array
     num_steps_B: jax.Array
@@ -118,7 +120,7 @@ class Progress:
     """What the host reads after some steps. Copies, since the next call consumes the state.
 
     Attributes:
-      output_BO, made_at_BO, logprobs: as in `DecodeState`.
+      output_BO, made_at_BO, node_BO, logprobs: as in `DecodeState`.
       num_new_B, num_steps_B, stopped_B, done_B: also.
       root_B: int32, the token after the emitted ones, which is certain too.
       steps: int32, of this call.
@@ -126,6 +128,7 @@ class Progress:
 
     output_BO: jax.Array
     made_at_BO: jax.Array
+    node_BO: jax.Array
     logprobs: Logprobs | None
     num_new_B: jax.Array
     num_steps_B: jax.Array

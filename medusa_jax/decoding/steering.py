@@ -4,6 +4,7 @@ import dataclasses
 from typing import Protocol
 
 from medusa_jax.decoding.runtime import Runtime
+from medusa_jax.tree.dynamic import AnyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,12 +13,12 @@ class Plan:
 
     Attributes:
       runtime: that it uses.
-      nodes: of its tree.
+      tree: that it verifies, without padding.
       steps: at most so many; None: as many as suits the engine.
     """
 
     runtime: Runtime
-    nodes: int
+    tree: AnyTree
     steps: int | None = None
 
 
@@ -70,9 +71,11 @@ class OneTree:
 
     Attributes:
       runtime: with it.
+      tree: it.
     """
 
     runtime: Runtime
+    tree: AnyTree
 
     @property
     def depth(self) -> int:
@@ -82,7 +85,7 @@ class OneTree:
     def plan(self, capacity: int, remaining: float) -> Plan:
         """See `Steering.plan`."""
         del capacity, remaining
-        return Plan(self.runtime, 0)
+        return Plan(self.runtime, self.tree)
 
     def observe(self, call: Call) -> None:
         """See `Steering.observe`."""

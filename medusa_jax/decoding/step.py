@@ -48,6 +48,7 @@ def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> D
         draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
         output_BO=output_BO,
         made_at_BO=output_BO,
+        node_BO=output_BO,
         logprobs=logprobs.empty(batch, slots) if decoder.logprobs else None,
         num_new_B=zero_B,
         num_steps_B=zero_B,
@@ -85,6 +86,7 @@ def insert(
         draft=jax.tree.map(put, state.draft, new_draft),
         output_BO=state.output_BO.at[slot_B].set(0),
         made_at_BO=state.made_at_BO.at[slot_B].set(0),
+        node_BO=state.node_BO.at[slot_B].set(0),
         logprobs=logprobs.restart(state.logprobs, rows.logprob_B, slot_B),
         num_new_B=state.num_new_B.at[slot_B].set(0),
         num_steps_B=state.num_steps_B.at[slot_B].set(0),
@@ -135,6 +137,7 @@ def _resized(state: DecodeState, size: int) -> DecodeState:
         state,
         output_BO=resized(state.output_BO),
         made_at_BO=resized(state.made_at_BO),
+        node_BO=resized(state.node_BO),
         logprobs=probs and dataclasses.replace(probs, output_BO=resized(probs.output_BO)),
     )
 
@@ -177,6 +180,7 @@ def decode(
     progress = Progress(
         output_BO=state.output_BO,
         made_at_BO=state.made_at_BO,
+        node_BO=state.node_BO,
         logprobs=state.logprobs,
         num_new_B=state.num_new_B,
         num_steps_B=state.num_steps_B,
@@ -224,6 +228,7 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
         ),
         output_BO=write_output(state.output_BO, token_BA, state.num_new_B),
         made_at_BO=write_output(state.made_at_BO, made_at_BA, state.num_new_B),
+        node_BO=write_output(state.node_BO, verdict.nodes_BA, state.num_new_B),
         logprobs=logprobs.extend(state.logprobs, logits_BRV, verdict, token_BA, state.num_new_B),
         num_new_B=num_new_B,
         num_steps_B=state.num_steps_B + (~state.done_B).astype(jnp.int32),

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from infer.tree_picture import tree_picture
+from infer.tree_picture import most_used_tree, tree_picture
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from medusa_jax.tree.rates import independent_rates
@@ -71,6 +71,16 @@ def test_no_two_nodes_of_a_large_tree_come_close():
     apart = np.abs(places[:, None] - places[None]) + 1e9 * np.eye(64)[:, :, None]
     assert ((apart[..., 0] >= 100) | (apart[..., 1] >= 16)).all()  # a label's width, its height
     assert (places < [float(root.get("width")), float(root.get("height"))]).all()
+
+
+def test_the_tree_of_most_steps_is_summed_over_answers():
+    rows = [
+        {"tree": [[0]], "accepted": [30, 9]},
+        {"tree": [[0], [1]], "accepted": [20, 3, 1]},
+        {"tree": [], "accepted": [12]},
+        {"tree": [[0], [1]], "accepted": [15, 4, 0]},
+    ]
+    assert most_used_tree(rows) == ([[0], [1]], [35, 7, 1])
 
 
 def luminance(colour):

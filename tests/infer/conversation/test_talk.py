@@ -120,6 +120,8 @@ def test_another_tree_makes_the_same_answers_in_other_steps(lm, talk):
     assert second.token_ids == expected(lm, conversation).token_ids
     assert first.num_steps < len(first.token_ids)
     assert second.num_steps == len(second.token_ids)
+    ids = encode_text(lm.tokenizer, conversation, True)
+    assert talk.new_tokens < len(ids) / 2  # what was run before the change is not run again
     talk.use_tree("auto")
     assert talk.describe_tree() == "tree auto"
     talk.use_tree("chain:0")

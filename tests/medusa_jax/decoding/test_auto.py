@@ -37,12 +37,13 @@ class Restless:
     def __init__(self, lm, config, batch, longest, *, logprobs=False):
         own = AutoTree(lm, config, batch, logprobs)
         self.depth, self._runtime_of = own.depth, own._runtime
+        self._trees = own._prospect.trees
         self._sizes = [1, 8, 2, 64, 1, 16, 3]
         self.used: list[int] = []
 
     def plan(self, capacity: int, remaining: float) -> Plan:
         nodes = self._sizes[len(self.used) % len(self._sizes)]
-        return Plan(self._runtime_of(nodes), nodes, 3)
+        return Plan(self._runtime_of(nodes), self._trees[nodes], 3)
 
     def observe(self, call: Call) -> None:
         self.used.append(call.steps)
@@ -110,8 +111,8 @@ def test_a_size_that_disappoints_is_left(lm):
     used = []
     for _ in range(200):
         plan = steering.plan(260, remaining=1e5)
-        used.append(plan.nodes)
-        steering.observe(call(8 * (0.01 if plan.nodes == 1 else 0.02)))
+        used.append(plan.tree.R)
+        steering.observe(call(8 * (0.01 if plan.tree.R == 1 else 0.02)))
     assert used[0] == 8
     assert used[-1] == 1
 

@@ -141,6 +141,24 @@ def test_the_host_reads_at_which_step_every_token_was_made(lm):
     assert [np.asarray(batch.state.made_at_BO)[b, :20].tolist() for b in range(3)] == made
 
 
+def test_the_host_reads_which_node_held_every_token(lm):
+    """A path of the draft from its root, whose tokens are those that the step emitted."""
+    runtime = make_runtime(lm)
+    batch = runtime.start(make_request([20] * 3), PROMPTS)
+    deepest = 0
+    while not batch.state.done_B.all():
+        draft, before = jax.device_get((batch.state.draft, batch.state.num_new_B))
+        batch = runtime.advance(batch, 1)
+        state = jax.device_get(batch.state)
+        for b, num in enumerate(state.num_new_B.tolist()):
+            tokens, nodes = (x[b, before[b] : num] for x in (state.output_BO, state.node_BO))
+            assert draft.token_BR[b, nodes].tolist() == tokens.tolist()
+            assert draft.parent_BR[0, nodes].tolist() == [0, *nodes[:-1]][: len(nodes)]
+            assert draft.depth_BR[0, nodes].tolist() == [*range(len(nodes))]
+            deepest = max(deepest, len(nodes))
+    assert deepest > 2
+
+
 def test_steps_in_chunks_equal_one_decoded(lm):
     runtime = make_runtime(lm)
     batch = runtime.start(make_request([30, 30, 30]), PROMPTS)
