@@ -12,12 +12,12 @@ from medusa_jax.tree.rates import Rates, independent_rates
 from medusa_jax.tuning.times import Point, StepTimes
 
 # Seconds of a step with so many rows (batch size times nodes) over those of one row; beyond, in
-# proportion. Up to 64 rows measured, SmolLM2-135M on a CPU (docs/design.md) and the shape of a 7B
-# on an H100 (docs/benchmarks.md); more rows, and other accelerators, are a guess.
+# proportion. Measured (docs/benchmarks.md): SmolLM2-135M on a CPU, and the shape of a 7B on an H100
+# up to 64 rows; more rows there, and other accelerators, are a guess.
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _PRIOR = {
-    ("cpu", "float32"): (1.0, 1.2, 1.3, 1.5, 2.1, 3.1, 5.3, 10.5, 21.0),
-    ("cpu", "bfloat16"): (1.0, 1.0, 1.25, 1.35, 1.75, 2.3, 3.6, 7.0, 14.0),
+    ("cpu", "float32"): (1.0, 1.3, 1.35, 1.6, 2.3, 3.8, 8.0, 15.0, 23.0),
+    ("cpu", "bfloat16"): (1.0, 1.1, 1.3, 1.73, 2.25, 3.4, 5.8, 10.4, 16.7),
 }
 _PRIOR_ELSEWHERE = (1.0, 1.01, 1.02, 1.03, 1.05, 1.15, 1.37, 1.8, 2.6)
 _PRIOR_SLOTS = 256
