@@ -8,10 +8,10 @@ Examples:
     python -m infer.chat --model lmsys/vicuna-7b-v1.3 \\
       --medusa FasterDecoding/medusa-vicuna-7b-v1.3 --temperature 0.7
 
-Every change of colour is one step of the model. Ctrl-C stops an answer, which stays as far as it
-got; Ctrl-D ends. A backslash at the end of a line continues the message on the next one. /help
-lists the commands. Answers go to stdout, everything else to stderr; messages may come through a
-pipe.
+Every change of colour is one step of the model; the terminal's title shows the speed. Ctrl-C stops
+an answer, which stays as far as it got; Ctrl-D ends. A backslash at the end of a line continues the
+message on the next one. /help lists the commands. Answers go to stdout, everything else to stderr;
+messages may come through a pipe.
 """
 
 import contextlib
@@ -79,8 +79,11 @@ def _answer(talk: Talk, message: str) -> None:
     with contextlib.suppress(KeyboardInterrupt), _heeding_interrupts() as stop:
         with display.waiting("Running the prompt"):  # and compiling, the first time
             first = next(events)
+        rates = display.LiveRates()
         for event in itertools.chain([first], events):
             printer.add(event.text)
+            if event is not first:
+                rates.add(event)
             result = event.result
             if stop.is_set():
                 break

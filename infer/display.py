@@ -1,6 +1,7 @@
 """What a person sees: texts on stdout, everything about them on stderr."""
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -100,6 +101,22 @@ class StepPrinter:
         shown = "".join(self._shown)
         self.add(text.removeprefix(shown) if text.startswith(shown) else "")
         print_text("")
+
+
+class LiveRates:
+    """Speed of an answer while it grows, in the title of the terminal, where it hides no text."""
+
+    def __init__(self) -> None:
+        self._console = make_console(stderr=True)
+        self._begin = time.perf_counter()
+        self._steps = self._tokens = 0
+
+    def add(self, event: StreamEvent) -> None:
+        """Counts the tokens of a step; those of the prompt's pass are not to be given."""
+        self._steps, self._tokens = self._steps + 1, self._tokens + len(event.token_ids)
+        speed = self._tokens / (time.perf_counter() - self._begin)
+        per_step = self._tokens / self._steps
+        self._console.set_window_title(f"{per_step:.2f} tokens per step, {speed:.1f} tokens/s")
 
 
 def print_steps(events: Iterable[StreamEvent]) -> Generation:

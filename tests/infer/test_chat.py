@@ -12,6 +12,7 @@ import pytest
 import medusa_jax
 
 ROOT = Path(__file__).resolve().parents[2]
+TITLE = re.compile(r"\x1b\]0;([\d.]+) tokens per step, [\d.]+ tokens/s\x07")
 COLOUR = re.compile(r"\x1b\[3[56]m(.*?)\x1b\[0m", re.DOTALL)
 
 
@@ -76,6 +77,9 @@ def test_a_conversation_in_a_terminal(terminal, cli, chat_model, heads):
     answer = terminal.until("tokens/step")
     coloured = "".join(COLOUR.findall(answer))
     assert coloured == result.text.replace("\n", "")  # line ends have no colour
+    titles = TITLE.findall(answer)
+    assert len(titles) == result.num_steps
+    assert float(titles[-1]) == pytest.approx((result.num_new_tokens - 1) / result.num_steps, 0.01)
     terminal.until("> ")
     terminal.type("\x04")
     assert terminal.process.wait(timeout=600) == 0
