@@ -14,7 +14,7 @@ CHAT = [{"role": "user", "content": "Tell me about Lily."}]
 FIELDS = [
     *("prompt", "text", "token_ids", "num_new_tokens", "num_steps", "tokens_per_step"),
     *("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds"),
-    *("finish_reason", "sample", "logprobs"),
+    *("finish_reason", "sample", "logprobs", "tree", "accepted"),
 ]
 SECONDS = ("prefill_seconds", "decode_seconds", "tokens_per_second", "compile_seconds")
 
@@ -103,8 +103,13 @@ def test_output_is_the_api_s_answer_and_equals_plain_greedy_decoding(
         *("--nochat", "--dtype", "float32", "--nosampled_root", "--nocompare", "--nostream"),
         *prompt_flags(),
         f"--output={path}",
+        f"--tree_picture={folder}/tree.svg",
     )
     assert (result.code, result.out) == (0, "")
+    picture = (folder / "tree.svg").read_text()
+    assert f"of {sum(row.num_steps for row in expected)}<" in picture
+    for node in range(1, len(expected[0].accepted)):
+        assert f"{sum(row.accepted[node] for row in expected)}x<" in picture
     rows = rows_of(path)
     assert [without_times(row) for row in rows] == [
         without_times(dataclasses.asdict(generation)) for generation in expected
@@ -248,7 +253,8 @@ def test_the_default_model_answers(cli):
         cli, environment=cli.environment | {"MEDUSA_JAX_CACHE": str(cache_dir())}
     )
     question = "What is the capital of France?"
-    result = user("--medusa=none", "--max_new_tokens=8", f"--prompt={question}")
+    argv = ["--medusa=none", "--dtype=float32", "--max_new_tokens=8", f"--prompt={question}"]
+    result = user(*argv)
     assert result.code == 0
     assert "Paris" in result.out
     assert result.err.startswith("SmolLM2-135M-Instruct: float32 on cpu, no heads")
