@@ -14,6 +14,7 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, take_rows
 from medusa_jax.nn.lora import Lora, adapted
+from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.nn.params import backbone_params, layer_params, untied
 from medusa_jax.nn.rope import apply_rope, rope_angles
 
@@ -45,16 +46,19 @@ class Attention(nn.Module):
             q = RMSNorm(records["q_norm"], c.rms_norm_eps, name="q_norm")(q)
             k = RMSNorm(records["k_norm"], c.rms_norm_eps, name="k_norm")(k)
         q, k = apply_rope(q, *angles), apply_rope(k, *angles)
-        out_BTNH = attention(
-            q,
-            k,
-            v,
-            mask_BTT,
-            position_BT,
-            prefix=prefix,
-            prefix_length_B=prefix_length_B,
-            window=self.window,
-        )
+        if isinstance(mask_BTT, Packed):
+            out_BTNH = packed_attention(q, k, v, mask_BTT, position_BT, window=self.window)
+        else:
+            out_BTNH = attention(
+                q,
+                k,
+                v,
+                mask_BTT,
+                position_BT,
+                prefix=prefix,
+                prefix_length_B=prefix_length_B,
+                window=self.window,
+            )
         return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)
 
 
@@ -137,7 +141,7 @@ class Llama(nn.Module):
         self,
         token_BT: jax.Array,
         position_BT: jax.Array,
-        mask_BTT: jax.Array,
+        mask_BTT: jax.Array | Packed,
         *,
         prefix: LayersKV | None = None,
         prefix_length_B: jax.Array | None = None,
@@ -149,7 +153,8 @@ class Llama(nn.Module):
         Args:
           token_BT: int32 token ids.
           position_BT: int32 absolute positions.
-          mask_BTT: bool [B or 1, T, T], which new token sees which; see `attention`.
+          mask_BTT: bool [B or 1, T, T], which new token sees which, see `attention`; or the
+            documents of packed sequences, without a prefix (`packed_attention`).
           prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
             there is none.
           prefix_length_B: int32, how many slots of the prefix each row has.
@@ -196,13 +201,3 @@ def lm_head_weight(params: dict[str, Any]) -> jax.Array:
 def causal_mask(length: int) -> jax.Array:
     """bool [1, T, T]: every token sees itself and what precedes it."""
     return jnp.tril(jnp.ones((1, length, length), jnp.bool_))
-
-
-def packed_mask(segment_BT: jax.Array) -> jax.Array:
-    """bool [B, T, T]: causal, within each document of sequences packed with several.
-
-    Args:
-      segment_BT: int, the number of each token's document; padding counts as one.
-    """
-    same = segment_BT[:, :, None] == segment_BT[:, None, :]
-    return same & causal_mask(segment_BT.shape[1])

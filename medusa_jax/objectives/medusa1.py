@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def medusa1_loss(loss_M: jax.Array, head_decay: float) -> jax.Array:
+def medusa1_loss(loss_M: jax.Array, head_decay: float, first: jax.Array | int = 1) -> jax.Array:
     """Sum over k = 1..M of lambda_k L_k with lambda_k = head_decay ** k (paper, equation 1).
 
     A head that looks further ahead has a larger loss and a smaller weight.
@@ -12,9 +12,11 @@ def medusa1_loss(loss_M: jax.Array, head_decay: float) -> jax.Array:
     Args:
       loss_M: float32, L_k: head k's mean cross-entropy with y_{t+k+1}.
       head_decay: 0.8 in the paper.
+      first: number of the first of these heads, where they are some of all.
 
     Returns:
       float32 scalar.
     """
-    lambda_M = jnp.asarray([head_decay**k for k in range(1, loss_M.shape[0] + 1)], jnp.float32)
+    k_M = (first + jnp.arange(loss_M.shape[0], dtype=jnp.int32)).astype(jnp.float32)
+    lambda_M = jnp.float32(head_decay) ** k_M
     return (lambda_M * loss_M).sum()

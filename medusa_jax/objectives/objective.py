@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.nn.layers import take_rows
-from medusa_jax.nn.llama import Llama, packed_mask
+from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora, dropped
+from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.objectives.accuracy import (
     TOP,
     count_hits,
@@ -25,14 +26,17 @@ from medusa_jax.objectives.accuracy import (
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.cross_entropy import cross_entropy
 from medusa_jax.objectives.labels import IGNORE, shift_labels, to_draft_vocabulary
-from medusa_jax.objectives.logits import head_logits, lm_head_logits, lm_heads
+from medusa_jax.objectives.logits import LMHead, head_logits, lm_head_logits, lm_heads
 from medusa_jax.objectives.medusa1 import medusa1_loss
 from medusa_jax.objectives.medusa2 import medusa2_loss
+from medusa_jax.objectives.rows import Rows
 from medusa_jax.objectives.self_distill import self_distill_loss
 from medusa_jax.sharding import Pin
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]
+
+_OF_HEADS = ("hidden", "root", "following")  # what the heads' logits are made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Objective:
       remat: layers are computed again in the backward pass instead of being kept.
       lora_scale: alpha / r.
       lora_dropout: share of the adapters' inputs that is dropped.
-      time_block: time steps whose logits exist at once, at most.
-      pin: where the backbone's activations lie on a mesh, see `Llama`.
+      time_block: time steps of which the logits of all heads could exist at once; fewer heads take
+        as many more.
+      pin: where the activations lie on a mesh, see `Llama`; None: there is one device.
     """
 
     llama: LlamaConfig
@@ -112,50 +117,104 @@ class Objective:
         if self.kind == "medusa1":
             params = params | {"backbone": jax.lax.stop_gradient(params["backbone"])}
         base, shared = lm_heads(params)
-        arrays = {
-            "heads": params["heads"],
-            "base": base,
-            "shared": shared,
-            # What only teaches does not learn.
-            "soft_labels": jax.lax.stop_gradient(shared),
-            "original": jax.lax.stop_gradient({"weight": base["weight"]}),
-            "count_J": jnp.maximum(count_J, 1),
-            "lambda_0": heads_coef,
-            "tree": tree,
-        }
         inputs = self._inputs(params, batch, key)
-        return loss_over_time(self._block_loss, arrays, inputs, labels_BTJ, self.time_block)
-
-    def _block_loss(
-        self, arrays: dict[str, Any], x: dict[str, jax.Array], labels_BTJ: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """What a block of time steps adds to the loss and to the sums: the equations in a row."""
-        base_labels_BT, labels_BTM = labels_BTJ[..., 0], labels_BTJ[..., 1:]
-        count_J = arrays["count_J"]
-        options: Any = {"dtype": self.dtype, "lora_scale": self.lora_scale}
-
-        heads_BTMV = head_logits(
-            self.heads, arrays["heads"], arrays["shared"], x["hidden"], x.get("root"), **options
-        )
-        teacher_BTMV = None
-        if self.soft_labels:
-            teacher_BTMV = lm_head_logits(arrays["soft_labels"], x["following"], **options)
-        loss_M = cross_entropy(heads_BTMV, labels_BTM, teacher_BTMV).sum((0, 1))
-        sums = {"head_loss": loss_M} | _accuracy(heads_BTMV, labels_BTJ, arrays["tree"])
-        medusa1 = medusa1_loss(loss_M / count_J[1:], self.head_decay)
+        medusa1, sums = self._heads_loss(params["heads"], shared, inputs, labels_BTJ, count_J)
+        sums |= _accuracy(sums.pop("rank"), labels_BTJ, tree)
         if self.kind == "medusa1":
             return medusa1, sums
+        name = "lm_loss" if self.kind == "medusa2" else "kl"
+        names = ("hidden", "dropped", "original")
+        sums[name], _, _ = loss_over_time(
+            self._base_loss,
+            {"lm_head": base},
+            {name: inputs[name] for name in names if name in inputs},
+            labels_BTJ[..., 0],
+            self._block(1),
+            self._rows,
+        )
+        base_loss = sums[name] / jnp.maximum(count_J[0], 1)
+        return medusa2_loss(base_loss, medusa1, heads_coef), sums
 
+    def _heads_loss(
+        self,
+        heads: dict[str, Any],
+        shared: LMHead,
+        inputs: dict[str, jax.Array],
+        labels_BTJ: jax.Array,
+        count_J: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Equation 1, "head_loss" [M] and the "rank" [B, T, M] of every head's label.
+
+        Heads with projections of their own take turns: one of these matrices is in memory, and is
+        read for as many more time steps. Heads that share a matrix run side by side.
+        """
+        M = self.heads.num_heads
+        takes_turns = self.heads.own_projection and not self.soft_labels
+        size = 1 if takes_turns else M
+        options = {} if takes_turns else {"lm_head": shared}
+        inputs = {name: x for name, x in inputs.items() if name in _OF_HEADS}
+
+        def turn(_: None, own: dict[str, Any]) -> tuple[None, tuple[jax.Array, ...]]:
+            params = {"heads": own["heads"], "count_M": own["count_M"], "first": own["first"]}
+            loss, head_loss_M, rank_BTM = loss_over_time(
+                self._turn_loss,
+                params | options,
+                inputs,
+                own["labels"],
+                self._block(size),
+                self._rows,
+            )
+            return None, (loss, head_loss_M, rank_BTM)
+
+        own = {
+            "heads": jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), heads),
+            "count_M": jnp.maximum(count_J[1:], 1).reshape(-1, size),
+            "first": jnp.arange(1, M + 1, size, dtype=jnp.int32),
+            "labels": _in_turns(labels_BTJ[..., 1:], size),
+        }
+        _, (loss, head_loss, rank) = jax.lax.scan(turn, None, own)
+        rank_BTM = jnp.moveaxis(rank, 0, 2).reshape(*labels_BTJ.shape[:2], M)
+        return loss.sum(), {"head_loss": head_loss.reshape(M), "rank": rank_BTM}
+
+    def _turn_loss(
+        self, params: dict[str, Any], x: dict[str, jax.Array], labels_BTM: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What the heads of a turn add to equation 1 in a block of time steps; see `Loss`."""
+        options: Any = {"dtype": self.dtype, "lora_scale": self.lora_scale}
+        lm_head = params.get("lm_head", {})
+        heads = dataclasses.replace(self.heads, num_heads=labels_BTM.shape[-1])
+        logits_BTMV = head_logits(
+            heads, params["heads"], lm_head, x["hidden"], x.get("root"), **options
+        )
+        teacher_BTMV = None
+        if self.soft_labels:  # What only teaches does not learn.
+            teacher = jax.lax.stop_gradient(lm_head)
+            teacher_BTMV = lm_head_logits(teacher, x["following"], **options)
+        loss_M = cross_entropy(logits_BTMV, labels_BTM, teacher_BTMV).sum((0, 1))
+        medusa1 = medusa1_loss(loss_M / params["count_M"], self.head_decay, params["first"])
+        return medusa1, loss_M, label_rank(logits_BTMV, labels_BTM)
+
+    def _base_loss(
+        self, params: dict[str, Any], x: dict[str, jax.Array], labels_BT: jax.Array
+    ) -> tuple[jax.Array, None, None]:
+        """The sum of the base head's loss over a block of time steps; see `Loss`."""
+        options: Any = {"dtype": self.dtype, "lora_scale": self.lora_scale}
         base_BTV = lm_head_logits(
-            arrays["base"], x["hidden"], hidden_dropped=x.get("dropped"), **options
+            params["lm_head"], x["hidden"], hidden_dropped=x.get("dropped"), **options
         )
         if self.kind == "medusa2":
-            name, base_BT = "lm_loss", cross_entropy(base_BTV, base_labels_BT)
-        else:
-            original_BTV = lm_head_logits(arrays["original"], x["original"], **options)
-            name, base_BT = "kl", self_distill_loss(original_BTV, base_BTV, base_labels_BT)
-        sums[name] = base_BT.sum()
-        return medusa2_loss(sums[name] / count_J[0], medusa1, arrays["lambda_0"]), sums
+            return cross_entropy(base_BTV, labels_BT).sum(), None, None
+        original = jax.lax.stop_gradient({"weight": params["lm_head"]["weight"]})
+        original_BTV = lm_head_logits(original, x["original"], **options)
+        return self_distill_loss(original_BTV, base_BTV, labels_BT).sum(), None, None
+
+    @property
+    def _rows(self) -> Rows:
+        return Rows(None if self.pin is None else self.pin.mesh, self.dtype)
+
+    def _block(self, heads: int) -> int:
+        """Time steps at once for so many heads: `time_block` is for all."""
+        return self.time_block * self.heads.num_heads // heads
 
     def _inputs(
         self, params: dict[str, Any], batch: dict[str, Any], key: jax.Array | None
@@ -196,18 +255,22 @@ class Objective:
             {"params": params["backbone"]},
             batch["token"],
             batch["position"],
-            packed_mask(batch["segment"]),
+            Packed(batch["segment"], None if self.pin is None else self.pin.mesh),
             lora=lora and Lora(lora, self.lora_scale, self.lora_dropout, key),
         )[0]
         return hidden_BTD
 
 
+def _in_turns(labels_BTM: jax.Array, size: int) -> jax.Array:
+    """[B, T, M] -> [turns, B, T, size]."""
+    return jnp.moveaxis(labels_BTM.reshape(*labels_BTM.shape[:2], -1, size), 2, 0)
+
+
 def _accuracy(
-    logits_BTMV: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
+    rank_BTM: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
 ) -> dict[str, jax.Array]:
     """The sums that are not losses; see `Objective.loss`."""
     is_label_BTJ = labels_BTJ != IGNORE
-    rank_BTM = label_rank(logits_BTMV, labels_BTJ[..., 1:])
     sums = {
         "hits": count_hits(rank_BTM, TOP),
         "labels": is_label_BTJ[..., 1:].sum((0, 1)).astype(jnp.float32),

@@ -19,7 +19,8 @@ def tanh_loss(params, part, labels):
     y = jnp.tanh(part["x"] @ params["w"]) * part["scale"][..., None]
     y = jnp.exp(y + part["number"][..., None].astype(y.dtype))  # not 0 where the inputs are
     y = jnp.where(labels[..., None] >= 0, y, 0.0) * params["times"].astype(y.dtype)
-    return params["coef"] * y.sum(), {"y": y.sum((0, 1)), "count": (labels >= 0).sum()}
+    sums = {"y": y.sum((0, 1)), "count": (labels >= 0).sum()}
+    return params["coef"] * y.sum(), sums, {"y": y}
 
 
 def tanh_problem():
@@ -38,8 +39,8 @@ def test_blocks_of_time_change_neither_sums_nor_gradients(block, scale):
     params, inputs, labels = tanh_problem()
 
     def loss(trained, floats, function):
-        out, sums = function(params | trained, inputs | floats, labels)
-        return scale * out, sums
+        out, sums, kept = function(params | trained, inputs | floats, labels)
+        return scale * out, (sums, kept)
 
     def by_blocks(*args):
         return loss_over_time(tanh_loss, *args, block)
@@ -61,10 +62,10 @@ def test_blocks_are_even_and_padded_with_positions_that_have_no_label():
     def loss(params, inputs, labels):
         seen.append((inputs.shape, labels.shape))
         total = jnp.where(labels == IGNORE, 0.0, inputs).sum()
-        return total, {"padding": (labels == IGNORE).sum()}
+        return total, {"padding": (labels == IGNORE).sum()}, None
 
     inputs, labels = jnp.ones((1, 301)), jnp.zeros((1, 301), jnp.int32)
-    total, sums = loss_over_time(loss, None, inputs, labels, 128)
+    total, sums, _ = loss_over_time(loss, None, inputs, labels, 128)
     assert set(seen) == {((1, 101), (1, 101))}
     assert total == 301
     assert sums["padding"] == 2
@@ -73,12 +74,12 @@ def test_blocks_are_even_and_padded_with_positions_that_have_no_label():
 def shared_matrix_loss(params, hidden, labels):
     """Of M heads that share a matrix [V, D]."""
     loss_M = cross_entropy(project(hidden, params, jnp.dtype("float32")), labels).sum((0, 1))
-    return loss_M.sum(), loss_M
+    return loss_M.sum(), loss_M, None
 
 
 def lowered_gradient(B, T, M, V, D, block, with_respect_to):
     def loss(w, x, labels):
-        return loss_over_time(shared_matrix_loss, w, x, labels, block)
+        return loss_over_time(shared_matrix_loss, w, x, labels, block)[:2]
 
     shapes = [((V, D), jnp.float32), ((B, T, M, D), jnp.float32), ((B, T, M), jnp.int32)]
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]

@@ -1,0 +1,160 @@
+"""Attention of packed sequences to themselves, by the kernel that the platform has.
+
+Training and evaluation run whole sequences, several documents in each. On a TPU that is splash
+attention, which holds no scores in memory and skips the blocks that nobody sees; elsewhere it is
+`medusa_jax.nn.attention`, a block of queries at a time. The choice is made when the program is
+lowered, so that one compiled for a TPU on another machine is the TPU's.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
+from jax.sharding import Mesh, PartitionSpec
+
+from medusa_jax.nn.attention import attention
+
+_LANES = 128  # of a TPU: the kernel takes whole registers of keys
+_BLOCKS = (512, 256, _LANES)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["segment_BT"], meta_fields=["mesh"]
+)
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Which token sees which where sequences are packed: what precedes it in its own document.
+
+    Attributes:
+      segment_BT: int, the number of each token's document; padding counts as one.
+      mesh: where the rows are; None: on one device.
+    """
+
+    segment_BT: jax.Array
+    mesh: Mesh | None = None
+
+    def mask(self) -> jax.Array:
+        """bool [B, T, T], see `medusa_jax.nn.attention.attention`."""
+        length = self.segment_BT.shape[1]
+        same = self.segment_BT[:, :, None] == self.segment_BT[:, None, :]
+        return same & jnp.tril(jnp.ones((1, length, length), jnp.bool_))
+
+
+def packed_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    packed: Packed,
+    position_BT: jax.Array,
+    *,
+    window: int | None = None,
+) -> jax.Array:
+    """Causal attention within each document.
+
+    Args:
+      q_BTNH: queries, rotated.
+      k_BTKH: keys, rotated; K divides N.
+      v_BTKH: values.
+      packed: the documents.
+      position_BT: int32, within each document.
+      window: sliding window in tokens: keys at distance >= window are not seen.
+
+    Returns:
+      [B, T, N, H] in q's dtype. Scores and softmax are float32.
+    """
+
+    def blockwise(q: jax.Array, k: jax.Array, v: jax.Array, packed: Packed) -> jax.Array:
+        return attention(q, k, v, packed.mask(), position_BT, window=window)
+
+    if not _has_kernel(q_BTNH, packed.mesh):
+        return blockwise(q_BTNH, k_BTKH, v_BTKH, packed)
+    return jax.lax.platform_dependent(
+        q_BTNH,
+        k_BTKH,
+        v_BTKH,
+        packed,
+        tpu=functools.partial(_splash_on_mesh, window=window),
+        default=blockwise,
+    )
+
+
+def _has_kernel(q_BTNH: jax.Array, mesh: Mesh | None) -> bool:
+    """Whether the TPU's kernel takes it: its products are bfloat16's, its blocks whole."""
+    B, T, _, _ = q_BTNH.shape
+    devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    return q_BTNH.dtype == jnp.bfloat16 and T % _LANES == 0 and B % devices == 0
+
+
+def _splash_on_mesh(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, packed: Packed, *, window: int | None
+) -> jax.Array:
+    """Every device its own rows and, where "tensor" divides the keys' heads, its own heads."""
+    function = functools.partial(splash, window=window)
+    mesh = packed.mesh
+    if mesh is None or mesh.size == 1:
+        return function(q_BTNH, k_BTKH, v_BTKH, packed.segment_BT)
+    heads = "tensor" if k_BTKH.shape[2] % mesh.shape["tensor"] == 0 else None
+    rows = ("data", "fsdp")
+    spec = PartitionSpec(rows, None, heads, None)
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(spec, spec, spec, PartitionSpec(rows)),
+        out_specs=spec,
+        check_vma=False,
+    )(q_BTNH, k_BTKH, v_BTKH, packed.segment_BT)
+
+
+def splash(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segment_BT: jax.Array,
+    *,
+    window: int | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`packed_attention` as a TPU kernel, on one device.
+
+    Args:
+      q_BTNH, k_BTKH, v_BTKH: see there; 128 divides T.
+      segment_BT: int, see `Packed`.
+      window: see there.
+      interpret: run the kernel's operations one by one, on any platform.
+    """
+    T, N, H = q_BTNH.shape[1:]
+    mask: Any = splash_attention_mask.CausalMask((T, T))
+    if window is not None:
+        mask = splash_attention_mask.LocalMask((T, T), (window - 1, 0), offset=0)
+    # JAX's kernel counts on the promotion that the caller may have forbidden.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        kernel: Any = splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask([mask] * N),
+            block_sizes=_block_sizes(T),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        q_BTNH = (q_BTNH.astype(jnp.float32) * H**-0.5).astype(q_BTNH.dtype)
+        q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
+        segments = splash_attention_kernel.SegmentIds(segment_BT, segment_BT)
+        return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
+
+
+def _block_sizes(length: int) -> splash_attention_kernel.BlockSizes:
+    """Queries and keys at a time, forwards and in both passes backwards."""
+    size = next(size for size in _BLOCKS if length % size == 0)
+    return splash_attention_kernel.BlockSizes(
+        block_q=size,
+        block_kv=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
+        block_q_dq=size,
+        block_kv_dq=size,
+    )

@@ -1,0 +1,81 @@
+"""Attention of packed sequences: JAX's TPU kernel, interpreted, against dense formulas."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.nn.packed_attention import Packed, packed_attention, splash
+
+B, T, N, K, H = 2, 256, 4, 2, 16
+
+
+def problem(dtype: str = "float32"):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(B, T, n, H)).astype(np.float32) for n in (N, K, K))
+    # Documents of 100, 120 and 30 tokens with padding, and of 256.
+    segment = np.repeat([[1, 2, 3, 0]], [100, 120, 30, 6], axis=1)
+    segment = np.concatenate([segment, np.ones((1, T), int)]).astype(np.int32)
+    return [jnp.asarray(x, dtype) for x in (q, k, v)], jnp.asarray(segment)
+
+
+def positions(segment):
+    starts = np.stack([[np.argmax(row == n) for n in row] for row in np.asarray(segment)])
+    return jnp.asarray(np.arange(T)[None] - starts, jnp.int32)
+
+
+def dense(q, k, v, segment, window):
+    """softmax(q k / sqrt(H)) v over the keys of the own document, none after, none too far."""
+    k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
+    score = jnp.einsum("btnh,bsnh->bnts", q, k, precision="highest") / np.float32(H**0.5)
+    distance = np.arange(T)[:, None] - np.arange(T)[None]
+    near = (distance >= 0) & (distance < (window or T))
+    seen = (segment[:, :, None] == segment[:, None, :]) & near[None]
+    weight = jax.nn.softmax(jnp.where(seen[:, None], score, -jnp.inf), axis=-1)
+    return jnp.einsum("bnts,bsnh->btnh", weight, v, precision="highest")
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_the_kernel_is_dense_attention_forwards_and_backwards(window):
+    (q, k, v), segment = problem()
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+
+    def value(function, q, k, v):
+        out = function(q, k, v, segment, window=window)
+        return (out * weight).sum(), out
+
+    kernel = functools.partial(splash, interpret=True)
+    found, expected = (
+        jax.jit(jax.grad(functools.partial(value, f), (0, 1, 2), has_aux=True))(q, k, v)
+        for f in (kernel, dense)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_a_tpu_it_is_dense_attention_too(window, dtype):
+    (q, k, v), segment = problem(dtype)
+    attend: Any = jax.jit(packed_attention, static_argnames="window")
+    found = attend(q, k, v, Packed(segment), positions(segment), window=window)
+    expected = dense(*(x.astype(jnp.float32) for x in (q, k, v)), segment, window)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=tolerance)
+
+
+def test_only_a_program_for_a_tpu_has_the_kernel():
+    (q, k, v), segment = problem("bfloat16")
+    function = jax.jit(packed_attention)
+    arguments = (q, k, v, Packed(segment), positions(segment))
+    kernels = [
+        function.trace(*arguments)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("tpu_custom")
+        for platform in ("cpu", "tpu")
+    ]
+    assert kernels[0] == 0 < kernels[1]
