@@ -68,7 +68,10 @@ def _how(c: ConfigDict) -> None:
     c.lora_dropout = 0.05
     c.quantize = "none"  # "int8" or "nf4" for a frozen backbone.
     c.dtype = "float32"  # "bfloat16" on accelerators.
-    c.remat = False  # Recompute layers in the backward pass instead of keeping their activations.
+    # What layers compute again in the backward pass, to save memory: "none"; "products": all but
+    # linear maps and attention; "nothing" (kept; or True): all; "offload": all, with the layers'
+    # inputs in the host's memory meanwhile.
+    c.remat = "none"
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # Devices per axis; -1: the rest.
 
 

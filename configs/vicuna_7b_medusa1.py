@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     c.warmup_steps = 40
     c.moments = "bfloat16"  # The paper: 8-bit AdamW.
     c.dtype = "bfloat16"
-    c.remat = True
+    c.remat = "nothing"
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
     return c

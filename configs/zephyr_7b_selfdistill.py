@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     c.lora_alpha = 16.0
     c.lora_dropout = 0.05
     c.dtype = "bfloat16"
-    c.remat = True
+    c.remat = "nothing"
     c.mesh = ConfigDict({"data": 1, "fsdp": -1, "tensor": 1})
     c.export_format = "B"
     return c

@@ -193,6 +193,25 @@ class Pin:
         """The residual stream where a layer begins or ends."""
         return jax.lax.with_sharding_constraint(x_BTD, batch_sharding(self.mesh, 3))
 
+    @property
+    def splits_parameters(self) -> bool:
+        """Whether a device has a part of each matrix only."""
+        return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
+
+    def stack(self, layer: Any) -> Any:
+        """Stacked parameters of layers, each split as in a layer of its own.
+
+        Args:
+          layer: the parameters of one kind of layer, stacked along a new first axis.
+        """
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), layer)
+
+        def pinned(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+            spec = PartitionSpec(None, *sharding.spec)
+            return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+        return jax.tree.map(pinned, layer, param_shardings(self.mesh, shapes))
+
 
 def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
     """Sharding of an array whose first of `ndim` dimensions counts the rows of the batch."""

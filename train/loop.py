@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medusa_jax.errors import UserError
+from medusa_jax.sharding import replicated
 from medusa_jax.tree.build import Tree
 from train.checkpoints import Checkpoints
 from train.console import held_out_line, training_line
+from train.data.ahead import Ahead
 from train.data.inputs import Data
 from train.distributed import global_batch, is_first_process
 from train.flops import device_memory_bytes, flops_per_token, mfu
@@ -40,6 +43,23 @@ class _Window:
     worst: float = -math.inf
 
 
+@dataclasses.dataclass
+class _Running:
+    """A step that the devices have been given.
+
+    Attributes:
+      step: its number.
+      position: in the data, before its batch.
+      report: its metrics, on the devices.
+      is_settled: whether its result has been looked at.
+    """
+
+    step: int
+    position: dict[str, Any]
+    report: dict[str, jax.Array]
+    is_settled: bool = False
+
+
 class Loop:
     """One run in a working folder, resumed from its last checkpoint if there is one."""
 
@@ -53,13 +73,15 @@ class Loop:
         checkpoints: Checkpoints,
         folder: Folder,
     ) -> None:
-        self._settings, self._experiment, self._data = settings, experiment, data
+        self._settings, self._experiment = settings, experiment
+        self._batches = Ahead(data.train, functools.partial(global_batch, mesh))
         self._tree, self._mesh = tree, mesh
         self._checkpoints, self._folder = checkpoints, folder
         self._tokens = settings.batch_size * settings.seq_len
         self._traces = False
         self._writer = MetricsWriter(folder.local, process_index=jax.process_index())
         self._update = compiled_update(experiment, mesh)
+        self._proceed = jax.device_put(np.asarray(True), replicated(mesh))
         self._held_out = HeldOut(experiment, data.held_out, tree, mesh)
         latest = checkpoints.latest
         reference = None if latest is None else checkpoints.metrics(latest).get("reference")
@@ -87,22 +109,16 @@ class Loop:
         with Interrupt() as interrupt, self._progress(first) as advance:
             if self._judge.needs_reference and first == 0:
                 advance(0, {}, self._score(0, state)[1])
-            window = _Window()
+            window, running = _Window(), None
             for step in range(first + 1, self._settings.num_steps + 1):
-                position = self._data.train.get_state()
-                batch = self._next_batch(window)
                 with self._profile(step):
-                    state, report = self._update(state, self._experiment.frozen, batch, self._tree)
-                    bad = self._wait(report, window)
-                if bad:  # then the step has changed nothing
-                    self._data.train.set_state(position)
-                    if step > 1:
-                        self._save(step - 1, state, force=True)
-                    self._stop(step, bad)
+                    state, running = self._launch(step, state, running, window)
+                    if step == first + 1 or self._is_looked_at(step):
+                        self._settle(running, state, window)
                 score, held_out = self._score(step, state)
                 row = {}
                 if held_out or self._is_due(self._settings.log_every, step):
-                    row = self._row(step, report, window)
+                    row = self._row(step, running.report, window)
                     self._writer.write(row | {f"held_out/{k}": v for k, v in held_out.items()})
                     window = _Window()
                 elif step == first + 1:
@@ -110,6 +126,8 @@ class Loop:
                 advance(step, row, held_out)
                 stop = interrupt.reached(step)
                 last = stop or step == self._settings.num_steps
+                if last:
+                    self._settle(running, state, window)
                 force = last or self._checkpoints.is_best(score and score.rank)
                 self._save(step, state, score, force=force)
                 if last:
@@ -132,7 +150,7 @@ class Loop:
         wanted = abstract_state(self._experiment.state)
         for array in jax.tree.leaves(self._experiment.state):
             array.delete()  # two states may not fit into the devices' memory
-        return self._checkpoints.restore(wanted, self._data.train), latest
+        return self._checkpoints.restore(wanted, self._batches), latest
 
     def _save(
         self, step: int, state: Any, score: Score | None = None, *, force: bool = False
@@ -144,25 +162,61 @@ class Loop:
             notes = {} if self._judge.reference is None else {"reference": self._judge.reference}
             notes |= score.notes() if score else {}
             rank = score.rank if score else None
-            self._checkpoints.save(
-                step, state, self._data.train, score=rank, notes=notes, force=force
-            )
+            self._checkpoints.save(step, state, self._batches, score=rank, notes=notes, force=force)
 
     def _next_batch(self, window: _Window) -> Any:
         start = time.perf_counter()
-        batch = global_batch(self._mesh, next(self._data.train))
+        batch = next(self._batches)
         window.waited += time.perf_counter() - start
         return batch
 
-    def _wait(self, report: dict[str, jax.Array], window: _Window) -> str:
-        """Waits for the step and keeps the worst loss; what is not finite, or ""."""
-        norms = {name: value for name, value in report.items() if name.startswith("grad_norm/")}
-        values = jax.device_get({"loss": report["loss"]} | norms)
+    def _launch(
+        self, step: int, state: Any, before: _Running | None, window: _Window
+    ) -> tuple[Any, _Running]:
+        """Gives the devices a step, and only then looks at the one before."""
+        position = self._batches.get_state()
+        batch = self._next_batch(window)
+        proceed = self._proceed if before is None else before.report["is_good"]
+        state, report = self._update(state, self._experiment.frozen, batch, self._tree, proceed)
+        self._batches.fill()
+        self._settle(before, state, window)
+        return state, _Running(step, position, report)
+
+    def _is_looked_at(self, step: int) -> bool:
+        """Whether somebody wants to see this step before the next one begins."""
+        settings = self._settings
+        return (
+            self._is_due(settings.log_every, step)
+            or self._is_due(settings.eval_every, step)
+            or self._checkpoints.is_due(step)
+            or step == (settings.profile_steps or (0, 0))[1]
+        )
+
+    def _settle(self, running: _Running | None, state: Any, window: _Window) -> None:
+        """Waits for a step, once, and keeps the worst loss.
+
+        Args:
+          running: the step; None: there is none.
+          state: after it, or after a later one that did nothing if it failed.
+          window: of the log.
+
+        Raises:
+          UserError: its loss or a gradient is not finite; then nothing has changed since.
+        """
+        if running is None or running.is_settled:
+            return
+        running.is_settled = True
+        norms = {k: v for k, v in running.report.items() if k.startswith("grad_norm/")}
+        values = jax.device_get({"loss": running.report["loss"]} | norms)
         window.end = time.perf_counter()
         window.worst = max(window.worst, float(values["loss"]))
         window.steps += 1
         bad = (f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
-        return next(bad, "")
+        if problem := next(bad, ""):
+            self._batches.set_state(running.position)
+            if running.step > 1:
+                self._save(running.step - 1, state, force=True)
+            self._stop(running.step, problem)
 
     def _stop(self, step: int, bad: str) -> NoReturn:
         self._checkpoints.wait()
@@ -179,6 +233,7 @@ class Loop:
         speed = self._tokens / seconds
         rate = np.asarray(self._schedule(step - 1)).item()
         row = {"step": step} | jax.device_get(report)
+        del row["is_good"]
         row |= {
             "loss_max": window.worst,
             "learning_rate": rate,

@@ -62,7 +62,7 @@ class Settings:
     lora_dropout: float
     quantize: Literal["none", "int8", "nf4"]
     dtype: Literal["float32", "bfloat16"]
-    remat: bool
+    remat: Literal["none", "products", "nothing", "offload"]
     mesh: MeshSettings
     log_every: int
     eval_every: int
@@ -116,6 +116,9 @@ class Settings:
         )
 
 
+# What earlier versions called them, and what still may be written.
+_REMAT = {"True": "nothing", "true": "nothing", "False": "none", "false": "none"}
+
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
@@ -136,6 +139,8 @@ def make_settings(config: Any) -> Settings:
     mesh = values.get("mesh")
     if isinstance(mesh, dict):
         values["mesh"] = MeshSettings(**_typed(MeshSettings, mesh, "config.mesh."))
+    if str(values.get("remat")) in _REMAT:
+        values["remat"] = _REMAT[str(values["remat"])]
     settings = Settings(**_typed(Settings, values, "config."))
     check_settings(settings)
     return settings

@@ -132,7 +132,8 @@ def _split(
     if settings.quantize == "none":
         (trained if whole else frozen)["backbone"] = lm.params
     else:
-        frozen["backbone"] = quantize_backbone(lm.params, settings.quantize)
+        codes = quantize_backbone(lm.params, settings.quantize)
+        frozen["backbone"] = jax.device_put(codes, param_shardings(mesh, codes))
     return trained, frozen
 
 
@@ -168,7 +169,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig, mesh: Mesh
         head_decay=settings.head_decay,
         soft_labels=settings.soft_labels,
         dtype=settings.dtype,
-        remat=settings.remat,
+        remat=False if settings.remat == "none" else settings.remat,
         lora_scale=settings.lora_scale,
         lora_dropout=settings.lora_dropout,
         pin=Pin(mesh),

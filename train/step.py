@@ -43,7 +43,12 @@ class Step:
         }
 
     def update(
-        self, state: State, frozen: dict[str, Any], batch: Any, tree: Tree
+        self,
+        state: State,
+        frozen: dict[str, Any],
+        batch: Any,
+        tree: Tree,
+        proceed: jax.Array | bool = True,
     ) -> tuple[State, dict[str, jax.Array]]:
         """One step.
 
@@ -52,10 +57,12 @@ class Step:
           frozen: the parameters that are not trained.
           batch: see `Objective.loss`.
           tree: whose expected tokens per step are reported.
+          proceed: bool scalar; False: the state stays the same, as the step before this one failed.
 
         Returns:
           The next state (the same one if the loss or a gradient is not finite) and the metrics:
-          "loss", those of `objective.metrics`, "heads_coef" and "grad_norm/GROUP" before clipping.
+          "loss", those of `objective.metrics`, "heads_coef", "grad_norm/GROUP" before clipping, and
+          "is_good", whether the state has changed.
         """
         labels = self.objective.labels(frozen | state["params"], batch)
         count = count_labels(labels)
@@ -72,10 +79,10 @@ class Step:
 
         (loss, sums), grads = _add_over_parts(gradient, (batch, labels), self.accumulate)
         norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
-        is_good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all()
+        is_good = jnp.isfinite(jnp.stack([loss, *norms.values()])).all() & proceed
         state = jax.lax.cond(is_good, self._advance, lambda state, grads: state, state, grads)
         report: dict[str, Any] = (
-            {"loss": loss} | metrics(sums, count) | {"heads_coef": coef} | norms
+            {"loss": loss, "is_good": is_good} | metrics(sums, count) | {"heads_coef": coef} | norms
         )
         return state, report
 

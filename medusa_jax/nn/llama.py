@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
@@ -17,6 +18,7 @@ from medusa_jax.nn.lora import Lora, adapted
 from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.nn.params import backbone_params, layer_params, untied
 from medusa_jax.nn.rope import apply_rope, rope_angles
+from medusa_jax.nn.scanned import INPUT, PRODUCT, Remat, period, policy, stacked
 
 # Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
 # [B, K, S, H] (see `attention`).
@@ -36,7 +38,8 @@ class Attention(nn.Module):
         c, records = self.config, layer_params(self.config)["attn"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            y = adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            return checkpoint_name(y, PRODUCT)
 
         q, k, v = (
             linear(name, x_BTD).reshape(*x_BTD.shape[:2], -1, c.head_dim)
@@ -48,6 +51,7 @@ class Attention(nn.Module):
         q, k = apply_rope(q, *angles), apply_rope(k, *angles)
         if isinstance(mask_BTT, Packed):
             out_BTNH = packed_attention(q, k, v, mask_BTT, position_BT, window=self.window)
+            out_BTNH = checkpoint_name(out_BTNH, PRODUCT)
         else:
             out_BTNH = attention(
                 q,
@@ -74,7 +78,8 @@ class MLP(nn.Module):
         records = layer_params(self.config)["mlp"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            y = adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            return checkpoint_name(y, PRODUCT)
 
         return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
 
@@ -90,6 +95,7 @@ class Layer(nn.Module):
     def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
         """Returns the residual stream and the layer's new (k, v)."""
         records, eps = layer_params(self.config), self.config.rms_norm_eps
+        x_BTD = checkpoint_name(x_BTD, INPUT)
         y = RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD)
         with jax.named_scope("attention"):
             y, kv = Attention(self.config, self.dtype, self.window, name="attn")(
@@ -116,21 +122,22 @@ class Llama(nn.Module):
     Attributes:
       config: the architecture.
       dtype: compute dtype; norms, rotations and softmax are float32 all the same.
-      remat: layers keep only their input for the backward pass and are computed again there.
+      remat: what layers keep for the backward pass, beside their input; see
+        `medusa_jax.nn.scanned.policy`. False: everything.
       pin: where activations lie on a mesh (`medusa_jax.sharding.Pin`); None: wherever the compiler
         puts them.
     """
 
     config: LlamaConfig
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = False
     pin: Any = None
 
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
         c, records = self.config, backbone_params(self.config)
         windows = c.windows or (None,) * c.num_layers
-        layer = nn.remat(Layer) if self.remat else Layer
+        layer = nn.remat(Layer, policy=policy(self.remat)) if self.remat else Layer
         self.embed = Weights(records["embed"])
         self.layers = [layer(c, self.dtype, window) for window in windows]
         self.final_norm = RMSNorm(records["final_norm"], c.rms_norm_eps)
@@ -163,12 +170,16 @@ class Llama(nn.Module):
 
         Returns:
           hidden_BTD after the final norm, in `dtype` (the input of the LM head and of the Medusa
-          heads), and the new keys and values, one (k, v) pair per layer, each [B, T, K, H].
+          heads), and the new keys and values, one (k, v) pair per layer, each [B, T, K, H]; none of
+          packed sequences on a mesh that splits the parameters, where layers are scanned.
         """
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
         angles = rope_angles(c.rope, c.head_dim, position_BT, context_BT)
         x_BTD = self._residual(self._embedded(token_BT))
+        if isinstance(mask_BTT, Packed) and self._scans:
+            x_BTD = self._scanned(x_BTD, mask_BTT, position_BT, angles, lora)
+            return self.final_norm(x_BTD), ()
         new = []
         for i, layer in enumerate(self.layers):
             own = None if prefix is None else prefix[i]
@@ -177,6 +188,47 @@ class Llama(nn.Module):
             x_BTD = self._residual(x_BTD)
             new.append(kv)
         return self.final_norm(x_BTD), tuple(new)
+
+    @property
+    def _scans(self) -> bool:
+        """Where parameters are split over many devices: one device has no room for stacks."""
+        c = self.config
+        repeats = c.num_layers // period(c.windows, c.num_layers)
+        return self.pin is not None and self.pin.splits_parameters and repeats > 1
+
+    def _scanned(
+        self,
+        x_BTD: jax.Array,
+        packed: Packed,
+        position_BT: jax.Array,
+        angles: Any,
+        lora: Lora | None,
+    ) -> jax.Array:
+        """All layers, of which one period is compiled."""
+        c, size = self.config, period(self.config.windows, self.config.num_layers)
+        windows = (c.windows or (None,))[:size]
+
+        def stack(params: Any) -> Any:
+            names = [f"layers_{i}" for i in range(c.num_layers)]
+            layers = [params[name] for name in names if name in params]
+            return tuple(self.pin.stack(part) for part in stacked(layers, size)) if layers else None
+
+        def step(x_BTD: jax.Array, own: Any) -> tuple[jax.Array, None]:
+            number, params, adapters = own
+            for i, window in enumerate(windows):
+                own_lora = adapters and lora and lora.layer(number + i, adapters[i])
+                layer = Layer(c, self.dtype, window, parent=None)
+                x_BTD, _ = layer.apply(
+                    {"params": params[i]}, x_BTD, packed, position_BT, angles, None, None, own_lora
+                )
+                x_BTD = self._residual(x_BTD)
+            return x_BTD, None
+
+        if self.remat:
+            step = jax.checkpoint(step, policy=policy(self.remat), prevent_cse=False)
+        numbers = jnp.arange(0, c.num_layers, size, dtype=jnp.int32)
+        params = stack(self.variables["params"])
+        return jax.lax.scan(step, x_BTD, (numbers, params, lora and stack(lora.params)))[0]
 
     def _embedded(self, token_BT: jax.Array) -> jax.Array:
         x_BTD = take_rows(self.embed()["weight"], token_BT).astype(self.dtype)

@@ -34,13 +34,18 @@ class Lora:
     dropout: float = dataclasses.field(default=0.0, metadata={"static": True})
     key: jax.Array | None = None
 
-    def layer(self, number: int) -> "Lora | None":
+    def layer(self, number: Any, params: dict[str, Any] | None = None) -> "Lora | None":
         """The adapters of one decoder layer, if it has any.
 
         Its key depends on its number alone, which a layer has whether layers are unrolled or
         scanned.
+
+        Args:
+          number: of the layer, from 0; an int32 scalar where layers are scanned.
+          params: its adapters, where they are scanned too; None: they are looked up.
         """
-        layers = self._inside(self.params.get(f"layers_{number}"), _number(("layers",)))
+        params = self.params.get(f"layers_{number}") if params is None else params
+        layers = self._inside(params, _number(("layers",)))
         if layers is None or layers.key is None:
             return layers
         return dataclasses.replace(layers, key=jax.random.fold_in(layers.key, number))

@@ -4,6 +4,7 @@ Only the matrices of the layers are quantised, and only for training: embeddings
 stay as they are. `medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` read them.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -76,4 +77,26 @@ def widened(weight: Any, dtype: Any) -> jax.Array:
     """The matrix that a quantised weight stands for, in `dtype`."""
     import qwix
 
-    return qwix.dequantize(weight).astype(dtype)
+    if weight.qtype != "nf4":
+        return qwix.dequantize(weight).astype(dtype)
+    one = jnp.ones((1, 1), weight.scale.dtype)
+    codes = jnp.arange(16, dtype=jnp.int32).astype(weight.qvalue.dtype)
+    levels = qwix.dequantize(dataclasses.replace(weight, qvalue=codes[None], scale=one))[0]
+    value = _chosen(weight.qvalue, levels)
+    blocks = value.reshape(*weight.scale.shape, -1) * weight.scale[..., None]
+    return blocks.reshape(value.shape).astype(dtype)
+
+
+def _chosen(code: jax.Array, levels: jax.Array) -> jax.Array:
+    """levels[code] for 16 levels, by the bits of the codes.
+
+    Accelerators look up one element after the other, and a mesh would have to share out the flat
+    codes; these 15 choices are a part of whatever comes next.
+    """
+    bits, values = code.astype(jnp.int32), list(levels)
+    while len(values) > 1:
+        is_odd = (bits & 1) == 1
+        pairs = zip(values[::2], values[1::2], strict=True)
+        values = [jnp.where(is_odd, odd, even) for even, odd in pairs]
+        bits = bits >> 1
+    return values[0]

@@ -16,6 +16,7 @@ from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora, dropped
 from medusa_jax.nn.packed_attention import Packed
+from medusa_jax.nn.scanned import Remat
 from medusa_jax.objectives.accuracy import (
     TOP,
     count_hits,
@@ -52,7 +53,7 @@ class Objective:
       soft_labels: heads learn the base model's distribution at the position that they predict
         instead of the token there (ours; not in the paper).
       dtype: compute dtype.
-      remat: layers are computed again in the backward pass instead of being kept.
+      remat: what layers keep for the backward pass, see `Llama`.
       lora_scale: alpha / r.
       lora_dropout: share of the adapters' inputs that is dropped.
       time_block: time steps of which the logits of all heads could exist at once; fewer heads take
@@ -66,7 +67,7 @@ class Objective:
     head_decay: float = 0.8
     soft_labels: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: Remat = False
     lora_scale: float = 1.0
     lora_dropout: float = 0.0
     time_block: int = 128

@@ -38,8 +38,8 @@ CONFIG = LlamaConfig(
 ROWS, LENGTH, TIME_BLOCK, NUM_HEADS = 16, 64, 12, 4
 RECIPES = {
     "medusa1": {"objective": "medusa1", "accumulate": 2},
-    "medusa2": {"objective": "medusa2", "remat": True},
-    "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1},
+    "medusa2": {"objective": "medusa2", "remat": "nothing"},
+    "lora": {"objective": "self_distill", "lora_rank": 8, "lora_dropout": 0.1, "remat": "products"},
     "qlora": {"objective": "medusa2", "lora_rank": 8, "quantize": "int8"},
     "shared": {
         "objective": "medusa1",
@@ -162,7 +162,7 @@ def test_fsdp_gathers_one_matrix_at_a_time(recipe):
     rows = ROWS // RECIPES[recipe].get("accumulate", 1)
     assert limit < rows * LENGTH * CONFIG.hidden_size
     gathered = exchanged(step.program, "all-gather")
-    assert len(gathered) >= 7 * CONFIG.num_layers  # of every layer's matrices at least
+    assert len(gathered) >= 7  # of a layer's matrices at least
     for dtype, size in gathered:
         assert size <= limit, (dtype, size)
     for dtype, size in exchanged(step.program, "all-reduce"):
@@ -186,8 +186,8 @@ def loops(program: str) -> list[str]:
 def test_heads_exchange_nothing_within_the_loop_over_time(recipe, sizes):
     """Matrices are gathered before it and gradients added up over the devices after it."""
     innermost = [body for body in loops(one_step(recipe, sizes).program) if "body=" not in body]
-    vocabulary = 36 if recipe == "shared" else CONFIG.vocab_size
-    logits = rf"f32\[[\d,]*\b{vocabulary}\][^\n]* dot\("
+    # Of products with a part of the vocabulary, which nothing else here is as large as.
+    logits = r"f32\[(?:\d+,)*(?:72|36)(?:,\d+)*\][^\n]* dot\("
     over_time = [body for body in innermost if re.search(logits, body)]
     assert over_time
     for body in over_time:

@@ -42,6 +42,14 @@ def test_derived_values():
     assert (lora.lora_scale, lora.profile_steps) == (0.5, None)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(True, "nothing"), ("False", "none"), (False, "none"), ("offload", "offload")],
+)
+def test_recomputing_may_be_named_or_be_true_or_false(given, expected):
+    assert make_settings(config_with(remat=given)).remat == expected
+
+
 @pytest.mark.parametrize("epochs", [2, 2.0, 0.5])
 def test_a_run_may_be_as_long_as_some_epochs(epochs):
     s = make_settings(config_with(steps=None, epochs=epochs, profile="999:1001"))
@@ -85,7 +93,8 @@ def test_missing_key_is_named():
         ("steps", 1.5, "a whole number"),
         ("steps", True, "a whole number"),
         ("learning_rate", "fast", "a number"),
-        ("remat", 1, "True or False"),
+        ("remat", "some", "none, products, nothing, offload"),
+        ("soft_labels", 1, "True or False"),
         ("model", 3, "text"),
         ("data", None, "text"),
         ("mesh", 8, "ConfigDict"),

@@ -157,12 +157,18 @@ def test_a_draft_vocabulary_is_at_most_as_large_as_the_settings_say():
 
 def test_settings_reach_the_objective_and_the_step():
     changes = {"objective": "medusa2", "lora_rank": 4, "lora_alpha": 10.0, "lora_dropout": 0.25}
-    changes |= {"head_decay": 0.5, "dtype": "bfloat16", "remat": True, "accumulate": 2, "seed": 7}
+    changes |= {
+        "head_decay": 0.5,
+        "dtype": "bfloat16",
+        "remat": "products",
+        "accumulate": 2,
+        "seed": 7,
+    }
     experiment = experiment_of(**changes)
     objective = experiment.step.objective
     assert (objective.kind, objective.head_decay, objective.soft_labels) == ("medusa2", 0.5, False)
     assert (objective.lora_scale, objective.lora_dropout) == (2.5, 0.25)
-    assert (objective.dtype, objective.remat) == ("bfloat16", True)
+    assert (objective.dtype, objective.remat) == ("bfloat16", "products")
     assert objective.heads == experiment.heads
     assert (experiment.step.accumulate, experiment.step.seed) == (2, 7)
     assert experiment_of(soft_labels=True, objective="medusa1").step.objective.soft_labels

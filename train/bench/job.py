@@ -59,7 +59,8 @@ class Job:
         """
         config = get_config()
         same = ("objective", "batch_size", "seq_len", "num_heads", "own_projection", "dtype")
-        config.update({name: getattr(self, name) for name in (*same, "remat")})
+        config.update({name: getattr(self, name) for name in same})
+        config.remat = "nothing" if self.remat else "none"
         config.update(
             data="random tokens",
             hidden_states=hidden_states,

@@ -1,6 +1,7 @@
 """Quantised backbones: error, size, and training through them."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,18 @@ def test_only_matrices_of_the_layers_are_quantised_and_their_error_is_small(para
             close = widened(quantised["layers_1"][part][matrix]["weight"], jnp.float32)
             error = np.linalg.norm(close - exact) / np.linalg.norm(exact)
             assert 0 < error < _ERROR[kind]
+
+
+def test_nf4_is_widened_as_qwix_does_without_looking_up_elements(params):
+    import qwix
+
+    with jax.numpy_dtype_promotion("standard"):
+        weight = quantize_backbone(params, "nf4")["layers_0"]["mlp"]["down"]["weight"]
+        assert set(np.unique(np.asarray(weight.qvalue.astype(jnp.int32)))) == set(range(16))
+        lowered = jax.jit(lambda w: widened(w, jnp.float32)).lower(weight)
+        np.testing.assert_array_equal(lowered.compile()(weight), qwix.dequantize(weight))
+    gathers = [line for line in lowered.as_text().splitlines() if '"stablehlo.gather"' in line]
+    assert all(re.search(r"-> tensor<(?:1x)?16(?:x1)?xf32>", line) for line in gathers)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4)])

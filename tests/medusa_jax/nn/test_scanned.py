@@ -1,0 +1,101 @@
+"""Scanned layers against unrolled ones, and what each way to recompute keeps."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medusa_jax.io.placement import place_params
+from medusa_jax.nn.llama import Llama
+from medusa_jax.nn.lora import Lora
+from medusa_jax.nn.packed_attention import Packed
+from medusa_jax.nn.scanned import period, stacked
+from medusa_jax.sharding import Pin, make_mesh
+from tests.medusa_jax.packed import SMALL, packed_batch, random_backbone, random_lora
+
+FOUR = dataclasses.replace(SMALL, num_layers=4)
+WINDOWS = {"none": (), "alternating": (None, 3, None, 3), "irregular": (None, None, None, 3)}
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [((), 1), ((7, 7, 7, 7), 1), ((None, 3, None, 3), 2), ((3, None, None, None), 4)],
+)
+def test_a_period_is_where_the_windows_repeat(windows, expected):
+    assert period(windows, 4) == expected
+
+
+def test_stacks_have_every_layer_of_their_place_in_the_period():
+    layers = [{"x": jnp.full((3,), i)} for i in range(6)]
+    even, odd = stacked(layers, 2)
+    np.testing.assert_array_equal(even["x"][:, 0], [0, 2, 4])
+    np.testing.assert_array_equal(odd["x"][:, 0], [1, 3, 5])
+
+
+@functools.cache
+def parameters():
+    backbone = random_backbone(FOUR)
+    return backbone, random_lora(backbone)
+
+
+@functools.cache
+def gradients(windows, remat, sizes):
+    """Hidden states and gradients of all parameters, with dropout, on a mesh of these sizes."""
+    mesh = make_mesh(*sizes)
+    config = dataclasses.replace(FOUR, windows=WINDOWS[windows])
+    llama = Llama(config, jnp.dtype("float32"), remat, Pin(mesh))
+    batch = packed_batch(np.random.default_rng(0), rows=4, length=16)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(4, 16, 16)), jnp.float32)
+
+    def value(backbone, adapters):
+        lora = Lora(adapters, 0.5, 0.2, jax.random.key(3))
+        packed = Packed(jnp.asarray(batch["segment"]), mesh)
+        hidden = llama.apply(
+            {"params": backbone}, batch["token"], batch["position"], packed, lora=lora
+        )[0]
+        return (hidden * weight).sum(), hidden
+
+    placed = [place_params(x, mesh) for x in parameters()]
+    program = jax.jit(jax.grad(value, (0, 1), has_aux=True)).lower(*placed)
+    return jax.device_get(program.compile()(*placed)), program.as_text()
+
+
+def assert_close(found, expected):
+    """To a part of the largest number of an array: sums are made in another order."""
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+    jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+def test_scanned_layers_are_unrolled_ones(windows):
+    expected, _ = gradients(windows, False, (1, 1, 1))
+    found, _ = gradients(windows, False, (1, 2, 2))
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("remat", [True, "nothing", "products"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 2, 1)])
+def test_recomputing_changes_nothing(remat, sizes):
+    expected, _ = gradients("none", False, (1, 1, 1))
+    found, _ = gradients("none", remat, sizes)
+    assert_close(found, expected)
+
+
+def test_a_layer_is_compiled_once_and_its_products_are_not_computed_again():
+    unrolled, scanned, again, kept = (
+        gradients("none", remat, sizes)[1].count("dot_general")
+        for remat, sizes in [
+            (False, (1, 1, 1)),
+            (False, (1, 2, 1)),
+            (True, (1, 2, 1)),
+            ("products", (1, 2, 1)),
+        ]
+    )
+    assert scanned == unrolled / 4
+    assert again > kept >= scanned
