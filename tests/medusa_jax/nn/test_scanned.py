@@ -14,7 +14,13 @@ from medusa_jax.nn.lora import Lora
 from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import period, stacked
 from medusa_jax.sharding import Pin, make_mesh
-from tests.medusa_jax.packed import SMALL, packed_batch, random_backbone, random_lora
+from tests.medusa_jax.packed import (
+    SMALL,
+    packed_batch,
+    quick_jit,
+    random_backbone,
+    random_lora,
+)
 
 FOUR = dataclasses.replace(SMALL, num_layers=4)
 WINDOWS = {"none": (), "alternating": (None, 3, None, 3), "irregular": (None, None, None, 3)}
@@ -59,7 +65,7 @@ def gradients(windows, remat, sizes):
         return (hidden * weight).sum(), hidden
 
     placed = [place_params(x, mesh) for x in parameters()]
-    program = jax.jit(jax.grad(value, (0, 1), has_aux=True)).lower(*placed)
+    program = quick_jit(jax.grad(value, (0, 1), has_aux=True)).lower(*placed)
     return jax.device_get(program.compile()(*placed)), program.as_text()
 
 
@@ -99,3 +105,15 @@ def test_a_layer_is_compiled_once_and_its_products_are_not_computed_again():
     )
     assert scanned == unrolled / 4
     assert again > kept >= scanned
+
+
+def test_offloaded_inputs_wait_in_the_memory_of_the_host():
+    def loss(backbone, batch):
+        packed = Packed(batch["segment"])
+        llama = Llama(FOUR, jnp.dtype("float32"), "offload")
+        return llama.apply({"params": backbone}, batch["token"], batch["position"], packed)[0].sum()
+
+    batch = packed_batch(np.random.default_rng(0), rows=4, length=16)
+    traced = jax.jit(jax.grad(loss)).trace(parameters()[0], batch)
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count('"pinned_host"') >= FOUR.num_layers
