@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medusa_jax.objectives.labels import IGNORE
 from medusa_jax.tree.build import Tree
 
 TOP = 5  # reports give accuracies among the 1 .. TOP most likely tokens
@@ -63,6 +64,31 @@ def followed_nodes(tree: Tree, rank: jax.Array) -> jax.Array:
     agrees_TR = agrees_TR | (depth_R == 0)[None]
     is_followed_TR = ~(mask_RR[None] & ~agrees_TR[:, None, :]).any(axis=-1)
     return jnp.where(is_followed_TR, depth_R[None], 0).max(axis=-1).reshape(rank.shape[:-1])
+
+
+def accuracy_sums(
+    rank_BTM: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
+) -> dict[str, jax.Array]:
+    """What of a batch is added up beside its losses.
+
+    Args:
+      rank_BTM: int32, see `label_rank`.
+      labels_BTJ: int32, the base head's labels first.
+      tree: at most M levels below its root; None: nothing is followed.
+
+    Returns:
+      float32 "hits" [TOP, M] and "labels" [M] (those outside the heads' vocabulary too) and, with a
+      tree, "followed": nodes after the roots, which are the base head's labels.
+    """
+    is_label_BTJ = labels_BTJ != IGNORE
+    sums = {
+        "hits": count_hits(rank_BTM, TOP),
+        "labels": is_label_BTJ[..., 1:].sum((0, 1)).astype(jnp.float32),
+    }
+    if tree is not None:
+        followed_BT = jnp.where(is_label_BTJ[..., 0], followed_nodes(tree, rank_BTM), 0)
+        sums["followed"] = followed_BT.sum().astype(jnp.float32)
+    return sums
 
 
 def expected_tokens(followed: Any, num_roots: Any) -> Any:

@@ -17,16 +17,10 @@ from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora, dropped
 from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import Remat
-from medusa_jax.objectives.accuracy import (
-    TOP,
-    count_hits,
-    expected_tokens,
-    followed_nodes,
-    label_rank,
-)
+from medusa_jax.objectives.accuracy import accuracy_sums, expected_tokens, label_rank
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.cross_entropy import cross_entropy
-from medusa_jax.objectives.labels import IGNORE, shift_labels, to_draft_vocabulary
+from medusa_jax.objectives.labels import shift_labels, to_draft_vocabulary
 from medusa_jax.objectives.logits import LMHead, head_logits, lm_head_logits, lm_heads
 from medusa_jax.objectives.medusa1 import medusa1_loss
 from medusa_jax.objectives.medusa2 import medusa2_loss
@@ -120,7 +114,7 @@ class Objective:
         base, shared = lm_heads(params)
         inputs = self._inputs(params, batch, key)
         medusa1, sums = self._heads_loss(params["heads"], shared, inputs, labels_BTJ, count_J)
-        sums |= _accuracy(sums.pop("rank"), labels_BTJ, tree)
+        sums |= accuracy_sums(sums.pop("rank"), labels_BTJ, tree)
         if self.kind == "medusa1":
             return medusa1, sums
         name = "lm_loss" if self.kind == "medusa2" else "kl"
@@ -265,21 +259,6 @@ class Objective:
 def _in_turns(labels_BTM: jax.Array, size: int) -> jax.Array:
     """[B, T, M] -> [turns, B, T, size]."""
     return jnp.moveaxis(labels_BTM.reshape(*labels_BTM.shape[:2], -1, size), 2, 0)
-
-
-def _accuracy(
-    rank_BTM: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
-) -> dict[str, jax.Array]:
-    """The sums that are not losses; see `Objective.loss`."""
-    is_label_BTJ = labels_BTJ != IGNORE
-    sums = {
-        "hits": count_hits(rank_BTM, TOP),
-        "labels": is_label_BTJ[..., 1:].sum((0, 1)).astype(jnp.float32),
-    }
-    if tree is not None:
-        followed_BT = jnp.where(is_label_BTJ[..., 0], followed_nodes(tree, rank_BTM), 0)
-        sums["followed"] = followed_BT.sum().astype(jnp.float32)
-    return sums
 
 
 def metrics(sums: dict[str, jax.Array], count_J: jax.Array) -> dict[str, jax.Array]:
