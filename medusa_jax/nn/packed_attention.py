@@ -12,10 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-)
 from jax.sharding import Mesh, PartitionSpec
 
 from medusa_jax.nn.attention import attention
@@ -128,7 +124,16 @@ def splash(
       window: see there.
       interpret: run the kernel's operations one by one, on any platform.
     """
+    # Here, as importing Pallas takes a while, and decoding needs none of this.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
     T, N, H = q_BTNH.shape[1:]
+    size = next(size for size in _BLOCKS if T % size == 0)
+    names = ("q", "kv", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    blocks: dict[str, Any] = {f"block_{name}": size for name in names}
     mask: Any = splash_attention_mask.CausalMask((T, T))
     if window is not None:
         mask = splash_attention_mask.LocalMask((T, T), (window - 1, 0), offset=0)
@@ -136,7 +141,7 @@ def splash(
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         kernel: Any = splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * N),
-            block_sizes=_block_sizes(T),
+            block_sizes=splash_attention_kernel.BlockSizes(**blocks),
             head_shards=1,
             q_seq_shards=1,
             interpret=interpret,
@@ -145,16 +150,3 @@ def splash(
         q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
         segments = splash_attention_kernel.SegmentIds(segment_BT, segment_BT)
         return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
-
-
-def _block_sizes(length: int) -> splash_attention_kernel.BlockSizes:
-    """Queries and keys at a time, forwards and in both passes backwards."""
-    size = next(size for size in _BLOCKS if length % size == 0)
-    return splash_attention_kernel.BlockSizes(
-        block_q=size,
-        block_kv=size,
-        block_q_dkv=size,
-        block_kv_dkv=size,
-        block_q_dq=size,
-        block_kv_dq=size,
-    )
