@@ -12,10 +12,9 @@ Examples:
     python -m infer.plan --shape llama-8b --topology v5e:2x2 --mesh tensor=4 --quantize int8 \\
       --tree mc_sim_7b_63 --tokens_per_step 2.6 --output plan.json
 
-TPUs need the extra "plan" (libtpu), GPUs the extra "cuda". A v5e chip has 16 GB, a v5p 95, a v6e 32.
+TPUs need the extra "plan" (libtpu), GPUs the extra "cuda".
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,14 +22,14 @@ import numpy as np
 from absl import flags
 from jax.sharding import AxisType, Mesh
 
-from infer.display import waiting
 from infer.planning.abstract import Wish
 from infer.planning.decoding import plan_decoding
 from medusa_jax.cli import run_main
+from medusa_jax.cli_console import waiting
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import check_output, write_json
+from medusa_jax.io.atomic import check_output, make_folder, write_json
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.plan.models import model_config
@@ -63,7 +62,7 @@ _MESH = flags.DEFINE_string(
 _TREE = flags.DEFINE_string(
     "tree",
     "mc_sim_7b_63",
-    "Tree of tokens that each step proposes: a preset, PRESET:N, a JSON file, chain:K or dynamic:N.",
+    "Tree that each step proposes: a preset, PRESET:N, a JSON file, chain:K or dynamic:N.",
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Rows decoded together.", lower_bound=1)
 _MAX_CONTEXT = flags.DEFINE_integer(
@@ -104,7 +103,8 @@ def main(argv: list[str]) -> None:
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     topology = find_topology(_TOPOLOGY.value)
     config = model_config(_MODEL.value) if _SHAPE.value is None else SHAPES[_SHAPE.value]
-    wish, where, hlo = _wish(config, topology), _where(topology), _folder()
+    wish, where = _wish(config, topology), _where(topology)
+    hlo = None if _HLO.value is None else make_folder(_HLO.value)
     with waiting(f"compiling for {topology.name}"):
         plan = plan_decoding(topology, where, wish, _TOKENS_PER_STEP.value, hlo)
     if target is not None:
@@ -165,19 +165,6 @@ def _where(topology: Topology) -> Mesh | Any:
         )
     devices = np.asarray(topology.devices[:count]).reshape(shape)
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def _folder() -> Path | None:
-    if _HLO.value is None:
-        return None
-    folder = Path(_HLO.value).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write programs to {folder} ({error.strerror}): name another --hlo"
-        ) from error
-    return folder
 
 
 def run() -> None:

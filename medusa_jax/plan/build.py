@@ -1,4 +1,4 @@
-"""Compiles a program for devices that are not there: its text and memory, or why it does not fit."""
+"""Compiles for devices that are not there: a program's text and memory, or why it does not fit."""
 
 import dataclasses
 import math

@@ -206,7 +206,7 @@ def _instruction(match: Any, line: str) -> Instruction:
         opcode=opcode[1],
         results=tuple(_arrays(line[begin:end])),
         operands=tuple(_NAME.findall(inside)),
-        called={kind: name for kind, name in _CALLED.findall(text)},
+        called=dict(_CALLED.findall(text)),
         branches=tuple(name.strip(" %") for name in branches[1].split(",")) if branches else (),
         text=text,
         is_root=bool(match[1]),

@@ -3,26 +3,34 @@
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
-    """What the body's C++ code writes to stderr is dropped, unless the body fails to return.
+    """What the body's C++ code writes to stderr is dropped; what Python writes is shown.
 
-    libtpu complains about the names of hosts of machines without a TPU, at every start; no option
-    of its own silences all of it.
+    libtpu complains about the names of hosts on a machine without a TPU, at every start, and no
+    option of its own silences all of it.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
+    before, kept, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     try:
-        with tempfile.TemporaryFile() as file:
-            os.dup2(file.fileno(), 2)
-            try:
+        if _writes_to(before, 2):
+            with os.fdopen(os.dup(kept), "w", buffering=1, errors="replace") as sys.stderr:
                 yield
-            finally:
-                sys.stderr.flush()
-                os.dup2(kept, 2)
+        else:
+            yield
     finally:
+        sys.stderr = before
+        os.dup2(kept, 2)
         os.close(kept)
+
+
+def _writes_to(file: object, descriptor: int) -> bool:
+    try:
+        return file.fileno() == descriptor  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return False
