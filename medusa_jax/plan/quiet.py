@@ -8,11 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
-    """What the body's C++ code writes to stderr is dropped; what Python writes is shown.
-
-    libtpu complains about the names of hosts on a machine without a TPU, at every start, and no
-    option of its own silences all of it.
-    """
+    """What the body's C++ code writes to stderr is dropped; what Python writes is shown."""
     sys.stderr.flush()
     before, kept, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -34,3 +30,13 @@ def _writes_to(file: object, descriptor: int) -> bool:
         return file.fileno() == descriptor  # type: ignore[attr-defined]
     except (AttributeError, OSError):
         return False
+
+
+def quiet_libtpu() -> None:
+    """Tells libtpu, where it is installed without a TPU, what it would otherwise complain about.
+
+    It is loaded whenever JAX looks for devices. Call it before JAX does.
+    """
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where there is no TPU
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

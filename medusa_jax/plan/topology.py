@@ -14,7 +14,7 @@ from jax.experimental import topologies
 
 from medusa_jax.errors import UserError
 from medusa_jax.plan.chips import Chip, chip
-from medusa_jax.plan.quiet import silenced_stderr
+from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
 
 _GIB = 1 << 30
 # What the TPU compiler lets a program use of a device's memory ("exceeds available HBM" names it).
@@ -81,13 +81,21 @@ def _gpus() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".txtpb") for file in files))
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
 def _tpu(name: str, kind: str) -> Topology:
-    if importlib.util.find_spec("libtpu") is None:
+    if not _is_installed("libtpu"):
         raise UserError(
             f'planning for {name} needs the TPU compiler: pip install "medusa-jax[plan]"'
         )
     # Of a TPU machine's own metadata nothing is needed, and elsewhere there is nobody to ask.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    quiet_libtpu()
     # Nothing is run: another process may plan, or even use a TPU, at the same time.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
@@ -103,7 +111,7 @@ def _tpu(name: str, kind: str) -> Topology:
 
 
 def _gpu(name: str, kind: str, count: int) -> Topology:
-    if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
+    if not _is_installed("jax_plugins.xla_cuda12"):
         raise UserError(
             f'planning for {name} needs the GPU compiler: pip install "medusa-jax[cuda]"'
         )
