@@ -142,9 +142,16 @@ class Program:
             return None
         limit, place = bound
         start = _element(computation, computation.instructions[loop.operands[0]], place)
-        while start is not None and start.opcode == "copy":
-            start = computation.instructions[start.operands[0]]
-        return max(limit - (_number(start) or 0), 0)
+        step = self._step(self.computations[loop.called["body"]], place)
+        return max(-(-(limit - (_number(computation, start) or 0)) // step), 0)
+
+    def _step(self, body: Computation, place: int) -> int:
+        """By how much a trip raises element `place` of the carry: windowed products do two each."""
+        raised = _element(body, body.root, place)
+        if raised is None or raised.opcode != "add":
+            return 1
+        terms = [_number(body, body.instructions[name]) for name in raised.operands]
+        return next((term for term in terms if term), 1)
 
     def _bound(self, condition: Computation) -> tuple[int, int] | None:
         """N and k of a condition that is "element k of the carry < N"."""
@@ -161,7 +168,10 @@ class Program:
             sides = [
                 outer[inside.parameters.index(s)] if s.opcode == "parameter" else s for s in sides
             ]
-        place, limit = sides[0].attribute(r"\bindex=(\d+)"), _number(sides[1])
+        place, limit = (
+            sides[0].attribute(r"\bindex=(\d+)"),
+            _number(condition if outer else inside, sides[1]),
+        )
         return None if place is None or limit is None else (limit, int(place))
 
 
@@ -245,8 +255,10 @@ def _element(computation: Computation, carry: Instruction, place: int) -> Instru
     return computation.instructions[carry.operands[place]]
 
 
-def _number(instruction: Instruction | None) -> int | None:
-    """The value of an integer constant."""
+def _number(computation: Computation, instruction: Instruction | None) -> int | None:
+    """The value of an integer constant, or of a copy of one."""
+    while instruction is not None and instruction.opcode == "copy":
+        instruction = computation.instructions[instruction.operands[0]]
     if instruction is None or instruction.opcode != "constant":
         return None
     match = re.match(r"-?\d+(?=\))", instruction.text)

@@ -38,6 +38,14 @@ LOOPS = """HloModule loops, is_scheduled=true, num_partitions=4, replica_count=2
   %i.3 = s32[] get-tuple-element(%carry.3), index=0
   ROOT %fused = pred[] fusion(%i.3, %limit.3), kind=kLoop, calls=%less
 }
+%two_at_once (carry.4: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %carry.4 = (s32[], f32[8]{0}) parameter(0)
+  %i.4 = s32[] get-tuple-element(%carry.4), index=0
+  %x.4 = f32[8]{0} get-tuple-element(%carry.4), index=1
+  %two = s32[] constant(2)
+  %next.4 = s32[] add(%i.4, %two)
+  ROOT %out.4 = (s32[], f32[8]{0}) tuple(%next.4, %x.4)
+}
 ENTRY %main (p: f32[8]) -> f32[8] {
   %p = f32[8]{0} parameter(0), metadata={op_name="x (in parentheses)"}
   %start = s32[] constant(2)
@@ -46,6 +54,7 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %stated = (s32[], f32[8]{0}) while(%first), condition=%until_asked, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %from_two = (s32[], f32[8]{0}) while(%first), condition=%condition, body=%body
   %fused_loop = (s32[], f32[8]{0}) while(%first), condition=%fused_condition, body=%body
+  %by_twos = (s32[], f32[8]{0}) while(%first), condition=%condition, body=%two_at_once
   %open = (s32[], f32[8]{0}) while(%first), condition=%until_asked, body=%body
   ROOT %end = f32[8]{0} get-tuple-element(%open), index=1
 }
@@ -56,7 +65,7 @@ def test_a_program_is_taken_apart():
     program = parse(LOOPS)
     assert program.entry == "main"
     assert program.num_devices == 8
-    assert len(program.computations) == 6
+    assert len(program.computations) == 7
     body = program.computations["body"]
     assert body.root.name == "out"
     assert body.root.operands == ("next", "y")
@@ -68,7 +77,8 @@ def test_a_program_is_taken_apart():
 
 
 @pytest.mark.parametrize(
-    ("loop", "trips"), [("stated", 5), ("from_two", 5), ("fused_loop", 7), ("open", None)]
+    ("loop", "trips"),
+    [("stated", 5), ("from_two", 5), ("fused_loop", 7), ("by_twos", 3), ("open", None)],
 )
 def test_how_often_a_loop_runs(loop, trips):
     program = parse(LOOPS)
