@@ -42,7 +42,7 @@ def settings_of(**changes) -> Settings:
 )
 def test_the_shapes_are_those_of_a_real_run(changes):
     """Leaf by leaf what `train.setup.build` makes of real weights: shape, dtype and sharding."""
-    settings = settings_of(medusa=None, steps=10, epochs=None, **changes)
+    settings = settings_of(**changes)
     mesh = make_mesh(2, 2, 2)
     planned = train_program(settings, base_config(RANDOM_TINY), mesh).experiment
     lm: MedusaLM = load_lm(
@@ -59,7 +59,7 @@ def test_the_shapes_are_those_of_a_real_run(changes):
 
 
 def test_a_run_of_epochs_and_a_draft_vocabulary():
-    settings = settings_of(medusa=None, steps=None, epochs=2.0, draft_vocab=64)
+    settings = settings_of(steps=None, epochs=2.0, draft_vocab=64, export_format="none")
     program = train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2))
     assert program.experiment.frozen["token_map"].shape == (64,)
     assert program.parts().keys() >= {"optimizer", "batch", "heads, trained"}
