@@ -8,7 +8,7 @@ from infer import display
 from infer.totals import totals
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, generate_as_done, stream
 from medusa_jax.chat import Encoded, Prompt
-from medusa_jax.cli_console import note
+from medusa_jax.cli_console import note, waiting
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import Clock
 
@@ -106,7 +106,7 @@ def stream_answers(lm: MedusaLM, job: Job) -> Iterator[Answer]:
 def _stream_prompt(lm: MedusaLM, job: Job, index: int) -> Iterator[Generation]:
     """Prints the answers to one prompt step by step."""
     events = stream(lm, job.prompts[index], numbers=[index], **vars(job.config))
-    with display.waiting("Running the prompt"):  # and compiling, the first time
+    with waiting("Running the prompt"):  # and compiling, the first time
         first = next(events)
     if index == job.pending[0] and display.StepPrinter().coloured:
         note("every change of colour is one step")

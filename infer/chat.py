@@ -34,7 +34,7 @@ from infer.prompts import check_text
 from infer.totals import closing_line, totals
 from medusa_jax import Generation, GenerationConfig, UserError, load
 from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_console import note
+from medusa_jax.cli_console import note, waiting
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 
 flags.adopt_module_key_flags(shared)
@@ -77,7 +77,7 @@ def _answer(talk: Talk, message: str) -> None:
     printer, result = display.StepPrinter(), None
     events = talk.ask(message)
     with contextlib.suppress(KeyboardInterrupt), _heeding_interrupts() as stop:
-        with display.waiting("Running the prompt"):  # and compiling, the first time
+        with waiting("Running the prompt"):  # and compiling, the first time
             first = next(events)
         rates = display.LiveRates()
         for event in itertools.chain([first], events):

@@ -3,8 +3,6 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -68,12 +66,6 @@ def progress_bar() -> Progress:
         auto_refresh=False,
         disable=not console.is_terminal,
     )
-
-
-def waiting(message: str) -> AbstractContextManager[Any]:
-    """A sign of life on stderr, in a terminal only, gone before the first text."""
-    console = make_console(stderr=True)
-    return console.status(message) if console.is_terminal else nullcontext()
 
 
 class StepPrinter:

@@ -15,6 +15,7 @@ from medusa_jax.cli_config import explain
 from medusa_jax.cli_console import show_warning
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
+from medusa_jax.plan.quiet import quiet_libtpu
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
@@ -60,6 +61,7 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     Exit codes: 0; 2 and one line on stderr for a `UserError` or a wrong flag; 130 for Ctrl-C; 141
     when nobody reads stdout any more. Warnings are shown as notes on stderr, a line each.
     """
+    quiet_libtpu()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     with warnings.catch_warnings():

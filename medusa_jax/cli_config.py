@@ -9,6 +9,8 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from medusa_jax.errors import UserError
+
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _OVERRIDE = re.compile(r"--?(?:no)?(\w+)\.([\w.]+)(=.*)?", re.DOTALL)
 
@@ -36,6 +38,23 @@ def explain(argv: Sequence[str], error: Exception) -> str:
             if is_value and f"--{name}.{key}=" in str(error) and types[key] in _TYPE_NAMES:
                 return f"{name}.{key} is {value!r}: it must be {_TYPE_NAMES[types[key]]}"
     return str(error)
+
+
+def loaded(config: Any) -> Any:
+    """The configuration, if its file could be read: ml_collections reports it only on first use.
+
+    Args:
+      config: of a flag.
+
+    Raises:
+      UserError: it could not.
+    """
+    try:
+        config.to_dict()
+    except OSError as error:
+        reason = str(error).partition("Failed loading config file")[2] or str(error)
+        raise UserError(f"cannot load --config: {reason}") from error
+    return config
 
 
 def unknown(prefix: str, key: str, known: Sequence[str]) -> str:

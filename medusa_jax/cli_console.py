@@ -1,6 +1,7 @@
 """Consoles of the command lines: colours only in a terminal, notes and warnings on stderr."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,12 @@ def make_console(*, stderr: bool = False) -> Console:
     """A console that colours only in a terminal, and never under NO_COLOR."""
     plain = bool(os.environ.get("NO_COLOR"))
     return Console(stderr=stderr, color_system=None if plain else "auto", highlight=False)
+
+
+def waiting(message: str) -> AbstractContextManager[Any]:
+    """A sign of life on stderr, in a terminal only, gone before the first text."""
+    console = make_console(stderr=True)
+    return console.status(message) if console.is_terminal else nullcontext()
 
 
 def note(message: str) -> None:

@@ -1,5 +1,6 @@
 """Published shapes with random weights: a step takes as long whatever the weights are."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from medusa_jax.config import LlamaConfig, RopeConfig
 
 _LLAMA32_ROPE = RopeConfig(theta=500000.0, kind="llama3", factor=32.0, original_max_position=8192)
+_LLAMA31_ROPE = dataclasses.replace(_LLAMA32_ROPE, factor=8.0)
 SHAPES = {
     # About the size of stories260K: for machines without an accelerator.
     "tiny": LlamaConfig(
@@ -55,6 +57,49 @@ SHAPES = {
         num_kv_heads=32,
         head_dim=128,
         max_position=4096,
+    ),
+    "llama-8b": LlamaConfig(  # Llama-3.1-8B
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        max_position=131072,
+        rope=_LLAMA31_ROPE,
+    ),
+    "llama-13b": LlamaConfig(  # Llama-2-13B
+        vocab_size=32000,
+        hidden_size=5120,
+        intermediate_size=13824,
+        num_layers=40,
+        num_heads=40,
+        num_kv_heads=40,
+        head_dim=128,
+        max_position=4096,
+    ),
+    "llama-33b": LlamaConfig(  # LLaMA-33B, the base of Vicuna-33B
+        vocab_size=32000,
+        hidden_size=6656,
+        intermediate_size=17920,
+        num_layers=60,
+        num_heads=52,
+        num_kv_heads=52,
+        head_dim=128,
+        max_position=2048,
+        rms_norm_eps=1e-6,
+    ),
+    "llama-70b": LlamaConfig(  # Llama-3.1-70B
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_layers=80,
+        num_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        max_position=131072,
+        rope=_LLAMA31_ROPE,
     ),
 }
 

@@ -1,5 +1,6 @@
 """Strict numerics for every test, 8 fake CPU devices, and the fixtures that find real models."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 
 from medusa_jax.decoding import programs
 
+# An installed TPU compiler is for tests that ask for it: here and in the commands that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -35,6 +35,7 @@ from typing import Any
 import jax
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.plan.chips import peak_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,42 +114,6 @@ def _head_flops(heads: MedusaConfig, work: Work) -> float:
         return blocks + 6 * projection
     adapter = 0 if work.objective == "medusa1" else work.lora_rank * (D + heads.vocab_size)
     return blocks + 4 * projection + 6 * M * adapter
-
-
-# Dense bfloat16 operations per second of what JAX calls one device, by the beginning of its
-# `device_kind` (the longest that fits): vendors' data sheets. TPU v2, v3 and 7x show every chip as
-# two devices. T4 and V100 have no bfloat16 units: float16.
-_PEAK = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v4 lite": 138e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA A10": 125e12,
-    "NVIDIA A10G": 70e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA GH200": 989.4e12,
-    "NVIDIA H100": 989.4e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989.4e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40S": 362e12,
-    "Tesla T4": 65e12,
-    "Tesla V100": 125e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 operations per second of a device; None where that is not known."""
-    names = [name for name in _PEAK if f"{device_kind} ".startswith((f"{name} ", f"{name}-"))]
-    return _PEAK[max(names, key=len)] if names else None
 
 
 def mfu(flops_per_step: float, seconds: float, device: Any) -> float | None:

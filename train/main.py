@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_config import loaded
 from medusa_jax.errors import UserError
 from train import distributed
 from train.settings import make_settings
@@ -33,22 +34,12 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
-    settings = make_settings(_with_one_length(_loaded(_CONFIG.value)))
+    settings = make_settings(_with_one_length(loaded(_CONFIG.value)))
     distributed.initialize_from_flags()
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
 
     train(settings, _WORKDIR.value)
-
-
-def _loaded(config: Any) -> Any:
-    """The configuration, if its file could be read: ml_collections reports it only on first use."""
-    try:
-        config.to_dict()
-    except OSError as error:
-        reason = str(error).partition("Failed loading config file")[2] or str(error)
-        raise UserError(f"cannot load --config: {reason}") from error
-    return config
 
 
 def _with_one_length(config: Any) -> Any:

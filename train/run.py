@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
+from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.sharding import make_mesh
@@ -67,16 +68,16 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
     with Folder(workdir) as folder:
         check_same({"config": dataclasses.asdict(settings)})
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
-        _check_batch(settings, mesh)
+        check_batch(settings, mesh)
         _check_processes(settings)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
 
 def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
-    dtypes = {"dtype": _params_dtype(settings), "heads_dtype": "float32"}
+    dtypes = {"dtype": params_dtype(settings), "heads_dtype": "float32"}
     lm = _together(load_lm, settings.model, settings.medusa, **dtypes, mesh=mesh)
-    _check_context(settings, lm)
+    check_context(settings, lm.config)
     splits = _together(_load_data, settings, lm)
     tree = _together(load_tree, settings.tree, settings.num_heads)
     token_map = _token_map(settings, lm, splits)
@@ -116,7 +117,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         _export(settings, params, token_map, mesh, folder)
 
 
-def _check_batch(settings: Settings, mesh: Mesh) -> None:
+def check_batch(settings: Settings, mesh: Mesh) -> None:
     """Every device along "data" and "fsdp" gets as many rows as the others."""
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     batch, accumulate = settings.batch_size, settings.accumulate
@@ -168,15 +169,16 @@ def _load_data(settings: Settings, lm: MedusaLM) -> Splits:
     )
 
 
-def _check_context(settings: Settings, lm: MedusaLM) -> None:
-    if settings.seq_len > lm.config.max_position:
+def check_context(settings: Settings, config: LlamaConfig) -> None:
+    """Refuses rows that are longer than the model's context."""
+    if settings.seq_len > config.max_position:
         raise UserError(
             f"config.seq_len={settings.seq_len} is longer than the model's context: set "
-            f"config.seq_len={lm.config.max_position} or less"
+            f"config.seq_len={config.max_position} or less"
         )
 
 
-def _params_dtype(settings: Settings) -> str:
+def params_dtype(settings: Settings) -> str:
     """A backbone that is trained as a whole is kept in float32, a frozen one as it is computed."""
     whole = settings.objective == "medusa2" and not settings.lora_rank
     return "float32" if whole else settings.dtype

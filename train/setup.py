@@ -1,6 +1,7 @@
 """From settings to all that a training loop needs: networks, parameters, objective, optimizer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,8 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
 
     Args:
       settings: of the run.
-      lm: the backbone, in its shards, and the heads to start from, if any.
+      lm: the backbone, in its shards, and the heads to start from, if any. Of abstract parameters
+        the experiment is abstract, too: what `train.plan` compiles.
       mesh: of the devices.
       token_map: int32 [Vd], the draft vocabulary of fresh heads, if they have one.
 
@@ -74,7 +76,8 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
         cached=settings.hidden_states == "cached",
         soft_labels=settings.soft_labels,
     )
-    return Experiment(step, heads, _sharded(mesh, step.init, trained), frozen, work)
+    state = _sharded(mesh, step.init, trained, abstract=_is_abstract(lm))
+    return Experiment(step, heads, state, frozen, work)
 
 
 def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None) -> MedusaConfig:
@@ -121,16 +124,21 @@ def _split(
     trained: dict[str, Any] = {"heads": _heads_params(lm, heads, token_map, mesh)}
     frozen: dict[str, Any] = {}
     if token_map is not None:
-        frozen["token_map"] = jax.device_put(token_map.astype(np.int32), replicated(mesh))
+        token_map = token_map.astype(np.int32)
+        frozen["token_map"] = _sharded(mesh, jnp.asarray, token_map, abstract=_is_abstract(lm))
     if settings.lora_rank and settings.objective != "medusa1":
         trained["lora"] = _sharded(
             mesh,
             lambda key: init_lora(lm.params, settings.lora_rank, key, jnp.float32),
             jax.random.key(settings.seed),
+            abstract=_is_abstract(lm),
         )
     whole = settings.objective == "medusa2" and not settings.lora_rank
     if settings.quantize == "none":
         (trained if whole else frozen)["backbone"] = lm.params
+    elif _is_abstract(lm):
+        quantize = functools.partial(quantize_backbone, kind=settings.quantize)
+        frozen["backbone"] = _sharded(mesh, quantize, lm.params, abstract=True)
     else:
         codes = quantize_backbone(lm.params, settings.quantize)
         frozen["backbone"] = jax.device_put(codes, param_shardings(mesh, codes))
@@ -149,15 +157,28 @@ def _heads_params(
         return jax.tree.map(lambda x: x.astype(jnp.float32), params)
 
     if lm.heads_params is None:
-        params = _sharded(mesh, fresh, lm_head_weight(lm.params))
+        params = _sharded(mesh, fresh, lm_head_weight(lm.params), abstract=_is_abstract(lm))
     else:
-        params = _sharded(mesh, given, lm.heads_params)
+        params = _sharded(mesh, given, lm.heads_params, abstract=_is_abstract(lm))
     return {name: part for name, part in params.items() if name != "token_map"}
 
 
-def _sharded(mesh: Mesh, function: Callable[[Any], Any], argument: Any) -> Any:
-    """function(argument), every array made in its shards: no device ever holds the whole."""
-    shardings = param_shardings(mesh, jax.eval_shape(function, argument))
+def _is_abstract(lm: MedusaLM) -> bool:
+    """Whether the parameters are shapes alone, of a run that is only planned."""
+    return isinstance(jax.tree.leaves(lm.params)[0], jax.ShapeDtypeStruct)
+
+
+def _sharded(
+    mesh: Mesh, function: Callable[[Any], Any], argument: Any, *, abstract: bool = False
+) -> Any:
+    """function(argument), every array made in its shards: no device ever holds the whole.
+
+    Abstract: its shapes, dtypes and shardings alone.
+    """
+    shapes = jax.eval_shape(function, argument)
+    shardings = param_shardings(mesh, shapes)
+    if abstract:
+        return with_shardings(shapes, shardings)
     return jax.jit(function, out_shardings=shardings)(argument)
 
 

@@ -65,13 +65,15 @@ def _compile(
         "donate_argnames": _DONATED.get(function.__name__, ()),
     }
     if mesh is not None:
-        options["out_shardings"] = _result_shardings(
+        options["out_shardings"] = result_shardings(
             mesh, jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays)
         )
     return jax.jit(function, **options).lower(*positional, *arrays, **dict(keywords)).compile()
 
 
-def _result_shardings(mesh: Mesh, shapes: Any) -> Any:
+def result_shardings(mesh: Mesh, shapes: Any) -> Any:
+    """Where the results of programs lie: those of a state, as its next program takes it."""
+
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         names = {getattr(key, "name", None) for key in path}
         axes = _CACHE_AXES if "layers" in names else (None,) * leaf.ndim

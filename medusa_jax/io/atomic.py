@@ -34,6 +34,21 @@ def check_output(path: str | Path) -> Path:
         raise _cannot_write(path, error) from None
 
 
+def make_folder(path: str | Path) -> Path:
+    """A folder for output files, made if it is not there.
+
+    Raises:
+      UserError: it cannot be made or written.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a whole UTF-8 file; replaces the old one at the end, leaves nothing on an error.
 

@@ -57,6 +57,40 @@ def resolve(reference: str) -> Path:
     )
 
 
+def resolve_config(reference: str) -> Path:
+    """A model's config.json, of a hub id the only file that is downloaded.
+
+    Args:
+      reference: see `resolve`.
+
+    Returns:
+      The config.json, or the `.gguf` file.
+
+    Raises:
+      UserError: see `resolve`.
+    """
+    path = Path(reference).expanduser()
+    if path.exists() or not _HUB_ID.fullmatch(reference) or path.suffix.lower() == ".gguf":
+        found = resolve(reference)
+        return found / "config.json" if found.is_dir() else found
+    return _download_config(reference)
+
+
+def _download_config(repo: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, "config.json", etag_timeout=_TIMEOUT_S))
+    except RepositoryNotFoundError as error:
+        raise _no_access(repo) from error
+    except Exception as error:  # the network stack's errors have no common base class
+        raise UserError(
+            f"there is no folder {repo} here, and the Hugging Face hub cannot provide its "
+            f"config.json ({_reason(error)}): go online once, or pass the model's folder"
+        ) from error
+
+
 def _download(repo: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError

@@ -128,29 +128,6 @@ def test_heads_update_agrees_with_the_compiler():
     assert measured == pytest.approx(counted, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("NVIDIA H200", 989.4e12),
-        ("NVIDIA H100 80GB HBM3", 989.4e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA A10G", 70e12),
-        ("NVIDIA L4", 121e12),
-        ("NVIDIA L40S", 362e12),
-        ("TPU v4", 275e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("TPU7x", 1153.5e12),
-        ("cpu", None),
-        ("NVIDIA L400", None),
-    ],
-)
-def test_peaks_by_device_kind(kind, peak):
-    assert flops.peak_flops(kind) == peak
-
-
 def test_utilisation():
     device = jax.devices()[0]
     assert flops.mfu(1e12, 1.0, device) is None

@@ -1,0 +1,176 @@
+"""What decoding would take on a TPU or GPU that is not here: does it fit, and how fast at best.
+
+The decode step is compiled for the named devices by their own compiler, with a model that is never
+loaded. Memory and collectives are facts of the compiled program; times are estimates
+(docs/plan.md).
+
+Examples:
+  Llama-3.1-8B with a tree of 64 on one TPU v5p, heads that share the LM head:
+    python -m infer.plan --shape llama-8b --topology v5p:2x2x1 --tree mc_sim_7b_63
+
+  In 8 bits over the four chips of a v5e:
+    python -m infer.plan --shape llama-8b --topology v5e:2x2 --mesh tensor=4 --quantize int8 \\
+      --tree mc_sim_7b_63 --tokens_per_step 2.6 --output plan.json
+
+TPUs need the extra "plan" (libtpu), GPUs the extra "cuda".
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import AxisType, Mesh
+
+from infer.planning.abstract import Wish
+from infer.planning.decoding import plan_decoding
+from medusa_jax.cli import run_main
+from medusa_jax.cli_console import waiting
+from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.environment import environment
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, make_folder, write_json
+from medusa_jax.model import check_tree
+from medusa_jax.model_shapes import SHAPES
+from medusa_jax.plan.models import model_config
+from medusa_jax.plan.table import show
+from medusa_jax.plan.topology import Topology, find_topology
+from medusa_jax.sharding import AXES
+from medusa_jax.tree.presets import load_any_tree
+
+_NUM_HEADS = 5
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "Hugging Face folder, hub id (only its config.json is downloaded) or GGUF file. Default: "
+    "SmolLM2-135M-Instruct.",
+)
+_SHAPE = flags.DEFINE_enum(
+    "shape", None, list(SHAPES), "Plan for a model of this shape instead of a real one."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "Devices: a TPU and its slice (v5e:2x2, v5p:2x2x1, v6e:2x2), or a GPU and how many (h100:8, "
+    "h200:1, a100:4).",
+)
+_MESH = flags.DEFINE_string(
+    "mesh",
+    None,
+    "How the model is spread, such as tensor=4 or data=1,fsdp=1,tensor=4. Default: one device.",
+)
+_TREE = flags.DEFINE_string(
+    "tree",
+    "mc_sim_7b_63",
+    "Tree that each step proposes: a preset, PRESET:N, a JSON file, chain:K or dynamic:N.",
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Rows decoded together.", lower_bound=1)
+_MAX_CONTEXT = flags.DEFINE_integer(
+    "max_context", 1024, "Most tokens of a prompt and its answer together.", lower_bound=1
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "bfloat16", ["float32", "bfloat16"], "Number format of parameters and computation."
+)
+_QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Weights in 8 bits.")
+_HEADS = flags.DEFINE_enum(
+    "heads",
+    "shared",
+    ["shared", "own"],
+    "Whether the Medusa heads share the LM head or have projections of their own.",
+)
+_DRAFT_VOCAB = flags.DEFINE_integer(
+    "draft_vocab", 0, "Heads propose only this many tokens; 0: all.", lower_bound=0
+)
+_TOKENS_PER_STEP = flags.DEFINE_float(
+    "tokens_per_step",
+    None,
+    "Tokens that a step gives, measured by infer.tune or train.evaluate; for tokens per second.",
+    lower_bound=1.0,
+)
+_HLO = flags.DEFINE_string(
+    "hlo", None, "Folder for the optimized programs as text; it is made if it is not there."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def main(argv: list[str]) -> None:
+    """Compiles, prints a table and writes what was asked for."""
+    del argv
+    if _TOPOLOGY.value is None:
+        raise UserError("--topology is needed, such as v5e:2x2 or h100:8: see --help")
+    if _MODEL.value is not None and _SHAPE.value is not None:
+        raise UserError("--model and --shape exclude each other: give one of them")
+    target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
+    topology = find_topology(_TOPOLOGY.value)
+    config = model_config(_MODEL.value) if _SHAPE.value is None else SHAPES[_SHAPE.value]
+    wish, where = _wish(config, topology), _where(topology)
+    hlo = None if _HLO.value is None else make_folder(_HLO.value)
+    with waiting(f"compiling for {topology.name}"):
+        plan = plan_decoding(topology, where, wish, _TOKENS_PER_STEP.value, hlo)
+    if target is not None:
+        write_json(target, environment("infer.plan") | plan.to_json())
+    show(plan, f"{_SHAPE.value or _MODEL.value or 'SmolLM2-135M-Instruct'}, tree {_TREE.value}")
+
+
+def _wish(config: LlamaConfig, topology: Topology) -> Wish:
+    if _DRAFT_VOCAB.value > config.vocab_size:
+        raise UserError(
+            f"--draft_vocab={_DRAFT_VOCAB.value} is more than the model's {config.vocab_size} "
+            "tokens: give fewer, or 0 for all"
+        )
+    if _MAX_CONTEXT.value > config.max_position:
+        raise UserError(
+            f"--max_context={_MAX_CONTEXT.value} is longer than the model's context: give "
+            f"{config.max_position} or less"
+        )
+    heads = MedusaConfig(
+        num_heads=_NUM_HEADS,
+        hidden_size=config.hidden_size,
+        vocab_size=_DRAFT_VOCAB.value or config.vocab_size,
+        own_projection=_HEADS.value == "own",
+        draft_vocab=_DRAFT_VOCAB.value > 0,
+    )
+    tree = load_any_tree(_TREE.value, _NUM_HEADS)
+    check_tree(tree, heads)
+    return Wish(
+        config=config,
+        heads=heads,
+        tree=tree,
+        batch_size=_BATCH_SIZE.value,
+        max_context=_MAX_CONTEXT.value,
+        dtype=jnp.dtype(_DTYPE.value).name,
+        quantize=_QUANTIZE.value,
+        platform=topology.platform,
+    )
+
+
+def _where(topology: Topology) -> Mesh | Any:
+    """The mesh that was asked for, or one device."""
+    if _MESH.value is None:
+        return topology.devices[0]
+    sizes = dict.fromkeys(AXES, 1)
+    for part in _MESH.value.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in AXES or not size.isdigit() or not int(size):
+            raise UserError(
+                f"--mesh={_MESH.value}: write sizes of {', '.join(AXES)}, as in tensor=4"
+            )
+        sizes[axis] = int(size)
+    shape = tuple(sizes.values())
+    count = int(np.prod(shape))
+    if count > len(topology.devices):
+        raise UserError(
+            f"--mesh={_MESH.value} needs {count} devices, {topology.name} has "
+            f"{len(topology.devices)}: choose a larger topology or smaller sizes"
+        )
+    devices = np.asarray(topology.devices[:count]).reshape(shape)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def run() -> None:
+    """Entry point of `medusa-plan`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

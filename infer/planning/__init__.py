@@ -1,0 +1,1 @@
+"""Planning decoding for accelerators that are not there."""

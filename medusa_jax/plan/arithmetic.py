@@ -1,0 +1,95 @@
+"""Operations of matrix products in a program: two per multiplication and addition.
+
+Everything else (sums, exponentials, comparisons) is left out: it is bound by memory.
+"""
+
+import functools
+import json
+import math
+import re
+
+from medusa_jax.plan.hlo import Computation, Instruction
+
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+
+
+def operations(computation: Computation, instruction: Instruction) -> int:
+    """Operations of one run of an instruction: of a product, or what a kernel says of itself."""
+    if instruction.opcode == "dot":
+        dims = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        return _product(computation, instruction, [int(d) for d in dims.split(",") if d])
+    if instruction.opcode == "convolution":
+        return _convolution(computation, instruction)
+    if instruction.opcode == "custom-call":
+        return _kernel(computation, instruction)
+    return 0
+
+
+def _product(computation: Computation, instruction: Instruction, contracted: list[int]) -> int:
+    left = computation.arrays(instruction)[0][0]
+    return 2 * instruction.results[0].size * math.prod(left.dims[axis] for axis in contracted)
+
+
+def _kernel(computation: Computation, instruction: Instruction) -> int:
+    """Of a kernel by its own estimate, or of a library's product by its shapes."""
+    stated = instruction.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
+    if stated is not None:
+        return int(stated)
+    axes = instruction.attribute(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
+    if axes is None:
+        return 0
+    return _product(computation, instruction, [int(axis) for axis in json.loads(axes)])
+
+
+def _convolution(computation: Computation, instruction: Instruction) -> int:
+    """TPUs write every product as a convolution, batches of products as windows with gaps."""
+    labels = _LABELS.search(instruction.text)
+    assert labels is not None, instruction.text
+    left, right = (arrays[0].dims for arrays in computation.arrays(instruction))
+    out = instruction.results[0].dims
+    window = _window(instruction)
+    spatial = [letter for letter in labels[3] if letter.isdigit()]
+    pairs = 1
+    for letter in spatial:
+        axis = int(letter)
+        sizes = (
+            dims[label.index(letter)]
+            for dims, label in zip((left, right, out), labels.groups(), strict=True)
+        )
+        pairs *= _pairs(*sizes, **{key: values[axis] for key, values in window.items()})
+    batch, features = out[labels[3].index("b")], out[labels[3].index("f")]
+    return 2 * batch * features * right[labels[2].index("i")] * pairs
+
+
+def _window(instruction: Instruction) -> dict[str, list[int]]:
+    """Per spatial axis: stride, low padding, gaps in the left and in the right operand."""
+    match = _WINDOW.search(instruction.text)
+    fields = dict(field.split("=") for field in match[1].split()) if match else {}
+    rank = len(fields["size"].split("x")) if "size" in fields else 0
+
+    def numbers(name: str, default: int) -> list[int]:
+        if name not in fields:
+            return [default] * rank
+        return [int(part.split("_")[0]) for part in fields[name].split("x")]
+
+    return {
+        "stride": numbers("stride", 1),
+        "pad": numbers("pad", 0),
+        "left_gap": numbers("lhs_dilate", 1),
+        "right_gap": numbers("rhs_dilate", 1),
+    }
+
+
+@functools.lru_cache
+def _pairs(
+    left: int, right: int, out: int, *, stride: int, pad: int, left_gap: int, right_gap: int
+) -> int:
+    """How many places of the window, over all results, meet an element and no gap or padding."""
+    count = 0
+    for place in range(right):
+        shift = place * right_gap - pad
+        for result in range(out):
+            at = result * stride + shift
+            count += at % left_gap == 0 and 0 <= at // left_gap < left
+    return count

@@ -1,0 +1,93 @@
+"""Compiles for devices that are not there: a program's text and memory, or why it does not fit."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.plan.topology import Topology, compiling
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+# "... memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G)": with arguments.
+_USED = re.compile(r"required[^()]*\(([\d.]+)([KMGT]?)\) exceeds|Used ([\d.]+)([KMGT]?) of")
+_MOST_LINES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What a compiler made of a program, per device.
+
+    Attributes:
+      seconds: that lowering and compiling took on this machine.
+      text: the optimized program; None: it does not fit.
+      argument_bytes: of its arguments; None: not known.
+      temp_bytes: of what it keeps while it runs; None: not known.
+      total_bytes: arguments + results - results in the arguments' place + temporaries + code.
+      takes_space: where the compiler refused: its own words on what takes the space.
+    """
+
+    seconds: float
+    text: str | None
+    argument_bytes: int | None
+    temp_bytes: int | None
+    total_bytes: int | None
+    takes_space: tuple[str, ...] = ()
+
+    def fits(self, topology: Topology) -> bool:
+        """Whether the program runs in the memory of each device."""
+        if self.text is None or self.total_bytes is None:
+            return False
+        return self.total_bytes <= topology.hbm_bytes
+
+
+def build(topology: Topology, compiled: Callable[[], Any], arguments: Mapping[str, Any]) -> Built:
+    """Compiles for a topology.
+
+    Args:
+      topology: to compile for.
+      compiled: makes the `jax.stages.Compiled`.
+      arguments: what they are to people, and abstract arrays with their shardings: to say how large
+        they are where the compiler refuses.
+    """
+    begin = time.perf_counter()
+    try:
+        with compiling(topology):
+            program = compiled()
+            text, memory = program.as_text(), program.memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _refused(time.perf_counter() - begin, str(error), arguments)
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    total += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    return Built(
+        seconds=time.perf_counter() - begin,
+        text=text,
+        argument_bytes=memory.argument_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        total_bytes=total - memory.alias_size_in_bytes,
+    )
+
+
+def _refused(seconds: float, message: str, arguments: Mapping[str, Any]) -> Built:
+    sizes = {name: sum(map(local_bytes, jax.tree.leaves(tree))) for name, tree in arguments.items()}
+    used = _USED.search(message)
+    total = None
+    if used is not None:
+        number, unit = used.groups()[:2] if used[1] else used.groups()[2:]
+        total = round(float(number) * _UNITS[unit])
+    lines = [f"{name}: {size / 1e9:.2f} GB" for name, size in sizes.items() if size]
+    said = [" ".join(line.split()) for line in message.splitlines()]
+    said = [line for line in said if line and not line.startswith("See ")]
+    return Built(seconds, None, sum(sizes.values()), None, total, (*said[:_MOST_LINES], *lines))
+
+
+def local_bytes(array: Any) -> int:
+    """Bytes of the part of an abstract array that one device holds."""
+    shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
+    return math.prod(shape) * jnp.dtype(array.dtype).itemsize

@@ -1,0 +1,42 @@
+"""Keeps compilers quiet that write to the terminal past Python."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def silenced_stderr() -> Iterator[None]:
+    """What the body's C++ code writes to stderr is dropped; what Python writes is shown."""
+    sys.stderr.flush()
+    before, kept, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        if _writes_to(before, 2):
+            with os.fdopen(os.dup(kept), "w", buffering=1, errors="replace") as sys.stderr:
+                yield
+        else:
+            yield
+    finally:
+        sys.stderr = before
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _writes_to(file: object, descriptor: int) -> bool:
+    try:
+        return file.fileno() == descriptor  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return False
+
+
+def quiet_libtpu() -> None:
+    """Tells libtpu, where it is installed without a TPU, what it would otherwise complain about.
+
+    It is loaded whenever JAX looks for devices. Call it before JAX does.
+    """
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where there is no TPU
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

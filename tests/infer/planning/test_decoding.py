@@ -1,0 +1,136 @@
+"""The decode program of a small model, compiled for a TPU v5e that is not there."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from infer.planning.abstract import Wish, decode_program
+from infer.planning.decoding import plan_decoding
+from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.plan.build import build
+from medusa_jax.plan.costs import unknown_loops
+from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.topology import find_topology
+from medusa_jax.sharding import AXES
+from medusa_jax.tree.presets import load_any_tree
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+
+pytestmark = needs_tpu_compiler
+
+# Large enough that the compiler does not keep all of it in the core's own memory.
+CONFIG = LlamaConfig(
+    vocab_size=32768,
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_layers=2,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+    max_position=4096,
+)
+HEADS = MedusaConfig(num_heads=5, hidden_size=2048, vocab_size=32768)
+WISH = Wish(
+    config=CONFIG,
+    heads=dataclasses.replace(HEADS, own_projection=False),
+    tree=load_any_tree("mc_sim_7b_63:16"),
+    batch_size=1,
+    max_context=1000,
+    dtype="bfloat16",
+    quantize="none",
+    platform="tpu",
+)
+MATRICES = 2 * (2 * 2048 * 2048 + 2 * 1024 * 2048 + 3 * 8192 * 2048)
+HEAD_BLOCKS = 5 * (2048 * 2048 + 2048)
+PARAMETERS = 2 * 32768 * 2048 + MATRICES + 5 * 2048  # norms
+
+
+@pytest.fixture(scope="module")
+def topology():
+    return find_topology("v5e:2x2")
+
+
+@pytest.fixture(scope="module")
+def compiled(topology):
+    """The program, and its abstract arguments."""
+    program = decode_program(WISH, topology.devices[0])
+    built = build(topology, program.compiled, program.parts())
+    return parse(built.text), program, built
+
+
+def runs(program):
+    """Instructions of the entry and of the decode loop's body."""
+    (loop,) = unknown_loops(program)
+    for name in (program.entry, loop.called["body"]):
+        yield from program.computations[name].instructions.values()
+
+
+def test_arguments_by_hand(compiled):
+    _, program, built = compiled
+    depth = program.decoder.drafter.max_depth
+    used_heads = HEAD_BLOCKS * depth // 5
+    cache = 2 * 2 * 8 * 128 * (1000 + depth)
+    assert built.argument_bytes == pytest.approx(2 * (PARAMETERS + used_heads + cache), rel=0.02)
+    assert built.total_bytes < 1.1 * built.argument_bytes
+
+
+def test_no_parameter_is_copied(compiled):
+    """Neither before the loop nor in it: not in the device's memory."""
+    program, decode, _ = compiled
+    leaves = jax.tree.leaves(decode.arguments[0])
+    sizes = {math.prod(leaf.shape) for leaf in leaves if len(leaf.shape) > 1}
+    sizes = {size for size in sizes if size > 1_000_000}
+    assert len(sizes) >= 4
+    moved = ("parameter", "get-tuple-element", "tuple", "while", "bitcast")
+    copies = [
+        f"{instruction.name}: {array}"
+        for instruction in runs(program)
+        if instruction.opcode not in moved and not instruction.opcode.endswith("-start")
+        for array in instruction.results
+        if array.space == 0 and array.size in sizes
+    ]
+    assert copies == []
+
+
+def test_the_cache_is_not_copied(compiled):
+    program, decode, _ = compiled
+    shapes = {leaf.shape for leaf in jax.tree.leaves(decode.arguments[1].cache.layers)}
+    copies = [
+        f"{instruction.name}: {array}"
+        for instruction in runs(program)
+        if instruction.opcode == "copy"
+        for array in instruction.results
+        if array.space == 0 and array.dims in shapes
+    ]
+    assert copies == []
+
+
+def test_the_estimates_are_bounded_by_the_weights(topology):
+    """A step reads the weights, the heads and the valid cache once, and multiplies 16 rows."""
+    plan = plan_decoding(topology, topology.devices[0], WISH, tokens_per_step=2.0)
+    assert plan.fits
+    used_heads = HEAD_BLOCKS * 4 // 5
+    weights = 2 * (PARAMETERS - 32768 * 2048 + used_heads)  # of the embedding a few rows
+    assert plan.hbm_traffic_bytes == pytest.approx(weights, rel=0.35)
+    rows = 16 * (MATRICES + 32768 * 2048) + HEAD_BLOCKS + 5 * 32768 * 2048
+    assert plan.flops == pytest.approx(2 * rows, rel=0.2)
+    assert plan.step_ms_roofline == pytest.approx(1e3 * plan.hbm_traffic_bytes / 819e9)
+    seconds = max(plan.step_cycles_compiler / 1.5e9, plan.step_ms_roofline / 1e3)
+    assert plan.tokens_per_second == pytest.approx(2 / seconds)
+    assert set(plan.collective_bytes.values()) == {0}
+
+
+def test_tensor_parallel_decoding(topology):
+    """Every device has a quarter of the matrices, and two sums over devices per layer."""
+    shape = (1, 1, 4)
+    devices = topology.devices
+    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    assert isinstance(mesh, Mesh)
+    plan = plan_decoding(topology, mesh, dataclasses.replace(WISH, tree=load_any_tree("chain:0")))
+    assert plan.num_devices == 4
+    assert plan.overhead == 1.0
+    assert plan.argument_bytes == pytest.approx(2 * PARAMETERS / 4, rel=0.05)
+    sums = plan.collective_bytes["all-reduce"] / (2048 * 4)
+    assert 2 <= sums <= 8  # two layers, two each, in bfloat16 or float32, and small ones

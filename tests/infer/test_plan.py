@@ -1,0 +1,97 @@
+"""The command that plans decoding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medusa_jax.model_shapes import SHAPES
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {
+    "topology", "device_kind", "num_devices", "hbm_bytes", "argument_bytes", "temp_bytes",
+    "total_bytes", "fits", "compile_seconds", "flops", "hbm_traffic_bytes", "collective_bytes",
+    "step_cycles_compiler", "step_ms_roofline", "overhead", "tokens_per_second",
+}  # fmt: skip
+
+
+def plan(*argv: str) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
+    return subprocess.run(
+        [sys.executable, "-m", "infer.plan", *argv],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@needs_tpu_compiler
+def test_a_plan(tmp_path):
+    argv = ("--shape=tiny", "--topology=v5e:1x1", "--tree=mc_sim_7b_63:16", "--tokens_per_step=2")
+    done = plan(*argv, f"--hlo={tmp_path / 'hlo'}", f"--output={tmp_path / 'plan.json'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "TPU v5 lite" in done.stdout
+    assert "estimate" in done.stdout
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found.keys() >= KEYS
+    assert found["fits"] is True
+    assert found["num_devices"] == 1
+    assert found["overhead"] >= 1
+    assert {file.name for file in (tmp_path / "hlo").iterdir()} == {"step.txt", "plain.txt"}
+    assert "ENTRY" in (tmp_path / "hlo" / "step.txt").read_text()
+
+
+@needs_tpu_compiler
+def test_what_does_not_fit_is_an_answer(tmp_path):
+    argv = ("--shape=tiny", "--topology=v5e:1x1", "--tree=chain:0", "--batch_size=40000")
+    done = plan(*argv, f"--output={tmp_path / 'plan.json'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--max_context" in done.stdout
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] is False
+    # 5 layers of keys and values: 4 heads of 8, 1024 slots, two bytes.
+    assert found["argument_bytes"] > 40000 * 5 * 2 * 4 * 8 * 1024 * 2
+    unknown = KEYS - {"argument_bytes", "total_bytes"}
+    assert [key for key in sorted(unknown) if found[key] is None] == [
+        "collective_bytes",
+        "flops",
+        "hbm_traffic_bytes",
+        "overhead",
+        "step_cycles_compiler",
+        "step_ms_roofline",
+        "temp_bytes",
+        "tokens_per_second",
+    ]
+    assert any(line.startswith("cache: ") for line in found["takes_space"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--shape=tiny"], "--topology is needed"),
+        (["--shape=tiny", "--topology=v9:2x2"], "unknown topology"),
+        (["--shape=tiny", "--model=m", "--topology=v5e:2x2"], "exclude each other"),
+    ],
+)
+def test_bad_flags(argv, words):
+    done = plan(*argv)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_shapes_have_the_sizes_of_their_names():
+    for name in ("llama-7b", "llama-8b", "llama-13b", "llama-33b", "llama-70b"):
+        c = SHAPES[name]
+        attention = 2 * c.hidden_size * c.head_dim * (c.num_heads + c.num_kv_heads)
+        layer = attention + 3 * c.hidden_size * c.intermediate_size
+        total = c.num_layers * layer + 2 * c.vocab_size * c.hidden_size
+        assert total / 1e9 == pytest.approx(float(name[6:-1]), rel=0.05), name

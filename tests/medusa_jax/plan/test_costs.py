@@ -1,0 +1,258 @@
+"""Costs of programs whose work is known by hand: written ones, and compiled ones of 8 devices."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from medusa_jax.plan.costs import Costs, costs_of, step_costs
+from medusa_jax.plan.hlo import parse
+
+HEADER = "HloModule collectives, num_partitions=8\n"
+ADD = """%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+"""
+
+
+def one(line: str) -> Costs:
+    """Of a program of one instruction on a parameter of 16 float32, or two of them."""
+    entry = f"""ENTRY %main (x: f32[16], y: f32[16]) -> f32[] {{
+  %x = f32[16]{{0}} parameter(0)
+  %y = f32[16]{{0}} parameter(1)
+  ROOT %it = {line}
+}}
+"""
+    return costs_of(parse(HEADER + ADD + entry))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "size", "wire"),
+    [
+        # A device of 8 sends 7/8 of what an all-gather gives, and twice that of an all-reduce.
+        ("f32[128] all-gather(%x), replica_groups=[1,8]<=[8]", "all-gather", 512, 448),
+        ("f32[32] all-gather(%x), replica_groups={{0,1},{2,3},{4,5},{6,7}}", "all-gather", 128, 64),
+        ("f32[16] all-reduce(%x), replica_groups={}, to_apply=%add", "all-reduce", 64, 112),
+        (
+            "f32[16] all-reduce(%x), replica_groups=mesh['d'=2,'t'=4] {'t'}, to_apply=%add",
+            "all-reduce",
+            64,
+            96,
+        ),
+        (
+            "f32[16] all-reduce(%x), replica_groups=mesh['d'=2,'t'=4] {'d','t':(1)2}",
+            "all-reduce",
+            64,
+            96,
+        ),
+        ("f32[2] reduce-scatter(%x), replica_groups=[1,8]<=[8]", "reduce-scatter", 8, 56),
+        ("f32[16] all-to-all(%x), replica_groups=[1,8]<=[8]", "all-to-all", 64, 56),
+        (
+            "f32[16] collective-permute(%x), source_target_pairs={{0,1}}",
+            "collective-permute",
+            64,
+            64,
+        ),
+        # What an asynchronous one repeats beside its result does not count.
+        (
+            "(f32[16], f32[128]) all-gather-start(%x), replica_groups=[1,8]<=[8]",
+            "all-gather",
+            512,
+            448,
+        ),
+        (
+            "((f32[16], f32[16]), (f32[128], f32[128])) all-gather-start(%x, %y), "
+            "replica_groups=[1,8]<=[8]",
+            "all-gather",
+            1024,
+            896,
+        ),
+        (
+            "(f32[16], f32[16]) all-reduce-start(%x, %y), replica_groups=[1,8]<=[8]",
+            "all-reduce",
+            128,
+            224,
+        ),
+        (
+            "(f32[16], f32[16], u32[], u32[]) collective-permute-start(%x)",
+            "collective-permute",
+            64,
+            64,
+        ),
+    ],
+)
+def test_collectives(line, kind, size, wire):
+    found = one(line)
+    assert found.collectives == {kind: size}
+    assert found.wire_bytes == wire
+
+
+def test_the_end_of_an_asynchronous_one_is_none():
+    assert one("f32[128] all-gather-done(%x)").collectives == {}
+
+
+NESTED = """HloModule nested, num_partitions=8
+%fused (p: f32[16]) -> f32[128] {
+  %p = f32[16] parameter(0)
+  ROOT %inside = f32[128] all-gather(%p), replica_groups=[1,8]<=[8]
+}
+%async (q: f32[16]) -> f32[128] {
+  %q = f32[16] parameter(0)
+  ROOT %later = f32[128] all-gather(%q), replica_groups=[1,8]<=[8]
+}
+%cheap (r: f32[16]) -> f32[16] {
+  %r = f32[16] parameter(0)
+  ROOT %r1 = f32[16] negate(%r), backend_config={"estimated_cycles":"5"}
+}
+%dear (s: f32[16]) -> f32[16] {
+  %s = f32[16] parameter(0)
+  %s1 = f32[16] negate(%s), backend_config={"estimated_cycles":"5"}
+  ROOT %s2 = f32[16] negate(%s1), backend_config={"estimated_cycles":"5"}
+}
+%body (c: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %c = (s32[], f32[16]) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %x = f32[16] get-tuple-element(%c), index=1
+  %g = f32[128] fusion(%x), kind=kCustom, calls=%fused, backend_config={"estimated_cycles":"100"}
+  %begun = ((f32[16]), f32[128], u32[]) async-start(%x), calls=%async
+  %ended = f32[128] async-done(%begun), calls=%async
+  ROOT %next = (s32[], f32[16]) tuple(%i, %x)
+}
+%goes_on (c.1: (s32[], f32[16])) -> pred[] {
+  %c.1 = (s32[], f32[16]) parameter(0)
+  ROOT %ask = pred[] custom-call(%c.1), custom_call_target="Ask"
+}
+ENTRY %main (z: f32[16], k: s32[]) -> (s32[], f32[16]) {
+  %z = f32[16] parameter(0)
+  %k = s32[] parameter(1)
+  %choice = f32[16] conditional(%k, %z, %z), branch_computations={%cheap, %dear}
+  %first = (s32[], f32[16]) tuple(%k, %choice)
+  %three = (s32[], f32[16]) while(%first), condition=%goes_on, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %open = (s32[], f32[16]) while(%three), condition=%goes_on, body=%body
+}
+"""  # noqa: E501
+
+
+def test_loops_branches_and_calls():
+    found = costs_of(parse(NESTED))
+    # Two gathers of 512 bytes in each of 3 + 1 trips.
+    assert found.collectives == {"all-gather": 4 * 2 * 512}
+    # The dearer branch, and the fusion in each trip.
+    assert found.cycles == 10 + 4 * 100
+
+
+def test_a_step_is_one_trip_of_the_open_loop():
+    found = step_costs(parse(NESTED))
+    assert found.collectives == {"all-gather": 2 * 512}
+    assert found.cycles == 100
+
+
+def test_without_an_open_loop_there_is_no_step():
+    with pytest.raises(ValueError, match="no loop"):
+        step_costs(parse(HEADER + "ENTRY %m () -> f32[] {\n  ROOT %c = f32[] constant(0)\n}\n"))
+
+
+# TPUs write products as convolutions: 3 products of [4, 8] and [8, 5], as one window with gaps.
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("f32[4,5] dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}", 2 * 4 * 5 * 8),
+        ("f32[4,5] convolution(%a, %b), dim_labels=bf_io->bf", 2 * 4 * 5 * 8),
+        (
+            "f32[3,4,5] convolution(%c, %d), window={size=3 stride=2 pad=2_2 lhs_dilate=3 "
+            "rhs_reversal=1}, dim_labels=0bf_0io->0bf",
+            None,
+        ),
+        (
+            'f32[4,5] custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config='
+            '{"gemm":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}',
+            2 * 4 * 5 * 8,
+        ),
+        (
+            'f32[4,5] custom-call(%a, %b), custom_call_target="tpu_custom_call", backend_config='
+            '{"cost_estimate":{"flops":"77","bytes_accessed":"9"}}',
+            77,
+        ),
+        ("f32[4,8] add(%a, %a)", 0),
+    ],
+)
+def test_operations(line, expected):
+    entry = f"""ENTRY %main (a: f32[4,8], b: f32[8,5], c: f32[3,4,8], d: f32[3,8,5]) -> f32[] {{
+  %a = f32[4,8] parameter(0)
+  %b = f32[8,5] parameter(1)
+  %c = f32[3,4,8] parameter(2)
+  %d = f32[3,8,5] parameter(3)
+  ROOT %it = {line}
+}}
+"""
+    found = costs_of(parse(HEADER + entry)).flops
+    if expected is None:
+        expected = 2 * 4 * 5 * 8 * _pairs_by_definition(3, 3, 3, stride=2, pad=2, gap=3)
+    assert found == expected
+
+
+def _pairs_by_definition(left, right, out, *, stride, pad, gap):
+    """The window laid over the left operand with its gaps and padding written out."""
+    row = [0] * pad
+    for place in range(left):
+        row += [1] + [0] * (gap - 1 if place < left - 1 else 0)
+    row += [0] * pad
+    return sum(sum(row[start * stride : start * stride + right][:right]) for start in range(out))
+
+
+def mesh_of_8():
+    return jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+
+
+def text_of(function, *shapes):
+    mapped = jax.shard_map(
+        function,
+        mesh=mesh_of_8(),
+        in_specs=(PartitionSpec("d"),) * len(shapes),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(mapped).lower(*arrays).compile().as_text()
+
+
+def test_collectives_in_compiled_loops():
+    def work(x):
+        def inner(y, _):
+            return jax.lax.psum(y, "d") * 0.5, None
+
+        def outer(y, _):
+            y, _ = jax.lax.scan(inner, y, length=3)
+            whole = jax.lax.all_gather(y, "d")
+            return y + whole.sum(0), None
+
+        return jax.lax.scan(outer, x, length=5)[0]
+
+    found = costs_of(parse(text_of(work, (8 * 6,))))
+    # Six numbers of 4 bytes, summed 3 times and gathered from 8 devices, five times.
+    assert found.collectives == {"all-reduce": 5 * 3 * 24, "all-gather": 5 * 8 * 24}
+    assert found.wire_bytes == 5 * (3 * 2 * 24 * 7 / 8 + 8 * 24 * 7 / 8)
+
+
+def test_a_compiled_scatter_and_a_permutation():
+    def work(x):
+        y = jax.lax.psum_scatter(x, "d", tiled=True)
+        y = jax.lax.ppermute(y, "d", [(i, (i + 1) % 8) for i in range(8)])
+        return jax.lax.psum(y, "d")
+
+    found = costs_of(parse(text_of(work, (8 * 16,))))
+    assert found.collectives == {
+        "reduce-scatter": 2 * 4,
+        "collective-permute": 2 * 4,
+        "all-reduce": 2 * 4,
+    }
+
+
+def test_sums_and_products_of_costs():
+    a = Costs(1, 2, {"all-reduce": 3}, 4.0, None)
+    b = Costs(10, 20, {"all-gather": 30}, 40.0, 50)
+    assert a + b == Costs(11, 22, {"all-reduce": 3, "all-gather": 30}, 44.0, 50)
+    assert b * 3 == Costs(30, 60, {"all-gather": 90}, 120.0, 150)
+    assert a * 2 == Costs(2, 4, {"all-reduce": 6}, 8.0, None)

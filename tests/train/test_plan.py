@@ -1,0 +1,135 @@
+"""Planning training: an experiment of shapes alone, and the command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import base, tiny
+from medusa_jax import MedusaLM
+from medusa_jax.errors import UserError
+from medusa_jax.plan.models import model_config
+from medusa_jax.sharding import make_mesh
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from train.planning.experiment import train_program
+from train.random_model import RANDOM_TINY, base_config, load_lm
+from train.run import params_dtype
+from train.settings import Settings, make_settings
+from train.setup import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings_of(**changes) -> Settings:
+    config = tiny.get_config()
+    config.update(changes | {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}})
+    return make_settings(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "medusa1", "lora_rank": 0, "quantize": "none"},
+        {"objective": "medusa2", "lora_rank": 0, "quantize": "none"},
+        {"objective": "self_distill", "lora_rank": 4, "quantize": "none"},
+        {"objective": "medusa2", "lora_rank": 4, "quantize": "int8"},
+        {"objective": "medusa1", "lora_rank": 0, "quantize": "none", "own_projection": True},
+    ],
+)
+def test_the_shapes_are_those_of_a_real_run(changes):
+    """Leaf by leaf what `train.setup.build` makes of real weights: shape, dtype and sharding."""
+    settings = settings_of(**changes)
+    mesh = make_mesh(2, 2, 2)
+    planned = train_program(settings, base_config(RANDOM_TINY), mesh).experiment
+    lm: MedusaLM = load_lm(
+        RANDOM_TINY, dtype=params_dtype(settings), mesh=mesh, heads_dtype="float32"
+    )
+    real = build(settings, lm, mesh, None)
+    for ours, theirs in ((planned.state, real.state), (planned.frozen, real.frozen)):
+        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+        for shape, array in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            assert isinstance(shape, jax.ShapeDtypeStruct)
+            assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+            assert shape.sharding.is_equivalent_to(array.sharding, array.ndim)
+    assert planned.work == real.work
+
+
+def test_a_run_of_epochs_and_a_draft_vocabulary():
+    settings = settings_of(steps=None, epochs=2.0, draft_vocab=64, export_format="none")
+    program = train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2))
+    assert program.experiment.frozen["token_map"].shape == (64,)
+    assert program.parts().keys() >= {"optimizer", "batch", "heads, trained"}
+
+
+def test_a_batch_that_cannot_be_divided():
+    settings = settings_of(batch_size=6)
+    with pytest.raises(UserError, match="cannot be divided"):
+        train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2))
+
+
+def test_the_recipes_models_come_with_the_package():
+    """With the sizes that their papers and cards state."""
+    sizes = {
+        "lmsys/vicuna-7b-v1.5": 6.74,
+        "lmsys/vicuna-13b-v1.5": 13.02,
+        "lmsys/vicuna-33b-v1.3": 32.53,
+        "HuggingFaceH4/zephyr-7b-beta": 7.24,
+        "meta-llama/Meta-Llama-3-8B-Instruct": 8.03,
+    }
+    for model, billions in sizes.items():
+        c = model_config(model)
+        attention = 2 * c.hidden_size * c.head_dim * (c.num_heads + c.num_kv_heads)
+        layer = attention + 3 * c.hidden_size * c.intermediate_size
+        total = c.num_layers * layer + 2 * c.vocab_size * c.hidden_size
+        assert total / 1e9 == pytest.approx(billions, rel=0.002), model
+    assert model_config(None).num_layers == 30
+    assert base.get_config().model is None  # which means the default one
+
+
+def plan(*argv: str) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
+    return subprocess.run(
+        [sys.executable, "-m", "train.plan", *argv],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@needs_tpu_compiler
+def test_a_plan(tmp_path):
+    output = tmp_path / "plan.json"
+    done = plan(
+        "--config=configs/tiny.py", "--topology=v5e:2x2", "--config.seq_len=64",
+        f"--output={output}", f"--hlo={tmp_path}",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(output.read_text())
+    assert found["fits"] is True
+    assert found["num_devices"] == 4
+    assert 0 < found["mfu_bound"] < 1
+    assert found["tokens_per_second_per_device"] > 0
+    assert found["collective_bytes"]["all-reduce"] > 0  # the gradients of rows on other devices
+    assert (tmp_path / "update.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--topology=v5e:2x2"], "--config and --topology are both needed"),
+        (["--config=configs/tiny.py", "--topology=h100"], "unknown topology"),
+        (["--config=configs/none.py", "--topology=h100:8"], "cannot load --config"),
+    ],
+)
+def test_bad_flags(argv, words):
+    done = plan(*argv)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,75 @@
+"""What a training run would take on TPUs or GPUs that are not here: does it fit, how fast at best.
+
+The step is compiled for the named devices by their own compiler, with a model that is never loaded
+and without data. Memory and collectives are facts of the compiled program; times are estimates
+(docs/plan.md). A model of 7B takes minutes to compile.
+
+Examples:
+  The paper's MEDUSA-1 of Vicuna-7B on eight chips of a TPU v5e:
+    python -m train.plan --config=configs/vicuna_7b_medusa1.py --topology v5e:2x4
+
+  MEDUSA-2 in full precision, with another batch, to a file:
+    python -m train.plan --config=configs/vicuna_7b_medusa2.py:stage2 --topology v5p:2x2x1 \\
+      --config.quantize=none --config.accumulate=8 --output plan.json
+
+TPUs need the extra "plan" (libtpu), GPUs the extra "cuda".
+"""
+
+import dataclasses
+
+from absl import flags
+from ml_collections import config_flags
+
+from medusa_jax.cli import run_main
+from medusa_jax.cli_config import loaded
+from medusa_jax.cli_console import waiting
+from medusa_jax.environment import environment
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, make_folder, write_json
+from medusa_jax.plan.models import model_config
+from medusa_jax.plan.table import show
+from medusa_jax.plan.topology import find_topology
+from medusa_jax.sharding import make_mesh
+from train.random_model import RANDOM_TINY, base_config
+from train.settings import make_settings
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to plan; see configs/.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "Devices: a TPU and its slice (v5e:2x4, v5p:2x2x1, v6e:2x2), or a GPU and how many (h100:8).",
+)
+_HLO = flags.DEFINE_string(
+    "hlo", None, "Folder for the optimized program as text; it is made if it is not there."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def main(argv: list[str]) -> None:
+    """Compiles, prints a table and writes what was asked for."""
+    del argv
+    if _CONFIG.value is None or _TOPOLOGY.value is None:
+        raise UserError("--config and --topology are both needed: see --help")
+    settings = make_settings(loaded(_CONFIG.value))
+    target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
+    topology = find_topology(_TOPOLOGY.value)
+    is_made_up = settings.model == RANDOM_TINY
+    config = base_config(RANDOM_TINY) if is_made_up else model_config(settings.model)
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=topology.devices)
+    hlo = None if _HLO.value is None else make_folder(_HLO.value)
+    from train.planning.training import plan_training  # after the settings are known to be good
+
+    with waiting(f"compiling for {topology.name}: minutes for a model of 7B"):
+        plan = plan_training(topology, settings, config, mesh, hlo)
+    if target is not None:
+        write_json(target, environment("train.plan") | plan.to_json())
+    show(plan, f"{settings.model or 'SmolLM2-135M-Instruct'}, {settings.objective}")
+
+
+def run() -> None:
+    """Entry point of `medusa-plan-training`."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""Planning training for accelerators that are not there."""
