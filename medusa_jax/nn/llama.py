@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
-from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, take_rows
+from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, sum_dtype, take_rows
 from medusa_jax.nn.lora import Lora, adapted
 from medusa_jax.nn.params import backbone_params, layer_params, untied
 from medusa_jax.nn.rope import apply_rope, rope_angles
@@ -35,7 +35,8 @@ class Attention(nn.Module):
         c, records = self.config, layer_params(self.config)["attn"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            result = sum_dtype(self.dtype) if name == "o" else self.dtype
+            return adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
 
         q, k, v = (
             linear(name, x_BTD).reshape(*x_BTD.shape[:2], -1, c.head_dim)
@@ -70,7 +71,8 @@ class MLP(nn.Module):
         records = layer_params(self.config)["mlp"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            return adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            result = sum_dtype(self.dtype)
+            return adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
 
         return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
 
@@ -111,7 +113,8 @@ class Llama(nn.Module):
 
     Attributes:
       config: the architecture.
-      dtype: compute dtype; norms, rotations and softmax are float32 all the same.
+      dtype: compute dtype; norms, rotations and softmax are float32 all the same, and with float16
+        so is whatever may exceed its 65504: the residual stream, what is added to it, the MLP.
       remat: layers keep only their input for the backward pass and are computed again there.
       pin: where activations lie on a mesh (`medusa_jax.sharding.Pin`); None: wherever the compiler
         puts them.
@@ -171,10 +174,10 @@ class Llama(nn.Module):
             x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, own, prefix_length_B, own_lora)
             x_BTD = self._residual(x_BTD)
             new.append(kv)
-        return self.final_norm(x_BTD), tuple(new)
+        return self.final_norm(x_BTD).astype(self.dtype), tuple(new)
 
     def _embedded(self, token_BT: jax.Array) -> jax.Array:
-        x_BTD = take_rows(self.embed()["weight"], token_BT).astype(self.dtype)
+        x_BTD = take_rows(self.embed()["weight"], token_BT).astype(sum_dtype(self.dtype))
         return x_BTD if self.pin is None else self.pin.embedded(x_BTD)
 
     def _residual(self, x_BTD: jax.Array) -> jax.Array:
