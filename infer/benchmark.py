@@ -53,6 +53,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.load import DTYPES
 from medusa_jax.model_shapes import SHAPES
+from medusa_jax.sharding import parse_mesh
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
@@ -190,6 +191,8 @@ def _check_flags() -> None:
                 raise UserError(f"--{flag.name} only works without --{mode.name}: see --help")
     if modes and not _SHAPE.value and len(_DTYPES.value or ()) > 1:
         raise UserError(f"--{modes[0].name} measures one number format: give --dtypes only one")
+    if _MESH.value is not None:
+        parse_mesh(_MESH.value)  # before anything is downloaded
     if _SAMPLING.value and len(_trees() or ()) > 1:
         raise UserError("--sampling measures one tree: give --trees only one")
     for dtype in _DTYPES.value or ():

@@ -13,6 +13,7 @@ import pytest
 from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.io.load import for_decoding
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows, typical_numbers
 from tests.medusa_jax.tiny import tiny_lm
 
@@ -146,3 +147,18 @@ def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
         assert re.search(rf"{name}{text}\S* parameter\(", hlo)
         copies = re.findall(rf"= \w+{text}\S* (?:copy|transpose|convert|bitcast-convert)\(.*", hlo)
         assert not copies, copies
+
+
+@pytest.mark.parametrize(("tree", "dtype"), [("chain:0", "bfloat16"), ("mc_sim_7b_63", "float32")])
+def test_int8_matrices_are_never_widened_whole(lm, tree, dtype):
+    """Neither before the loop, where the compiler would put it, nor inside; the heads too."""
+    exact = (lm if dtype == "float32" else bfloat16(lm)).with_tree(tree)
+    widened = {}
+    for name, own in (("int8", for_decoding(exact, None, "int8")), ("plain", exact)):
+        runtime = make_runtime(own)
+        text = loop_of(runtime, runtime.start(make_request([8]), PROMPTS[:1])).as_text()
+        widened[name] = set(re.findall(r"= (?:f32|bf16)\[([\d,]+)\]\S* convert\(", text))
+    for leaf in jax.tree.leaves((runtime.params["backbone"], runtime.params.get("drafter", {}))):
+        if leaf.ndim >= 2 and leaf.dtype.name == dtype:
+            shape = ",".join(map(str, leaf.shape))
+            assert shape not in widened["int8"] or shape in widened["plain"]

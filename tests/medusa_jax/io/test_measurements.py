@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import jax
 import numpy as np
