@@ -1,6 +1,5 @@
 """KL divergence against its formula, position by position, without batches or padding."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.chat import Example
