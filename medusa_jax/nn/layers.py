@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from medusa_jax.nn.params import Param
 from medusa_jax.nn.product import product
-from medusa_jax.nn.quantize import is_quantized, widened
+from medusa_jax.nn.quantize import Int8, is_quantized, widened
 
 _FLOAT16_MAX = 65504.0
 
@@ -56,7 +56,7 @@ def take_rows(table_VD: Any, index: jax.Array) -> jax.Array:
     return _take_bfloat16(table_VD, index)
 
 
-def draft_rows(table_VD: Any, token_map: Any) -> jax.Array:
+def draft_rows(table_VD: Any, token_map: Any) -> Any:
     """Rows of an LM head, or of its adapter, that stand for a draft vocabulary.
 
     Args:
@@ -64,9 +64,14 @@ def draft_rows(table_VD: Any, token_map: Any) -> jax.Array:
       token_map: int [Vd], the tokens of the draft vocabulary; None: the heads have none.
 
     Returns:
-      [Vd, D], or the table as it is where there is no draft vocabulary.
+      [Vd, D], in 8 bits where the table is; the table as it is where there is no draft vocabulary.
     """
-    return table_VD if token_map is None else take_rows(table_VD, jnp.asarray(token_map, jnp.int32))
+    if token_map is None:
+        return table_VD
+    index = jnp.asarray(token_map, jnp.int32)
+    if isinstance(table_VD, Int8):
+        return jax.tree.map(lambda x: jnp.take(x, index, axis=0), table_VD)
+    return take_rows(table_VD, index)
 
 
 @jax.custom_jvp

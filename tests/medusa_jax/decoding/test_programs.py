@@ -149,16 +149,28 @@ def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
         assert not copies, copies
 
 
+def widened_shapes(text):
+    return set(re.findall(r"= (?:f32|bf16)\[([\d,]+)\]\S* convert\(", text))
+
+
 @pytest.mark.parametrize(("tree", "dtype"), [("chain:0", "bfloat16"), ("mc_sim_7b_63", "float32")])
 def test_int8_matrices_are_never_widened_whole(lm, tree, dtype):
     """Neither before the loop, where the compiler would put it, nor inside; the heads too."""
     exact = (lm if dtype == "float32" else bfloat16(lm)).with_tree(tree)
-    widened = {}
-    for name, own in (("int8", for_decoding(exact, None, "int8")), ("plain", exact)):
-        runtime = make_runtime(own)
-        text = loop_of(runtime, runtime.start(make_request([8]), PROMPTS[:1])).as_text()
-        widened[name] = set(re.findall(r"= (?:f32|bf16)\[([\d,]+)\]\S* convert\(", text))
-    for leaf in jax.tree.leaves((runtime.params["backbone"], runtime.params.get("drafter", {}))):
-        if leaf.ndim >= 2 and leaf.dtype.name == dtype:
-            shape = ",".join(map(str, leaf.shape))
-            assert shape not in widened["int8"] or shape in widened["plain"]
+    runtime = make_runtime(for_decoding(exact, None, "int8"))
+    text = loop_of(runtime, runtime.start(make_request([8]), PROMPTS[:1])).as_text()
+    converted = widened_shapes(text)
+    codes = [x.shape for x in jax.tree.leaves(runtime.params) if x.dtype == jnp.int8]
+    assert (4, 1, 16, 16) in codes or tree == "chain:0"
+    halves = {(*shape[:-2], shape[-2] // 2, shape[-1]) for shape in codes}
+    wholes = {shape for shape in codes if shape not in halves}
+    assert {(24, 16), (32, 16), (16, 32)} <= wholes
+    assert not {",".join(map(str, shape)) for shape in wholes} & converted
+
+
+def test_a_matrix_that_is_widened_whole_is_seen():
+    def naive(x_XD, codes_FD):
+        return jnp.einsum("XD,FD->XF", x_XD, codes_FD.astype(x_XD.dtype))
+
+    arrays = jnp.ones((8, 16)), jnp.ones((24, 16), jnp.int8)
+    assert "24,16" in widened_shapes(jax.jit(naive).lower(*arrays).compile().as_text())
