@@ -59,10 +59,11 @@ def _divergence(
     configs: tuple[LlamaConfig, LlamaConfig], dtypes: tuple[str, str], params: Any, hidden: Any
 ) -> jax.Array:
     """float32 [T], of hidden states [T, D] of both models."""
-    log_p, log_q = (
-        jax.nn.log_softmax(
-            Llama(config, jnp.dtype(dtype)).apply({"params": own}, hidden_TD, method="logits")
-        )
-        for config, dtype, own, hidden_TD in zip(configs, dtypes, params, hidden, strict=True)
-    )
+
+    def log_probs(config: LlamaConfig, dtype: str, own: Any, hidden_TD: jax.Array) -> jax.Array:
+        llama = Llama(config, jnp.dtype(dtype))
+        logits_TV: Any = llama.apply({"params": own}, hidden_TD, method="logits")
+        return jax.nn.log_softmax(logits_TV)
+
+    log_p, log_q = map(log_probs, configs, dtypes, params, hidden)
     return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
