@@ -22,10 +22,11 @@ refilled as they end, of batches that stay together, and of transformers' batche
 
 Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
 bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
-nodes. A tree pays off when a step gains more in tokens (first mode) than it costs in time (this
-mode).
+nodes, for every batch size and context; and the time of running a prompt. A tree pays off when a
+step gains more in tokens (first mode) than it costs in time (this mode).
 
   python -m infer.benchmark --shape tiny --dtypes float32
+  python -m infer.benchmark --shape llama-7b --batch_sizes 1,4,16,64 --contexts 512,2048,8192
   python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
 """
 
@@ -42,6 +43,7 @@ from infer.bench.questions import QUESTIONS
 from infer.bench.sampling import SamplingJob, measure_sampling
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.bench.trees import DEFAULT_TREES, parse_trees
+from infer.device_flags import define_mesh, define_quantize
 from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
@@ -49,7 +51,9 @@ from medusa_jax.cli_console import note
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
+from medusa_jax.io.load import DTYPES
 from medusa_jax.model_shapes import SHAPES
+from medusa_jax.sharding import parse_mesh
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
@@ -79,8 +83,10 @@ _TREES = flags.DEFINE_string(
 _DTYPES = flags.DEFINE_list(
     "dtypes",
     None,
-    "float32, bfloat16 or both, separated by a comma. Default: both; with --shape, bfloat16.",
+    "float32, bfloat16, float16 or several, separated by commas. Default: the first two; with "
+    "--shape, bfloat16.",
 )
+_MESH, _QUANTIZE = define_mesh(), define_quantize()
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 3, "How often to repeat everything; medians are reported.", lower_bound=1
 )
@@ -106,6 +112,12 @@ _BATCHES = flags.DEFINE_integer(
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", ["1"], "With --shape: rows to decode at the same time, separated by commas."
+)
+_CONTEXTS = flags.DEFINE_list(
+    "contexts", ["512"], "With --shape: tokens of every row's prompt, separated by commas."
+)
 _HEADS = flags.DEFINE_enum(
     "heads",
     "shared",
@@ -124,14 +136,13 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 _SAMPLING_TREE = "mc_sim_7b_63"
-_DTYPE_NAMES = ("float32", "bfloat16")
 # What does not go with a mode.
 _WITHOUT = {
     "shape": (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY),
     "sampling": (_VERIFY, _ROUNDS),
     "batches": (_MAX_NEW_TOKENS, _VERIFY),
 }
-_SHAPE_FLAGS = (_HEADS, _EXPERIMENTS)
+_SHAPE_FLAGS = (_BATCH_SIZES, _CONTEXTS, _HEADS, _EXPERIMENTS)
 
 
 def main(argv: list[str]) -> None:
@@ -180,11 +191,13 @@ def _check_flags() -> None:
                 raise UserError(f"--{flag.name} only works without --{mode.name}: see --help")
     if modes and not _SHAPE.value and len(_DTYPES.value or ()) > 1:
         raise UserError(f"--{modes[0].name} measures one number format: give --dtypes only one")
+    if _MESH.value is not None:
+        parse_mesh(_MESH.value)  # before anything is downloaded
     if _SAMPLING.value and len(_trees() or ()) > 1:
         raise UserError("--sampling measures one tree: give --trees only one")
     for dtype in _DTYPES.value or ():
-        if dtype not in _DTYPE_NAMES:
-            raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(_DTYPE_NAMES)}")
+        if dtype not in DTYPES:
+            raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(DTYPES)}")
 
 
 def _measure_shape(shape: str) -> dict[str, Any]:
@@ -198,6 +211,10 @@ def _measure_shape(shape: str) -> dict[str, Any]:
         heads=_HEADS.value,
         rounds=_ROUNDS.value,
         experiments=_EXPERIMENTS.value,
+        batch_sizes=_numbers(_BATCH_SIZES),
+        contexts=_numbers(_CONTEXTS),
+        mesh=_MESH.value,
+        quantize=_QUANTIZE.value,
     )
     return measure_shape(job)
 
@@ -205,11 +222,10 @@ def _measure_shape(shape: str) -> dict[str, Any]:
 def _measure_checkpoint() -> dict[str, Any]:
     setup_compilation_cache()
     job = CheckpointJob(
-        model=_MODEL.value,
-        medusa=_MEDUSA.value,
+        **_model(),
         prompts=_prompts(),
         trees=_trees(),
-        dtypes=_dtypes(*_DTYPE_NAMES),
+        dtypes=_dtypes("float32", "bfloat16"),
         max_new_tokens=_MAX_NEW_TOKENS.value,
         rounds=_ROUNDS.value,
         verify=_VERIFY.value,
@@ -220,8 +236,7 @@ def _measure_checkpoint() -> dict[str, Any]:
 def _measure_sampling(seeds: int) -> dict[str, Any]:
     setup_compilation_cache()
     job = SamplingJob(
-        model=_MODEL.value,
-        medusa=_MEDUSA.value,
+        **_model(),
         prompts=_prompts(),
         tree=(_trees() or [_SAMPLING_TREE])[0],
         dtype=_dtypes("float32")[0],
@@ -234,8 +249,7 @@ def _measure_sampling(seeds: int) -> dict[str, Any]:
 def _measure_batches(rows: int) -> dict[str, Any]:
     setup_compilation_cache()
     job = BatchesJob(
-        model=_MODEL.value,
-        medusa=_MEDUSA.value,
+        **_model(),
         prompts=_prompts(),
         trees=_trees(),
         dtype=_dtypes("float32")[0],
@@ -245,8 +259,21 @@ def _measure_batches(rows: int) -> dict[str, Any]:
     return measure_batches(job)
 
 
+def _model() -> dict[str, Any]:
+    """What to measure: fields of `ModelJob`."""
+    return {flag.name: flag.value for flag in (_MODEL, _MEDUSA, _MESH, _QUANTIZE)}
+
+
 def _prompts() -> list[Prompt]:
     return list(QUESTIONS) if _PROMPT_FILE.value is None else read_prompt_file(_PROMPT_FILE.value)
+
+
+def _numbers(flag: flags.FlagHolder[list[str]]) -> tuple[int, ...]:
+    if not all(text.isdecimal() and int(text) for text in flag.value):
+        raise UserError(
+            f"--{flag.name} is {','.join(flag.value)}: give numbers from 1, separated by commas"
+        )
+    return tuple(dict.fromkeys(map(int, flag.value)))
 
 
 def _trees() -> list[str] | None:

@@ -29,10 +29,10 @@ from infer import flags as shared
 from infer.conversation.commands import execute
 from infer.conversation.lines import read_messages
 from infer.conversation.talk import Talk
-from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
+from infer.flags import MODEL, SYSTEM
 from infer.prompts import check_text
 from infer.totals import closing_line, totals
-from medusa_jax import Generation, GenerationConfig, UserError, load
+from medusa_jax import Generation, GenerationConfig, UserError
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import note, waiting
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     config = GenerationConfig(**shared.decoding_options())
     system = None if SYSTEM.value is None else check_text(SYSTEM.value, "--system")
     setup_compilation_cache()
-    lm = load(MODEL.value, MEDUSA.value, dtype=DTYPE.value, tree=TREE.value)
+    lm = shared.load_lm()
     talk = Talk(lm, config, system)
     display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
     if sys.stdin.isatty():

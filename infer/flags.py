@@ -7,9 +7,11 @@ from typing import Any
 
 from absl import flags
 
+from infer.device_flags import define_mesh, define_quantize
 from infer.prompts import check_text
-from medusa_jax import GenerationConfig, UserError
+from medusa_jax import GenerationConfig, MedusaLM, UserError, load
 from medusa_jax.decoding.options import ACCEPTANCES
+from medusa_jax.io.load import DTYPES
 
 _DEFAULTS = GenerationConfig()
 
@@ -111,11 +113,29 @@ TREE = flags.DEFINE_string(
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
-    ["float32", "bfloat16"],
+    list(DTYPES),
     "Number format of parameters and computation. Default: on a CPU what infer.tune found to be "
-    "faster there, else float32; bfloat16 elsewhere. In bfloat16, which rounds to three digits, "
-    "trees of different sizes may choose differently between nearly equal tokens.",
+    "faster there, else float32; elsewhere bfloat16, or float16 on GPUs without it. In bfloat16, "
+    "which rounds to three digits, and in float16, which rounds to four, trees of different sizes "
+    "may choose differently between nearly equal tokens.",
 )
+MESH, QUANTIZE = define_mesh(), define_quantize()
+
+
+def load_lm() -> MedusaLM:
+    """The model that the flags name.
+
+    Raises:
+      UserError: see `medusa_jax.load`.
+    """
+    return load(
+        MODEL.value,
+        MEDUSA.value,
+        dtype=DTYPE.value,
+        tree=TREE.value,
+        mesh=MESH.value,
+        quantize=QUANTIZE.value,
+    )
 
 
 def decoding_options() -> dict[str, Any]:

@@ -30,12 +30,12 @@ from infer import flags as shared
 from infer.answers import Job
 from infer.compare import compare, from_rows
 from infer.compare_table import report
-from infer.flags import DTYPE, MEDUSA, MODEL, SYSTEM, TREE
+from infer.flags import DTYPE, MEDUSA, MESH, MODEL, QUANTIZE, SYSTEM, TREE
 from infer.prompts import check_text, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
 from infer.totals import closing_line, totals
 from infer.tree_picture import most_used_tree, tree_picture
-from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, load
+from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import make_console, note
@@ -164,7 +164,8 @@ def _call(config: GenerationConfig) -> dict[str, Any]:
     """What the rows depend on, but for the prompts: only a rerun with the same resumes them."""
     names = {flag.name: identify(flag.value) for flag in (MODEL, MEDUSA, TREE)}
     options = {key: value for key, value in vars(config).items() if key not in names}
-    others = {flag.name: flag.value for flag in (DTYPE, _CHAT, _BATCH_SIZE, _COMPARE)}
+    own = (_CHAT, _BATCH_SIZE, _COMPARE)
+    others = {flag.name: flag.value for flag in (DTYPE, QUANTIZE, MESH, *own)}
     fields = [field.name for field in dataclasses.fields(Generation)]
     # Of the process, since the file is looked at before the model is loaded.
     around = {"platform": jax.default_backend(), "fields": fields}
@@ -178,7 +179,7 @@ def _load() -> MedusaLM:
     with warnings.catch_warnings():
         if _COMPARE.value:  # no heads: an error follows
             warnings.filterwarnings("ignore", "no Medusa heads")
-        lm = load(MODEL.value, MEDUSA.value, dtype=DTYPE.value, tree=TREE.value)
+        lm = shared.load_lm()
     if not _COMPARE.value:
         return lm
     if lm.heads_config is None:

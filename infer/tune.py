@@ -44,7 +44,8 @@ from medusa_jax.cli_console import note
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
-from medusa_jax.io.load import DTYPES, find
+from medusa_jax.io.load import DTYPES, default_dtype, find
+from medusa_jax.tuning.measured import Measured
 
 _MODEL = flags.DEFINE_string(
     "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
@@ -77,7 +78,10 @@ _BATCH_SIZES = flags.DEFINE_list(
     "Batch sizes to measure, separated by commas; those between them are interpolated.",
 )
 _DTYPES = flags.DEFINE_list(
-    "dtypes", None, "float32, bfloat16 or both. Default: both on a CPU, elsewhere bfloat16."
+    "dtypes",
+    None,
+    "float32, bfloat16, float16 or several. Default: on a CPU the first two, elsewhere bfloat16, "
+    "or float16 on GPUs without it.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Measure everything anew instead of adding what is missing."
@@ -138,7 +142,10 @@ def _numbers(flag: Any, kind: Any, least: float) -> list[Any]:
 
 
 def _dtypes() -> list[str]:
-    default = DTYPES if jax.default_backend() == "cpu" else ("bfloat16",)
+    device = jax.devices()[0]
+    default = ("float32", "bfloat16")
+    if device.platform != "cpu":
+        default = (default_dtype(Measured(), device),)
     for dtype in _DTYPES.value or ():
         if dtype not in DTYPES:
             raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(DTYPES)}")

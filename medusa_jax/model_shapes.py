@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig, RopeConfig
+from medusa_jax.nn.quantize import int8_where_it_lies
 
 _LLAMA32_ROPE = RopeConfig(theta=500000.0, kind="llama3", factor=32.0, original_max_position=8192)
 _LLAMA31_ROPE = dataclasses.replace(_LLAMA32_ROPE, factor=8.0)
@@ -104,19 +105,24 @@ SHAPES = {
 }
 
 
-def random_like(shapes: Any, seed: int) -> Any:
+def random_like(shapes: Any, seed: int, quantize: str = "none") -> Any:
     """Random parameters: norms are ones, everything else is normal with deviation 0.02.
 
     Args:
-      shapes: tree of `jax.ShapeDtypeStruct`s.
+      shapes: tree of `jax.ShapeDtypeStruct`s, with shardings or without.
       seed: of all of them.
+      quantize: "none", or "int8": matrices in 8 bits.
     """
-    # Leaf by leaf: a single program would hold the bits of all leaves at once.
-    fill = jax.jit(_fill, static_argnums=(1, 2))
     numbers, key = itertools.count(), jax.random.key(seed)
-    return jax.tree.map(
-        lambda leaf: fill(jax.random.fold_in(key, next(numbers)), leaf.shape, leaf.dtype), shapes
-    )
+
+    # Leaf by leaf: a single program would hold the bits of all leaves at once.
+    def filled(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
+        fill = jax.jit(_fill, static_argnums=(1, 2), out_shardings=leaf.sharding)
+        value = fill(jax.random.fold_in(key, next(numbers)), leaf.shape, leaf.dtype)
+        is_code = quantize == "int8" and path[-1].key == "weight"
+        return int8_where_it_lies(value) if is_code else value
+
+    return jax.tree_util.tree_map_with_path(filled, shapes)
 
 
 def _fill(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -7,10 +7,12 @@ rest; only the residual stream of training is pinned, by the `Pin` that the netw
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
@@ -53,6 +55,40 @@ def make_mesh(
     # jax.make_mesh makes Explicit axes by default, which the networks are not written for.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[: math.prod(shape)])
+
+
+def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh for decoding, as text: axes that are not named have one device.
+
+    Args:
+      text: such as "tensor=4" or "data=2,tensor=-1", see `make_mesh`; devices may be left over.
+      devices: `jax.Device`s; default: all, of all processes.
+
+    Raises:
+      UserError: the text is no mesh, or the sizes do not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes: dict[str, int] = {}
+    for item in text.split(","):
+        axis, _, size = item.partition("=")
+        if axis not in AXES or axis in sizes or not re.fullmatch(r"-?\d+", size):
+            raise UserError(
+                f"the mesh is {text!r}: give sizes of {', '.join(AXES)}, as in tensor=4"
+            )
+        sizes[axis] = int(size)
+    num = math.prod(sizes.values())
+    if num > len(devices):
+        raise UserError(
+            f"the mesh {text} needs {num} devices, there {_are(len(devices))}: choose sizes whose "
+            f"product is {len(devices)} or less"
+        )
+    if min(sizes.values()) > 0 and jax.process_count() == 1:
+        devices = devices[:num]
+    return make_mesh(**dict.fromkeys(AXES, 1) | sizes, devices=devices)
+
+
+def _are(number: int) -> str:
+    return f"are {number}" if number != 1 else "is 1"
 
 
 def _fit(sizes: dict[str, int], num_devices: int) -> tuple[int, ...]:
@@ -131,6 +167,64 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
         return logical_sharding(mesh, axes, leaf.shape)
 
     return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def decoding_config(config: LlamaConfig, mesh: Mesh | None) -> LlamaConfig:
+    """The same network for decoding on a mesh: as many key heads as "tensor" can split.
+
+    A device needs the keys and values of the heads that it computes, and no others. Where there are
+    more devices than key heads, each of these is there several times (`with_repeated_heads`).
+
+    Raises:
+      UserError: "tensor" does not divide the attention heads, or not those of one key head.
+    """
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
+    N, K = config.num_heads, config.num_kv_heads
+    if N % math.lcm(K, tensor):
+        sizes = [size for size in range(1, N + 1) if N % math.lcm(K, size) == 0]
+        raise UserError(
+            f"the mesh has tensor={tensor}, the model {N} attention heads and {K} key heads: "
+            f"choose a size of tensor among {', '.join(map(str, sizes))}"
+        )
+    return dataclasses.replace(config, num_kv_heads=math.lcm(K, tensor))
+
+
+def with_repeated_heads(
+    params: dict[str, Any], config: LlamaConfig, mesh: Mesh | None
+) -> tuple[LlamaConfig, dict[str, Any]]:
+    """A backbone as `decoding_config` describes it: it computes what it did.
+
+    Args:
+      params: of the backbone, on the mesh; its matrices may be quantised.
+      config: of the same.
+      mesh: see `decoding_config`.
+
+    Returns:
+      Configuration and parameters, in which every key head is there as often as it has to be.
+    """
+    wanted = decoding_config(config, mesh)
+    times = wanted.num_kv_heads // config.num_kv_heads
+    if mesh is None or times == 1:
+        return wanted, params
+    repeat = functools.partial(_repeated, config.head_dim, times)
+
+    def of_layer(layer: dict[str, Any]) -> dict[str, Any]:
+        keys = {name: layer["attn"][name] for name in ("k", "v")}
+        shardings = param_shardings(mesh, jax.eval_shape(repeat, keys))
+        keys = jax.jit(repeat, out_shardings=shardings)(keys)
+        return layer | {"attn": layer["attn"] | keys}
+
+    return wanted, {k: of_layer(v) if k.startswith("layers_") else v for k, v in params.items()}
+
+
+def _repeated(head_dim: int, times: int, keys: Any) -> Any:
+    """The rows of every array, those of a head together."""
+
+    def repeated(x: jax.Array) -> jax.Array:
+        heads = x.reshape(-1, head_dim, *x.shape[1:])
+        return jnp.repeat(heads, times, axis=0).reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(repeated, keys)
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

@@ -17,6 +17,9 @@ The assistant's words and their end-of-turn marks are the labels. --output gets 
                are the num_tokens labels of the base head
   tokens_per_step
                with --walk: labels per step of a decoding that writes exactly these replies
+  kl_divergence
+               with --quantize: mean KL divergence, over the labels, of the quantised base head's
+               distribution from that of the model as it is, in nats
 """
 
 import json
@@ -34,11 +37,14 @@ from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.io.load import DTYPES
+from medusa_jax.nn.quantize import KINDS
 from medusa_jax.objectives.accuracy import TOP
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.presets import load_fitting_tree, load_tree
 from medusa_jax.tree.search import search_tree
 from train.data import sharegpt
+from train.evaluation.divergence import mean_divergence
 from train.evaluation.scores import score
 
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
@@ -58,8 +64,15 @@ _MAX_LENGTH = flags.DEFINE_integer(
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
-    ["float32", "bfloat16"],
-    "Compute dtype; default: float32 on a CPU, else bfloat16.",
+    list(DTYPES),
+    "Compute dtype; default: float32 on a CPU, else bfloat16, or float16 on GPUs without it.",
+)
+_QUANTIZE = flags.DEFINE_enum(
+    "quantize",
+    "none",
+    list(KINDS),
+    "int8: measure the model with all matrices in 8 bits, and how far it is from the model as it "
+    "is, which is loaded too.",
 )
 _DATA_ERRORS = flags.DEFINE_enum(
     "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about malformed rows."
@@ -93,7 +106,13 @@ def main(argv: list[str]) -> None:
     target = check_output(_OUTPUT.value)
     best_tree = None if _BEST_TREE.value is None else check_output(_BEST_TREE.value)
     setup_compilation_cache()
-    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, tree="chain:0")
+    lm = medusa_jax.load(
+        _MODEL.value,
+        _MEDUSA.value,
+        dtype=_DTYPE.value,
+        tree="chain:0",
+        quantize=_QUANTIZE.value,
+    )
     tree = _tree(lm)
     if best_tree is not None and tree.R == 1:
         raise UserError("--best_tree needs heads, and a --tree with as many nodes as are wanted")
@@ -114,6 +133,10 @@ def main(argv: list[str]) -> None:
     metrics = scores.metrics()
     if _WALK.value:
         metrics["tokens_per_step"] = scores.num_tokens / scores.steps
+    if _QUANTIZE.value != "none":
+        with console.status("comparing with the model as it is"):
+            exact = medusa_jax.load(_MODEL.value, "none", dtype=lm.dtype)
+            metrics["kl_divergence"] = mean_divergence(exact, lm, examples)
     write_text(target, _json(metrics))
     if best_tree is not None:
         paths = search_tree(scores.rank_accuracy(), tree.R - 1)
@@ -191,6 +214,8 @@ def _print(metrics: dict[str, Any], num_conversations: int) -> None:
     line += f", {metrics['expected_tokens_per_step']:.3f} tokens/step expected"
     if "tokens_per_step" in metrics:
         line += f", {metrics['tokens_per_step']:.3f} walked"
+    if "kl_divergence" in metrics:
+        line += f", KL {metrics['kl_divergence']:.2g} nats from the model as it is"
     console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import medusa_jax
 from infer import display
 from infer.bench import torch_batches, torch_model
+from infer.bench.model_job import ModelJob
 from infer.bench.trees import fitting_trees
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Prompt
@@ -27,13 +28,11 @@ _DEFAULT_TREES = ["mc_sim_7b_63:2"]
 Run = Callable[[Sequence[Sequence[int]], Sequence[int]], tuple[list[list[int]], float]]
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchesJob:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchesJob(ModelJob):
     """What to measure.
 
     Attributes:
-      model: folder, hub id or GGUF file; None: the default model.
-      medusa: heads, see `medusa_jax.load`.
       prompts: repeated until there are `PROMPTS`.
       trees: as the user wrote them, beside plain decoding; None: a small one.
       dtype: "float32" or "bfloat16".
@@ -41,8 +40,6 @@ class BatchesJob:
       rounds: repetitions, of which the median counts.
     """
 
-    model: str | None
-    medusa: str | None
     prompts: list[Prompt]
     trees: list[str] | None
     dtype: str
@@ -60,7 +57,7 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
       UserError: anything about model, heads, trees or prompts.
     """
     path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
-    lm = medusa_jax.load(job.model, job.medusa, dtype=job.dtype, tree="chain:0")
+    lm = job.load(job.dtype, "chain:0")
     encoded = [encode_prompt(lm, prompt).ids for prompt in job.prompts]
     prompts = [*itertools.islice(itertools.cycle(encoded), PROMPTS)]
     budgets = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, PROMPTS).tolist()
@@ -86,7 +83,7 @@ def _ways(lm: MedusaLM, job: BatchesJob, path: Path) -> tuple[list[tuple[Any, Ru
         for batches, run in (("static", _static), ("refilled", _refilled)):
             who = {"decoder": "medusa" if name else "autoregressive", "tree": name}
             ways.append((who | {"batches": batches}, run(with_tree, job.batch_size)))
-    reason = torch_model.missing_reason(lm.config, path)
+    reason = job.why_alone() or torch_model.missing_reason(lm.config, path)
     if reason is not None:
         return ways, [f"no comparison with transformers: {reason}"]
     who = {"decoder": "transformers", "tree": None, "batches": "static"}

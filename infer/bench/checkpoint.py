@@ -15,6 +15,7 @@ from infer.bench.contenders import (
     ratio,
     summarize,
 )
+from infer.bench.model_job import ModelJob
 from infer.bench.trees import fitting_trees
 from infer.bench.verify import verify
 from medusa_jax import MedusaLM
@@ -23,13 +24,11 @@ from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io import default_model, hub
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointJob:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointJob(ModelJob):
     """What to measure.
 
     Attributes:
-      model: folder, hub id or GGUF file; None: the default model.
-      medusa: heads, see `medusa_jax.load`.
       prompts: what is asked, one at a time.
       trees: as the user wrote them; None: as many of the default ones as the heads can fill.
       dtypes: "float32", "bfloat16".
@@ -38,8 +37,6 @@ class CheckpointJob:
       verify: compare every emitted token with the base model's choice in float32.
     """
 
-    model: str | None
-    medusa: str | None
     prompts: list[Prompt]
     trees: list[str] | None
     dtypes: list[str]
@@ -62,8 +59,8 @@ def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
     path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
     rows, notes, token_ids = [], [], []
     for dtype in job.dtypes:
-        lm = medusa_jax.load(job.model, job.medusa, dtype=dtype, tree="chain:0")
-        reason = torch_model.missing_reason(lm.config, path)
+        lm = job.load(dtype, "chain:0")
+        reason = job.why_alone() or torch_model.missing_reason(lm.config, path)
         contenders = _our_contenders(lm, job)
         if reason is None:
             contenders.append(torch_model.transformers_contender(lm, path, job.max_new_tokens))

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import scipy.stats
 
-import medusa_jax
 from infer import display
+from infer.bench.model_job import ModelJob
 from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.decoding.generate import encode_prompt
@@ -28,13 +28,11 @@ class Unaware(RankedByLogits, Lossless):
     """The same rule, with drafts ranked by the heads alone."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingJob:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingJob(ModelJob):
     """What to measure.
 
     Attributes:
-      model: folder, hub id or GGUF file; None: the default model.
-      medusa: heads, see `medusa_jax.load`.
       prompts: what is asked.
       tree: that every step fills.
       dtype: "float32" or "bfloat16".
@@ -42,8 +40,6 @@ class SamplingJob:
       seeds: how many answers to each prompt.
     """
 
-    model: str | None
-    medusa: str | None
     prompts: list[Prompt]
     tree: str
     dtype: str
@@ -59,7 +55,7 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
       each prompt, tokens per step, its 95 % bootstrap interval over prompts, its ratio to greedy
       decoding with a paired interval, and the answers that differ from those of plain decoding.
     """
-    lm = medusa_jax.load(job.model, job.medusa, dtype=job.dtype)
+    lm = job.load(job.dtype)
     encoded = [encode_prompt(lm, prompt) for prompt in job.prompts]
     kinds = [(0.0, True), *itertools.product(TEMPERATURES[1:], (True, False))]
     rows: list[dict[str, Any]] = []

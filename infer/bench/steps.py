@@ -1,6 +1,7 @@
 """Step time and memory bandwidth of random models: autoregressive, and trees of growing size."""
 
 import dataclasses
+import itertools
 import statistics
 from typing import Any
 
@@ -11,17 +12,19 @@ import numpy as np
 from infer import display
 from infer.bench.experiments import run_experiments
 from infer.bench.random_models import NUM_HEADS, random_lm
-from infer.bench.timing import copy_bandwidth
+from infer.bench.timing import copy_bandwidth, device_memory
 from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
+from medusa_jax.decoding import step
 from medusa_jax.decoding.cache import storage_dtype
-from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.decoding.runtime import Batch, Clock, Runtime, make_request, make_runtime
+from medusa_jax.decoding.state import Prefilled
+from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.dynamic import AnyTree, heads_used
 
 STEPS = 64
-PROMPT = 512
-# Room for STEPS steps that accept a whole path of five heads each.
-CAPACITY = 1024
+# Slots beyond the prompt: room for STEPS steps that accept a whole path of five heads each.
+ROOM = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +34,14 @@ class ShapeJob:
     Attributes:
       shape: a key of `medusa_jax.model_shapes.SHAPES`.
       trees: as the user wrote them; None: sizes from 8 to 128.
-      dtypes: "float32", "bfloat16".
+      dtypes: "float32", "bfloat16", "float16".
       heads: "shared" (format C) or "own" (format A).
       rounds: repetitions, of which the median counts.
       experiments: answer the design questions too.
+      batch_sizes: rows that are decoded at the same time.
+      contexts: tokens of each row's prompt.
+      mesh: devices to decode on, see `medusa_jax.load`; None: one.
+      quantize: "none" or "int8".
     """
 
     shape: str
@@ -43,85 +50,129 @@ class ShapeJob:
     heads: str
     rounds: int
     experiments: bool
+    batch_sizes: tuple[int, ...] = (1,)
+    contexts: tuple[int, ...] = (512,)
+    mesh: str | None = None
+    quantize: str = "none"
 
 
 def measure_shape(job: ShapeJob) -> dict[str, Any]:
     """Runs the job.
 
     Returns:
-      JSON values: "settings", "copy" (see `copy_bandwidth`), "rows" (one per tree and dtype) and,
-      when asked for, "experiments" by dtype.
+      JSON values: "settings", "copy" (see `copy_bandwidth`), "rows" (one per tree, batch size,
+      context and dtype), "notes" (what was left out) and, when asked for, "experiments" by dtype.
 
     Raises:
-      UserError: a tree needs more heads than there are.
+      UserError: a tree needs more heads than there are, or the mesh does not fit.
     """
     trees = shape_trees(job.trees, NUM_HEADS)
+    mesh = None if job.mesh is None else parse_mesh(job.mesh)
     copy = copy_bandwidth(job.rounds)
+    devices = 1 if mesh is None else mesh.size
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     experiments: dict[str, Any] = {}
     for dtype in job.dtypes:
-        lm = random_lm(job.shape, dtype, job.heads == "own")
-        rows += _measure(lm, job, trees, copy["bytes_per_second"])
+        lm = random_lm(job.shape, dtype, job.heads == "own", mesh, job.quantize)
+        for context, batch in itertools.product(job.contexts, job.batch_sizes):
+            missing = _missing_memory(lm, context, batch, devices)
+            if missing is None:
+                own = _measure(lm, job, trees, context, batch)
+                rows += [row | _bandwidth(row, devices * copy["bytes_per_second"]) for row in own]
+            else:
+                notes.append(f"{dtype}, {batch} rows of {context} tokens were left out: {missing}")
         if job.experiments:
             experiments[dtype] = run_experiments(lm, job.rounds)
-    settings = {"steps": STEPS, "prompt_tokens": PROMPT, "cache_slots": CAPACITY}
-    report = {"settings": dataclasses.asdict(job) | settings, "copy": copy, "rows": rows}
+    settings = dataclasses.asdict(job) | {"steps": STEPS, "slots_beyond_prompt": ROOM}
+    report = {"settings": settings, "copy": copy, "rows": rows, "notes": notes}
     return report | ({"experiments": experiments} if job.experiments else {})
 
 
+def _missing_memory(lm: MedusaLM, context: int, batch: int, devices: int) -> str | None:
+    """What a batch needs more than there is; None: it fits."""
+    weights = _bytes((lm.params, lm.heads_params))
+    needed, there = weights + _cache_bytes(lm, context, batch), devices * device_memory()
+    if needed < 0.9 * there:
+        return None
+    return f"weights and cache take {needed / 1e9:.1f} GB of {there / 1e9:.1f}"
+
+
 def _measure(
-    lm: MedusaLM, job: ShapeJob, trees: dict[str, AnyTree], copy: float
+    lm: MedusaLM, job: ShapeJob, trees: dict[str, AnyTree], context: int, batch: int
 ) -> list[dict[str, Any]]:
+    """The rows of one batch size and context."""
     variants = [lm, *(lm.with_tree(tree) for tree in trees.values())]
+    runtimes = [make_runtime(variant) for variant in variants]
     seconds: list[list[float]] = [[] for _ in variants]
+    prefill: list[float] = []
     with display.progress_bar() as bar:
-        task = bar.add_task(f"{job.shape} {lm.dtype}", total=(job.rounds + 1) * len(variants))
+        name = f"{job.shape} {lm.dtype}, {batch} x {context}"
+        task = bar.add_task(name, total=(job.rounds + 1) * len(variants))
         for number in range(job.rounds + 1):
-            for variant, own in zip(variants, seconds, strict=True):
-                own.append(_seconds_per_step(variant, STEPS if number else 2))
+            prompt, taken = _prefilled(runtimes[0], context)
+            prefill.append(taken)
+            for runtime, own in zip(runtimes, seconds, strict=True):
+                own.append(_seconds_per_step(runtime, prompt, batch, STEPS if number else 2))
                 bar.advance(task)
     timed = [own[1:] for own in seconds]  # the first round warmed up
-    rows = [_row(v, own, timed[0], copy) for v, own in zip(variants, timed, strict=True)]
+    rows = [_row(v, own, timed[0], context, batch) for v, own in zip(variants, timed, strict=True)]
+    prefill_ms = 1e3 * statistics.median(prefill[1:])
     return [
-        {"decoder": "medusa" if name else "autoregressive", "tree": name} | row
+        {"decoder": "medusa" if name else "autoregressive", "tree": name, "prefill_ms": prefill_ms}
+        | row
         for name, row in zip([None, *trees], rows, strict=True)
     ]
 
 
-def _seconds_per_step(lm: MedusaLM, steps: int) -> float:
-    prompt = np.arange(PROMPT) % lm.config.vocab_size
-    runtime = make_runtime(lm)
-    request = make_request([CAPACITY - PROMPT], lm.eos_ids)
-    batch = runtime.start(request, [prompt.tolist()])
-    batch = runtime.advance(batch, max_steps=steps)
-    return batch.clock.decode / int(batch.state.num_steps_B[0])
+def _prefilled(runtime: Runtime, context: int) -> tuple[Prefilled, float]:
+    """One prompt that has been run, and the seconds that it took."""
+    prompt = np.arange(context) % runtime.decoder.model.vocab_size
+    clock = Clock()
+    with clock.measure("prefill"):
+        row = runtime.prefill(clock, make_request([ROOM]), [prompt.tolist()])
+        jax.block_until_ready(row)
+    return row, clock.prefill
+
+
+def _seconds_per_step(runtime: Runtime, prompt: Prefilled, batch: int, steps: int) -> float:
+    """Of a batch of rows that all have this prompt."""
+    clock, capacity = Clock(), prompt.cache.capacity + ROOM
+    request = runtime.put(make_request([ROOM] * batch))
+    state = runtime.run(clock, step.idle, request, capacity=capacity)
+    for slot in range(batch):
+        slot_B = runtime.put(np.asarray([slot], np.int32))
+        state = runtime.run(clock, step.insert, state, prompt, slot_B)
+    done = runtime.advance(Batch(jax.block_until_ready(state), Clock()), max_steps=steps)
+    return done.clock.decode / int(done.state.num_steps_B[0])
 
 
 def _row(
-    lm: MedusaLM, seconds: list[float], autoregressive: list[float], copy: float
+    lm: MedusaLM, seconds: list[float], autoregressive: list[float], context: int, batch: int
 ) -> dict[str, Any]:
-    step = statistics.median(seconds)
     overheads = [a / b for a, b in zip(seconds, autoregressive, strict=True)]
-    parameter_bytes, cache_bytes = _parameter_bytes(lm), _cache_bytes(lm)
-    bandwidth = (parameter_bytes + cache_bytes) / step
     return {
         "nodes": lm.tree.R,
         "heads_used": heads_used(lm.tree, NUM_HEADS),
         "dtype": lm.dtype,
-        "step_ms": 1e3 * step,
+        "batch_size": batch,
+        "context": context,
+        "step_ms": 1e3 * statistics.median(seconds),
         "step_overhead": statistics.median(overheads),
-        "parameter_bytes": parameter_bytes,
-        "cache_bytes": cache_bytes,
-        "bytes_per_second": bandwidth,
-        "copy_fraction": bandwidth / copy,
+        "parameter_bytes": _parameter_bytes(lm),
+        "cache_bytes": _cache_bytes(lm, context, batch),
         "rounds_step_ms": [1e3 * s for s in seconds],
     }
 
 
+def _bandwidth(row: dict[str, Any], copy: float) -> dict[str, Any]:
+    reached = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
+    return {"bytes_per_second": reached, "copy_fraction": reached / copy}
+
+
 def _parameter_bytes(lm: MedusaLM) -> int:
     """Bytes of weights that a step reads: of an embedding only rows, of a shared LM head twice."""
-    count = sum(x.nbytes for x in jax.tree.leaves(lm.params))
-    embed = lm.params["embed"]["weight"].nbytes
+    count, embed = _bytes(lm.params), _bytes(lm.params["embed"])
     if not lm.config.tie_embeddings:
         count -= embed
     depth = heads_used(lm.tree, NUM_HEADS)
@@ -129,11 +180,15 @@ def _parameter_bytes(lm: MedusaLM) -> int:
         return count
     used = jax.tree.map(lambda x: x[:depth], lm.heads_params)
     shared = 0 if "projection" in used else embed  # the LM head has the embedding's shape
-    return count + sum(x.nbytes for x in jax.tree.leaves(used)) + shared
+    return count + _bytes(used) + shared
 
 
-def _cache_bytes(lm: MedusaLM) -> int:
+def _bytes(params: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def _cache_bytes(lm: MedusaLM, context: int, batch: int) -> int:
     """Bytes of the whole cache: attention reads all slots, also those that it masks."""
     c = lm.config
-    values = 2 * c.num_layers * c.num_kv_heads * c.head_dim * CAPACITY
+    values = 2 * c.num_layers * c.num_kv_heads * c.head_dim * (context + ROOM) * batch
     return values * jnp.dtype(storage_dtype(lm.dtype, lm.platform)).itemsize

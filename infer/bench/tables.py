@@ -56,14 +56,18 @@ def print_batches(report: dict[str, Any]) -> None:
 
 def print_shape(report: dict[str, Any]) -> None:
     """The rows of `measure_shape`, and the experiments' answers."""
-    columns = ("decoder", "nodes", "heads", "dtype", "step ms", "step cost", "GB/s", "of a copy")
+    columns = (
+        *("decoder", "nodes", "heads", "dtype", "rows", "context", "prefill ms", "step ms"),
+        *("step cost", "GB/s", "of a copy"),
+    )
     rows = [_shape_row(row) for row in report["rows"]]
     settings = report["settings"]
     _print(_title(report, f"{settings['shape']}, medians of {{rounds}} rounds"), columns, rows)
     copy = report["copy"]
     _print_lines(
         f"A copy: {copy['bytes'] / 2**20:.0f} MiB read and written at "
-        f"{copy['bytes_per_second'] / 1e9:.1f} GB/s.",
+        f"{copy['bytes_per_second'] / 1e9:.1f} GB/s. prefill ms: of one row.",
+        *(f"Note: {note}." for note in report["notes"]),
     )
     for dtype, experiments in report.get("experiments", {}).items():
         for name, answer in experiments.items():
@@ -138,6 +142,9 @@ def _shape_row(row: dict[str, Any]) -> list[str]:
         str(row["nodes"]),
         str(row["heads_used"]),
         row["dtype"],
+        str(row["batch_size"]),
+        str(row["context"]),
+        f"{row['prefill_ms']:.1f}",
         f"{row['step_ms']:.3f}",
         _times(row["step_overhead"]),
         f"{row['bytes_per_second'] / 1e9:.1f}",

@@ -58,7 +58,7 @@ def copy_bandwidth(rounds: int) -> dict[str, float]:
       "bytes": size of the array; "bytes_per_second": of reading and writing together.
     """
     cap = _CAP.get(jax.default_backend(), _CAP_ELSEWHERE)
-    size = min(_memory() // 8, cap)
+    size = min(device_memory() // 8, cap)
     # The number of passes is no constant, so that the loop cannot be folded into one addition.
     run = jax.jit(
         lambda x, n: jax.lax.fori_loop(jnp.int32(0), n, lambda _, x: x + 1, x), donate_argnums=0
@@ -73,7 +73,7 @@ def copy_bandwidth(rounds: int) -> dict[str, float]:
     return {"bytes": size, "bytes_per_second": 2 * size * _COPIES / statistics.median(seconds)}
 
 
-def _memory() -> int:
+def device_memory() -> int:
     """Bytes of the device's memory (a CPU's: of the machine)."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:

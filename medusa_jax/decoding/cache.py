@@ -34,12 +34,12 @@ class KVCache:
 
 
 def storage_dtype(dtype: str, platform: str) -> str:
-    """What keys and values computed in `dtype` are kept in: on a CPU never bfloat16.
+    """What keys and values computed in `dtype` are kept in: on a CPU always float32.
 
     XLA's CPU backend writes one token into a bfloat16 buffer by widening, rounding and copying the
     whole buffer, and reads it no faster than float32.
     """
-    return "float32" if (dtype, platform) == ("bfloat16", "cpu") else dtype
+    return "float32" if platform == "cpu" else dtype
 
 
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:

@@ -33,7 +33,9 @@ class LoadedModel:
     path: Path
 
 
-def load_model(reference: str, dtype: Any, mesh: Mesh | None = None) -> LoadedModel:
+def load_model(
+    reference: str, dtype: Any, mesh: Mesh | None = None, quantize: str = "none"
+) -> LoadedModel:
     """Loads a model from a Hugging Face folder, a hub id or a GGUF file.
 
     A sequence ends at any id that the generation config, the config or the tokenizer names:
@@ -43,6 +45,7 @@ def load_model(reference: str, dtype: Any, mesh: Mesh | None = None) -> LoadedMo
       reference: see `medusa_jax.io.hub.resolve`.
       dtype: of the parameters.
       mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
+      quantize: see `medusa_jax.io.hf.weights.load_safetensors`.
 
     Returns:
       The model.
@@ -51,10 +54,25 @@ def load_model(reference: str, dtype: Any, mesh: Mesh | None = None) -> LoadedMo
       UserError: the reference leads nowhere, or what it leads to is broken or not supported.
     """
     path = resolve(reference)
-    return _load_gguf(path, dtype, mesh) if path.is_file() else _load_folder(path, dtype, mesh)
+    load = _load_gguf if path.is_file() else _load_folder
+    return load(path, dtype, mesh, quantize)
 
 
-def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
+def model_config(path: Path) -> LlamaConfig:
+    """The network of a model in a folder or GGUF file, without its weights.
+
+    Raises:
+      UserError: it cannot be read or is not supported.
+    """
+    if path.is_file():
+        from medusa_jax.io.gguf.config import read_config
+        from medusa_jax.io.gguf.file import read_header
+
+        return read_config(read_header(path))
+    return parse_config(read_json(path / "config.json"))
+
+
+def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None, quantize: str) -> LoadedModel:
     raw = read_json(folder / "config.json")
     config = parse_config(raw)
     generation_file = folder / "generation_config.json"
@@ -62,15 +80,15 @@ def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
     tokenizer = load_tokenizer(folder)
     ends = _union(eos_ids(raw, generation), eos_ids(raw), tokenizer)
     shardings = None if mesh is None else param_shardings(mesh, abstract_params(config, dtype))
-    params = load_safetensors(folder, config, dtype, sharding=shardings)
+    params = load_safetensors(folder, config, dtype, sharding=shardings, quantize=quantize)
     return LoadedModel(config, params, tokenizer, ends, folder)
 
 
-def _load_gguf(path: Path, dtype: Any, mesh: Mesh | None) -> LoadedModel:
+def _load_gguf(path: Path, dtype: Any, mesh: Mesh | None, quantize: str) -> LoadedModel:
     from medusa_jax.io.gguf.load import load_gguf
     from medusa_jax.io.gguf.tokenizer import build_tokenizer
 
-    config, params, ends = load_gguf(path, dtype, mesh)
+    config, params, ends = load_gguf(path, dtype, mesh, quantize)
     tokenizer = build_tokenizer(path)
     return LoadedModel(config, params, tokenizer, _union(ends, (), tokenizer), path)
 

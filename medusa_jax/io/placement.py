@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from medusa_jax.nn.quantize import int8_where_it_lies
 from medusa_jax.sharding import param_shardings
 
 
@@ -34,6 +35,13 @@ def place_params(params: dict[str, Any], mesh: jax.sharding.Mesh | None) -> dict
 def place_value(value: np.ndarray, sharding: Any) -> jax.Array:
     """Like `place`, of an array that is in memory."""
     return place(lambda rows: value if rows is None else value[rows], value.shape, sharding)
+
+
+def kept(path: tuple[str, ...], value: jax.Array, quantize: str) -> Any:
+    """A parameter as it stays on its devices: "int8" makes codes and scales of a matrix."""
+    if quantize == "none" or path[-1] != "weight":
+        return value
+    return jax.block_until_ready(int8_where_it_lies(value))
 
 
 def _place_own_part(

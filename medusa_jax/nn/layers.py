@@ -9,7 +9,21 @@ from flax import linen as nn
 
 from medusa_jax.nn.params import Param
 from medusa_jax.nn.product import product
-from medusa_jax.nn.quantize import is_quantized, widened
+from medusa_jax.nn.quantize import Int8, is_quantized, widened
+
+_FLOAT16_MAX = 65504.0
+
+
+def sum_dtype(dtype: Any) -> Any:
+    """What sums of unknown size are kept in where one computes in `dtype`: not in float16."""
+    return jnp.float32 if dtype == jnp.float16 else dtype
+
+
+def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """x in `dtype`; what exceeds float16 becomes its largest number, not infinity."""
+    if dtype == jnp.float16:
+        x = jnp.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX)
+    return x.astype(dtype)
 
 
 def project(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
@@ -24,7 +38,7 @@ def project(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
       [..., out] in float32.
     """
     # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
-    x_XD = x.astype(dtype).reshape(-1, x.shape[-1])
+    x_XD = _rounded(x, dtype).reshape(-1, x.shape[-1])
     return product("XD,FD->XF", x_XD, weight, dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -42,7 +56,7 @@ def take_rows(table_VD: Any, index: jax.Array) -> jax.Array:
     return _take_bfloat16(table_VD, index)
 
 
-def draft_rows(table_VD: Any, token_map: Any) -> jax.Array:
+def draft_rows(table_VD: Any, token_map: Any) -> Any:
     """Rows of an LM head, or of its adapter, that stand for a draft vocabulary.
 
     Args:
@@ -50,9 +64,14 @@ def draft_rows(table_VD: Any, token_map: Any) -> jax.Array:
       token_map: int [Vd], the tokens of the draft vocabulary; None: the heads have none.
 
     Returns:
-      [Vd, D], or the table as it is where there is no draft vocabulary.
+      [Vd, D], in 8 bits where the table is; the table as it is where there is no draft vocabulary.
     """
-    return table_VD if token_map is None else take_rows(table_VD, jnp.asarray(token_map, jnp.int32))
+    if token_map is None:
+        return table_VD
+    index = jnp.asarray(token_map, jnp.int32)
+    if isinstance(table_VD, Int8):
+        return jax.tree.map(lambda x: jnp.take(x, index, axis=0), table_VD)
+    return take_rows(table_VD, index)
 
 
 @jax.custom_jvp
@@ -99,10 +118,11 @@ class Weights(nn.Module):
 
 
 class Linear(nn.Module):
-    """y = W x (+ b), computed and returned in `dtype`."""
+    """y = W x (+ b), computed in `dtype` and returned in `result` (None: the same)."""
 
     records: Mapping[str, Param]
     dtype: Any
+    result: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -112,7 +132,7 @@ class Linear(nn.Module):
         if "bias" in params:
             bias = params["bias"].astype(jnp.float32)
             y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
-        return y.astype(self.dtype)
+        return y.astype(self.result or self.dtype)
 
 
 class RMSNorm(nn.Module):

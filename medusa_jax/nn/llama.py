@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
-from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, take_rows
+from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, sum_dtype, take_rows
 from medusa_jax.nn.lora import Lora, adapted
 from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.nn.params import backbone_params, layer_params, untied
@@ -38,7 +38,8 @@ class Attention(nn.Module):
         c, records = self.config, layer_params(self.config)["attn"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            y = adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            result = sum_dtype(self.dtype) if name == "o" else self.dtype
+            y = adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
             return checkpoint_name(y, PRODUCT)
 
         q, k, v = (
@@ -78,7 +79,8 @@ class MLP(nn.Module):
         records = layer_params(self.config)["mlp"]
 
         def linear(name: str, x: jax.Array) -> jax.Array:
-            y = adapted(Linear(records[name], self.dtype, name=name), x, lora)
+            result = sum_dtype(self.dtype)
+            y = adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
             return checkpoint_name(y, PRODUCT)
 
         return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
@@ -121,7 +123,8 @@ class Llama(nn.Module):
 
     Attributes:
       config: the architecture.
-      dtype: compute dtype; norms, rotations and softmax are float32 all the same.
+      dtype: compute dtype; norms, rotations and softmax are float32 all the same, and with float16
+        so is whatever may exceed its 65504: the residual stream, what is added to it, the MLP.
       remat: what layers keep for the backward pass, beside their input; see
         `medusa_jax.nn.scanned.policy`. False: everything.
       pin: where activations lie on a mesh (`medusa_jax.sharding.Pin`); None: wherever the compiler
@@ -187,7 +190,7 @@ class Llama(nn.Module):
             x_BTD, kv = layer(x_BTD, mask_BTT, position_BT, angles, own, prefix_length_B, own_lora)
             x_BTD = self._residual(x_BTD)
             new.append(kv)
-        return self.final_norm(x_BTD), tuple(new)
+        return self.final_norm(x_BTD).astype(self.dtype), tuple(new)
 
     @property
     def _scans(self) -> bool:
@@ -231,7 +234,7 @@ class Llama(nn.Module):
         return jax.lax.scan(step, x_BTD, (numbers, params, lora and stack(lora.params)))[0]
 
     def _embedded(self, token_BT: jax.Array) -> jax.Array:
-        x_BTD = take_rows(self.embed()["weight"], token_BT).astype(self.dtype)
+        x_BTD = take_rows(self.embed()["weight"], token_BT).astype(sum_dtype(self.dtype))
         return x_BTD if self.pin is None else self.pin.embedded(x_BTD)
 
     def _residual(self, x_BTD: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Matrix products that round their operands alike, forwards and backwards, quantised or not."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,11 @@ from medusa_jax.nn.quantize import channel_scale, is_quantized, widened
 
 # Numbers of rows for which `_weight_first` was faster on a CPU with AVX-512 (docs/design.md).
 _WEIGHT_FIRST = {"float32": range(2, 65), "bfloat16": (16, 32, 64)}
+
+
+# Of int8 codes on a CPU: most bytes that are widened at once, and rows that are worth a turn.
+_BLOCK_BYTES = 2**21
+_SMALL_BLOCK = 16
 
 
 def product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
@@ -39,8 +45,14 @@ def _product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
     factor = None
     if is_quantized(y):
         x, y, factor = _taken_apart(equation, x, y)
-    out = _dot(equation, x.astype(dtype), y.astype(dtype))
-    return out if factor is None else out * factor
+    if factor is None:
+        return _dot(equation, x.astype(dtype), y.astype(dtype))
+    return factor * jax.lax.platform_dependent(
+        x.astype(dtype),
+        y,
+        cpu=functools.partial(_by_blocks, equation),
+        default=lambda x, codes: _dot(equation, x, codes.astype(dtype)),
+    )
 
 
 def _forward(equation: str, x: jax.Array, y: Any, dtype: Any) -> tuple[jax.Array, Any]:
@@ -112,6 +124,31 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(
         x, y, cpu=functools.partial(fast, equation, rows[0]), default=plain
     )
+
+
+def _by_blocks(equation: str, x: jax.Array, codes: jax.Array) -> jax.Array:
+    """Some rows of the codes at a time, so that what they are widened to stays in the caches.
+
+    XLA's CPU backend widens a matrix in memory before it multiplies, and takes out of a loop what
+    does not change there: decoding would begin by widening all matrices, and read these ever after.
+    """
+    assert equation[-1] == _terms(equation)[1][-2]
+    *batch, rows, columns = codes.shape
+    row_bytes = math.prod(batch) * columns * x.dtype.itemsize
+    sizes = [n for n in range(1, rows // 2 + 1) if rows % n == 0 and n * row_bytes <= _BLOCK_BYTES]
+    if not sizes or sizes[-1] < min(_SMALL_BLOCK, rows // 2):
+        x, codes = jax.lax.optimization_barrier((x, codes))  # keeps it inside the loop
+        return _dot(equation, x, codes.astype(x.dtype))
+    # Block i has the rows i, i + blocks, ...: what devices share out along this axis stays theirs.
+    blocks = rows // sizes[-1]
+    strided = codes.reshape(*batch, sizes[-1], blocks, columns)
+
+    def multiply(i: jax.Array) -> jax.Array:
+        block = jax.lax.dynamic_index_in_dim(strided, i, len(batch) + 1, keepdims=False)
+        return _dot(equation, x, block.astype(x.dtype))
+
+    out = jnp.moveaxis(jax.lax.map(multiply, jnp.arange(blocks, dtype=jnp.int32)), 0, -1)
+    return out.reshape(*out.shape[:-2], rows)
 
 
 def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
-"""A frozen backbone in 8 or 4 bits (QLoRA, Dettmers et al., 2023), through the library qwix.
+"""Weights in 8 bits, or 4 (QLoRA, Dettmers et al., 2023): codes and scales in place of a matrix.
 
-Only the matrices of the layers are quantised, and only for training: embeddings, LM head and norms
-stay as they are. `medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` read them.
+`medusa_jax.nn.product` and `medusa_jax.nn.layers.take_rows` read them. In training a frozen
+backbone has quantised matrices in its layers alone, those in 4 bits through the library qwix; a
+model that only decodes has them everywhere.
 """
 
 import dataclasses
@@ -9,11 +10,41 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from medusa_jax.errors import UserError
 
-# Scales: one per row for int8; one per 64 neighbours of a row for nf4, as in QLoRA.
+# Of nf4: one scale per 64 neighbours of a row, as in QLoRA.
 _BLOCK = 64
+KINDS = ("none", "int8")  # of a model that only decodes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """A weight [..., out, in] of whole numbers with one scale per output.
+
+    The names are those of qwix's arrays, which stand for nf4.
+
+    Attributes:
+      qvalue: int8, -127 .. 127.
+      scale: float32 [..., out, 1]; the weight is scale * qvalue.
+    """
+
+    qvalue: jax.Array
+    scale: jax.Array
+
+    shape = property(lambda self: self.qvalue.shape)
+    ndim = property(lambda self: self.qvalue.ndim)
+    dtype = property(lambda self: self.scale.dtype)
+
+
+def int8(weight: jax.Array) -> Int8:
+    """The nearest weight in 8 bits: floating [..., out, in]."""
+    wide = weight.astype(jnp.float32)
+    scale = jnp.abs(wide).max(axis=-1, keepdims=True) / 127
+    codes = jnp.round(wide / jnp.where(scale > 0, scale, 1))
+    return Int8(codes.astype(jnp.int8), scale)
 
 
 def quantize_backbone(params: dict[str, Any], kind: Literal["int8", "nf4"]) -> dict[str, Any]:
@@ -27,31 +58,62 @@ def quantize_backbone(params: dict[str, Any], kind: Literal["int8", "nf4"]) -> d
       The same nested dicts; a quantised matrix is a pytree of its codes and its scales.
 
     Raises:
-      UserError: qwix is not installed, or a matrix cannot be cut into blocks.
+      UserError: qwix is not installed, or a matrix cannot be cut into blocks (nf4).
     """
+    quantize = jax.jit(int8) if kind == "int8" else _nf4()
+
+    def quantized(path: tuple[Any, ...], weight: jax.Array) -> Any:
+        is_matrix = path[0].key.startswith("layers_") and weight.ndim == 2
+        return quantize(weight) if is_matrix else weight
+
+    return jax.tree_util.tree_map_with_path(quantized, params)
+
+
+def _nf4() -> Any:
     try:
         import qwix
     except ImportError as error:
         raise UserError(
-            'quantising needs qwix: pip install "medusa-jax[quant]", or set config.quantize=none'
+            'nf4 needs qwix: pip install "medusa-jax[quant]", or set config.quantize=int8 or none'
         ) from error
 
-    qtype = jnp.int8 if kind == "int8" else kind
-    tiles = {1: _BLOCK} if kind == "nf4" else {}
+    @jax.jit
+    def cut(weight: jax.Array) -> Any:
+        return qwix.quantize(weight, "nf4", channelwise_axes=(0,), tiled_axes={1: _BLOCK})
 
-    def quantized(path: tuple[Any, ...], weight: jax.Array) -> Any:
-        if not (path[0].key.startswith("layers_") and weight.ndim == 2):
-            return weight
-        if weight.shape[1] % _BLOCK and tiles:
+    def quantize(weight: jax.Array) -> Any:
+        if weight.shape[1] % _BLOCK:
             raise UserError(
                 f"a matrix of {weight.shape[1]} columns has no blocks of {_BLOCK}: set "
                 "config.quantize=int8"
             )
-        return jax.jit(lambda w: qwix.quantize(w, qtype, channelwise_axes=(0,), tiled_axes=tiles))(
-            weight
-        )
+        return cut(weight)
 
-    return jax.tree_util.tree_map_with_path(quantized, params)
+    return quantize
+
+
+def int8_matrices(params: Any) -> Any:
+    """Parameters of a backbone or of heads with all matrices in 8 bits: for decoding alone.
+
+    Norms, biases and the token map of a draft vocabulary stay as they are, and so does what is
+    quantised already.
+    """
+
+    def quantized(path: tuple[Any, ...], value: Any) -> Any:
+        is_matrix = path[-1].key == "weight" and not is_quantized(value)
+        return int8_where_it_lies(value) if is_matrix else value
+
+    return jax.tree_util.tree_map_with_path(quantized, params, is_leaf=is_quantized)
+
+
+def int8_where_it_lies(weight: jax.Array) -> Int8:
+    """Like `int8`: codes on the devices that have the weight, scales on those with its rows."""
+    place = weight.sharding
+    rows = place
+    if isinstance(place, NamedSharding):
+        rows = NamedSharding(place.mesh, PartitionSpec(*place.spec[: weight.ndim - 1]))
+    shardings: Any = Int8(place, rows)  # pyright: ignore[reportArgumentType]
+    return jax.jit(int8, out_shardings=shardings)(weight)
 
 
 def is_quantized(weight: Any) -> bool:
@@ -66,6 +128,8 @@ def channel_scale(weight: Any) -> jax.Array | None:
       Of the weight's rank, each axis whole or of size one; None where codes stand for other numbers
       (nf4) or an axis is cut into blocks.
     """
+    if isinstance(weight, Int8):
+        return weight.scale
     scale, shape = weight.scale, weight.qvalue.shape
     if isinstance(weight.qtype, str) or weight.zero_point is not None:
         return None
@@ -75,6 +139,8 @@ def channel_scale(weight: Any) -> jax.Array | None:
 
 def widened(weight: Any, dtype: Any) -> jax.Array:
     """The matrix that a quantised weight stands for, in `dtype`."""
+    if isinstance(weight, Int8):
+        return (weight.qvalue.astype(jnp.float32) * weight.scale).astype(dtype)
     import qwix
 
     if weight.qtype != "nf4":

@@ -62,6 +62,7 @@ def shape(benchmark, tmp_path_factory):
     path = tmp_path_factory.mktemp("shape") / "out.json"
     done = benchmark(
         *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own"),
+        *("--batch_sizes=1,2", "--contexts=512,32"),
         *("--trees=mc_sim_7b_63:8", f"--output={path}"),
     )
     out = stdout_of(done)
@@ -115,14 +116,16 @@ def test_checkpoint_compares_with_transformers_where_torch_is(checkpoint):
 
 def test_shape_report_measures_steps_with_and_without_a_tree(shape):
     report, out = shape
-    assert set(report) == SHARED_KEYS | {"copy"}
+    assert set(report) == SHARED_KEYS | {"copy", "notes"}
     assert report["mode"] == "shape"
     assert report["copy"]["bytes_per_second"] > 0
     rows = report["rows"]
-    assert [row["nodes"] for row in rows] == [1, 8]
-    assert [row["heads_used"] for row in rows] == [0, 3]
+    assert [row["nodes"] for row in rows] == [1, 8] * 4
+    assert [row["heads_used"] for row in rows] == [0, 3] * 4
+    cells = [(row["context"], row["batch_size"]) for row in rows[::2]]
+    assert cells == [(512, 1), (512, 2), (32, 1), (32, 2)]
     for row in rows:
-        assert row["step_ms"] > 0
+        assert min(row["step_ms"], row["prefill_ms"]) > 0
         expected = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
         assert row["bytes_per_second"] == pytest.approx(expected)
         assert row["copy_fraction"] == pytest.approx(expected / report["copy"]["bytes_per_second"])
@@ -131,7 +134,7 @@ def test_shape_report_measures_steps_with_and_without_a_tree(shape):
 
 
 def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
-    plain, tree = shape[0]["rows"]
+    plain, tree, *_, last = shape[0]["rows"]
     # Tiny: five layers, D 64, F 172, 8 heads and 4 key heads of 8, V 512, tied embeddings.
     layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 172 + 2 * 64
     assert plain["parameter_bytes"] == 4 * (5 * layer + 64 + 512 * 64)
@@ -139,6 +142,7 @@ def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
     head = 64 * 64 + 64 + 512 * 64
     assert tree["parameter_bytes"] == plain["parameter_bytes"] + 4 * 3 * head
     assert tree["cache_bytes"] == plain["cache_bytes"]
+    assert last["cache_bytes"] == 4 * 2 * 5 * 4 * 8 * (32 + 512) * 2
 
 
 def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
@@ -147,7 +151,11 @@ def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
         "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
         f"--output={tmp_path}/no/out.json": "No such file or directory",
         f"--output={tmp_path}": "not a regular file",
-        "--dtypes=float16": "'float16': choose from float32, bfloat16",
+        "--dtypes=float8": "'float8': choose from float32, bfloat16, float16",
+        "--mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
+        "--shape=tiny --mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
+        "--batch_sizes=2": "--batch_sizes only works with --shape",
+        "--shape=tiny --contexts=512,none": "--contexts is 512,none: give numbers from 1",
         "--heads=own": "--heads only works with --shape",
         "--batches=2 --max_new_tokens=4": "--max_new_tokens only works without --batches",
         "--batches=2 --shape=tiny": "--shape and --batches measure different things: give one",
@@ -170,13 +178,17 @@ def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
 
 def test_help_teaches(benchmark):
     text = stdout_of(benchmark("--help"))
-    assert text.count("python -m infer.benchmark") == 7
+    assert text.count("python -m infer.benchmark") == 8
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text
     for name in (
         "batches",
         "sampling",
         "shape",
+        "batch_sizes",
+        "contexts",
+        "mesh",
+        "quantize",
         "heads",
         "[no]experiments",
         "output",

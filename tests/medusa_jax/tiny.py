@@ -10,7 +10,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
 from medusa_jax.tree.build import build_tree
 
 CONFIG = LlamaConfig(
@@ -26,7 +26,9 @@ CONFIG = LlamaConfig(
 _WIDTH = 256
 
 
-def tiny_lm(tree: str = "mc_sim_7b_63", *, seed: int = 0, eos_ids=()) -> MedusaLM:
+def tiny_lm(
+    tree: str = "mc_sim_7b_63", *, seed: int = 0, eos_ids=(), config=CONFIG, token_map=None
+) -> MedusaLM:
     """Weights random enough that the greedy text does not settle on one token."""
     rng = np.random.default_rng(seed)
 
@@ -34,13 +36,19 @@ def tiny_lm(tree: str = "mc_sim_7b_63", *, seed: int = 0, eos_ids=()) -> MedusaL
         scale = 0.6 if len(shape) == 2 else 1.0
         return jnp.asarray(rng.normal(size=shape) * scale + (len(shape) == 1), jnp.float32)
 
-    params = jax.tree.map(weight, param_shapes(CONFIG), is_leaf=lambda x: isinstance(x, tuple))
-    heads_config = MedusaConfig(num_heads=4, hidden_size=16, vocab_size=24)
-    heads = init_heads(heads_config, params["lm_head"]["weight"], jnp.float32)
-    heads["blocks"]["weight"] = jnp.asarray(rng.normal(size=(4, 1, 16, 16)) * 0.3, jnp.float32)
-    heads["blocks"]["bias"] = jnp.asarray(rng.normal(size=(4, 1, 16)) * 0.3, jnp.float32)
+    params = jax.tree.map(weight, param_shapes(config), is_leaf=lambda x: isinstance(x, tuple))
+    D, V = config.hidden_size, config.vocab_size
+    heads_config = MedusaConfig(
+        num_heads=4,
+        hidden_size=D,
+        vocab_size=V if token_map is None else len(token_map),
+        draft_vocab=token_map is not None,
+    )
+    heads = init_heads(heads_config, lm_head_weight(params), jnp.float32, token_map)
+    heads["blocks"]["weight"] = jnp.asarray(rng.normal(size=(4, 1, D, D)) * 0.3, jnp.float32)
+    heads["blocks"]["bias"] = jnp.asarray(rng.normal(size=(4, 1, D)) * 0.3, jnp.float32)
     lm = MedusaLM(
-        config=CONFIG,
+        config=config,
         params=params,
         heads_config=heads_config,
         heads_params=heads,

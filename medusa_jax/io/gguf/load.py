@@ -14,7 +14,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.gguf.config import eos_ids, read_config
 from medusa_jax.io.gguf.file import GGUFFile, read_header, read_tensor
 from medusa_jax.io.hf.weights import abstract_params
-from medusa_jax.io.placement import place_value
+from medusa_jax.io.placement import kept, place_value
 from medusa_jax.nn.params import backbone_params, by_path
 from medusa_jax.sharding import param_shardings
 
@@ -24,7 +24,7 @@ _NOT_PARAMETERS = ("rope_freqs.weight", "attn_rot_embd")
 
 
 def load_gguf(
-    path: str | Path, dtype: DTypeLike, mesh: Mesh | None = None
+    path: str | Path, dtype: DTypeLike, mesh: Mesh | None = None, quantize: str = "none"
 ) -> tuple[LlamaConfig, dict[str, Any], tuple[int, ...]]:
     """Reads a GGUF file: architectures llama (Mistral included), qwen2 and qwen3.
 
@@ -35,6 +35,7 @@ def load_gguf(
       path: of the .gguf file.
       dtype: of every parameter, whatever the file stores.
       mesh: where to put them, by `medusa_jax.sharding.param_shardings`; None: the default device.
+      quantize: see `medusa_jax.io.hf.weights.load_safetensors`.
 
     Returns:
       The configuration; the backbone's parameters, nested like
@@ -55,7 +56,7 @@ def load_gguf(
         value = read_tensor(header, records[keys].names["gguf"], np.dtype(dtype))
         if num_heads := permuted.get(keys[1:-1]):
             value = _restore_rows(value, num_heads)
-        params[keys] = place_value(value, shardings.get(keys))
+        params[keys] = kept(keys, place_value(value, shardings.get(keys)), quantize)
         del value  # before the next one is made
     return config, unflatten_dict(params), eos_ids(header)
 

@@ -10,7 +10,7 @@ from flax.traverse_util import unflatten_dict
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.placement import place
+from medusa_jax.io.placement import kept, place
 from medusa_jax.io.tensor_files import stored_tensors
 from medusa_jax.nn.params import backbone_params, by_path
 
@@ -36,7 +36,12 @@ def hf_keys(config: LlamaConfig) -> dict[tuple[str, ...], str]:
 
 
 def load_safetensors(
-    folder: Path, config: LlamaConfig, dtype: Any, *, sharding: Any = None
+    folder: Path,
+    config: LlamaConfig,
+    dtype: Any,
+    *,
+    sharding: Any = None,
+    quantize: str = "none",
 ) -> dict[str, Any]:
     """Loads the backbone of a Hugging Face folder.
 
@@ -52,6 +57,8 @@ def load_safetensors(
       dtype: of the parameters to return.
       sharding: where to put them: None for the default device, one `jax.sharding.Sharding` for
         all, or nested dicts of them like the parameters.
+      quantize: "none", or "int8": matrices in 8 bits (`medusa_jax.nn.quantize.Int8`), one after the
+        other, so that no device ever holds much more than the result.
 
     Returns:
       Nested dicts of `dtype` arrays shaped like `param_shapes(config)`.
@@ -70,7 +77,8 @@ def load_safetensors(
     for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
         tensor = stored[records[path].names["hf"]]
         read = functools.partial(tensor.read, dtype)
-        params[path] = place(read, tensor.shape, _sharding_of(path, sharding))
+        value = place(read, tensor.shape, _sharding_of(path, sharding))
+        params[path] = kept(path, value, quantize)
     return unflatten_dict({path: params[path] for path in records})
 
 

@@ -13,6 +13,7 @@ import pytest
 from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.io.load import for_decoding
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows, typical_numbers
 from tests.medusa_jax.tiny import tiny_lm
 
@@ -146,3 +147,30 @@ def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
         assert re.search(rf"{name}{text}\S* parameter\(", hlo)
         copies = re.findall(rf"= \w+{text}\S* (?:copy|transpose|convert|bitcast-convert)\(.*", hlo)
         assert not copies, copies
+
+
+def widened_shapes(text):
+    return set(re.findall(r"= (?:f32|bf16)\[([\d,]+)\]\S* convert\(", text))
+
+
+@pytest.mark.parametrize(("tree", "dtype"), [("chain:0", "bfloat16"), ("mc_sim_7b_63", "float32")])
+def test_int8_matrices_are_never_widened_whole(lm, tree, dtype):
+    """Neither before the loop, where the compiler would put it, nor inside; the heads too."""
+    exact = (lm if dtype == "float32" else bfloat16(lm)).with_tree(tree)
+    runtime = make_runtime(for_decoding(exact, None, "int8"))
+    text = loop_of(runtime, runtime.start(make_request([8]), PROMPTS[:1])).as_text()
+    converted = widened_shapes(text)
+    codes = [x.shape for x in jax.tree.leaves(runtime.params) if x.dtype == jnp.int8]
+    assert (4, 1, 16, 16) in codes or tree == "chain:0"
+    halves = {(*shape[:-2], shape[-2] // 2, shape[-1]) for shape in codes}
+    wholes = {shape for shape in codes if shape not in halves}
+    assert {(24, 16), (32, 16), (16, 32)} <= wholes
+    assert not {",".join(map(str, shape)) for shape in wholes} & converted
+
+
+def test_a_matrix_that_is_widened_whole_is_seen():
+    def naive(x_XD, codes_FD):
+        return jnp.einsum("XD,FD->XF", x_XD, codes_FD.astype(x_XD.dtype))
+
+    arrays = jnp.ones((8, 16)), jnp.ones((24, 16), jnp.int8)
+    assert "24,16" in widened_shapes(jax.jit(naive).lower(*arrays).compile().as_text())

@@ -59,7 +59,7 @@ def test_prompts_that_cannot_be_answered(lm, prompt, message):
 
 
 def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
-    with pytest.raises(UserError, match="float32 or bfloat16"):
+    with pytest.raises(UserError, match="float32, bfloat16, float16"):
         medusa_jax.load(str(stories260k), "none", dtype="int8")
     with pytest.raises(UserError, match="heads"):
         medusa_jax.load(str(stories260k), "none", tree="chain:2")

@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -131,6 +132,22 @@ def test_the_nearest_temperature_counts():
 
 
 def test_a_cpu_gets_the_dtype_that_was_measured_to_be_faster():
-    assert default_dtype(Measured(), "cpu") == "float32"
-    assert default_dtype(Measured(fastest="bfloat16"), "cpu") == "bfloat16"
-    assert default_dtype(Measured(fastest="float32"), "gpu") == "bfloat16"
+    cpu, gpu = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
+    assert default_dtype(Measured(), cpu) == "float32"
+    assert default_dtype(Measured(fastest="bfloat16"), cpu) == "bfloat16"
+    assert default_dtype(Measured(fastest="float32"), gpu) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ("7.0", "float16"),  # V100
+        ("7.5", "float16"),  # T4
+        ("8.0", "bfloat16"),  # A100
+        ("10.0", "bfloat16"),
+        ("gfx90a", "bfloat16"),  # an MI250
+    ],
+)
+def test_gpus_without_bfloat16_get_float16(capability, dtype):
+    device = SimpleNamespace(platform="gpu", compute_capability=capability)
+    assert default_dtype(Measured(), device) == dtype

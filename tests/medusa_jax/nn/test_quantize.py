@@ -15,11 +15,19 @@ from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.product import product
-from medusa_jax.nn.quantize import is_quantized, quantize_backbone, widened
+from medusa_jax.nn.quantize import (
+    Int8,
+    int8,
+    int8_matrices,
+    is_quantized,
+    quantize_backbone,
+    widened,
+)
 from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.logits import lm_heads
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.tiny import CONFIG as SMALL
+from tests.medusa_jax.tiny import tiny_lm
 
 CONFIG = dataclasses.replace(SMALL, hidden_size=64, intermediate_size=128, head_dim=16)
 # Of a normal distribution: half a step of 127 over a row's largest entry, and QLoRA's 16 levels.
@@ -200,3 +208,48 @@ def test_embedding_lm_head_and_heads_may_be_quantised_too(params, kind):
         wanted = jax.jit(logits)(*(widened(weight, jnp.float32) for weight in quantised))
     for got, exact in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_int8_rounds_to_the_nearest_code_of_each_row():
+    weight = np.random.default_rng(0).normal(size=(3, 6, 40)).astype(np.float32)
+    weight[1, 2] = 0
+    found = jax.jit(int8)(weight)
+    assert (found.qvalue.dtype, found.scale.shape) == (jnp.int8, (3, 6, 1))
+    for place in np.ndindex(3, 6):
+        row, scale = weight[place], float(np.asarray(found.scale)[place][0])
+        assert scale == pytest.approx(np.abs(row).max() / 127)
+        error = np.abs(np.asarray(found.qvalue, np.float32)[place] * scale - row)
+        assert error.max() <= scale / 2 * (1 + 1e-5)
+    codes = np.abs(np.asarray(found.qvalue, np.int32)).max(-1)
+    assert codes[1, 2] == 0
+    assert (np.delete(codes.ravel(), 8) == 127).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 48, 61, 640])
+@pytest.mark.parametrize(("equation", "leading"), [("XD,FD->XF", ()), ("MXD,MFD->MXF", (3,))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_blocks_of_codes_are_multiplied_as_the_whole_is(
+    monkeypatch, equation, leading, rows, dtype
+):
+    """Whole numbers of which every dtype knows the products; blocks of one row and of many."""
+    monkeypatch.setattr("medusa_jax.nn.product._BLOCK_BYTES", 2**12)
+    rng = np.random.default_rng(0)
+    x = rng.integers(-4, 5, (*leading, 5, 16))
+    codes = rng.integers(-8, 9, (*leading, rows, 16))
+    scale = 2.0 ** rng.integers(-3, 3, (*leading, rows, 1))
+    weight = Int8(jnp.asarray(codes, jnp.int8), jnp.asarray(scale, jnp.float32))
+    found = jax.jit(lambda x: product(equation, x, weight, jnp.dtype(dtype)))(jnp.asarray(x, dtype))
+    np.testing.assert_array_equal(found, np.einsum(equation, x, codes * scale))
+
+
+def test_a_model_that_decodes_is_quantised_but_for_norms_and_biases():
+    lm = tiny_lm("chain:1", token_map=np.asarray([3, 1, 2], np.int32))
+    found = int8_matrices({"backbone": lm.params, "heads": lm.heads_params})
+    assert not is_quantized(found["backbone"]["final_norm"]["scale"])
+    assert not is_quantized(found["heads"]["blocks"]["bias"])
+    assert found["heads"]["token_map"].dtype == jnp.int32
+    layer = found["backbone"]["layers_0"]
+    for weight in (found["backbone"]["embed"], layer["attn"]["o"], found["heads"]["blocks"]):
+        assert is_quantized(weight["weight"])
+    again = int8_matrices(found)
+    assert again["backbone"]["embed"]["weight"] is found["backbone"]["embed"]["weight"]

@@ -1,0 +1,28 @@
+"""Flags about where and how exactly a model is kept, for commands whose other flags differ."""
+
+from absl import flags
+
+from medusa_jax.nn.quantize import KINDS
+
+flags.disclaim_key_flags()  # they belong to the command that asks for them
+
+
+def define_mesh() -> flags.FlagHolder[str | None]:
+    """The flag --mesh."""
+    return flags.DEFINE_string(
+        "mesh",
+        None,
+        "Devices to decode on, as sizes of data, fsdp and tensor: tensor=4 splits the weights and "
+        "the cache over four. Default: one device.",
+    )
+
+
+def define_quantize() -> flags.FlagHolder[str]:
+    """The flag --quantize."""
+    return flags.DEFINE_enum(
+        "quantize",
+        "none",
+        list(KINDS),
+        "int8 keeps all matrices in 8 bits with a scale per output: half the memory of bfloat16, "
+        "at slightly other logits.",
+    )
