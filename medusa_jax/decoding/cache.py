@@ -1,12 +1,14 @@
 """Keys and values of committed tokens: one buffer per layer, a length per row."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig
+from medusa_jax.nn.kernels.tpu_append import MOST_TOKENS, fused_append
 from medusa_jax.nn.llama import LayersKV
 
 
@@ -61,9 +63,11 @@ def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
     The rest is written after the row's new length, where nothing reads it and the next append
     overwrites it. The caller keeps length + T <= capacity.
     """
+    append = _append
+    if new[0][0].shape[1] <= MOST_TOKENS:
+        append = functools.partial(jax.lax.platform_dependent, tpu=fused_append, default=_append)
     layers = tuple(
-        (_write(k, _keys(k_new), cache.length_B, 3), _write(v, _values(v_new), cache.length_B, 2))
-        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
+        append(*old, *added, cache.length_B) for old, added in zip(cache.layers, new, strict=True)
     )
     return KVCache(layers, cache.length_B + num_B)
 
@@ -118,6 +122,13 @@ def _keys(k_BTKH: jax.Array) -> jax.Array:
 
 def _values(v_BTKH: jax.Array) -> jax.Array:
     return v_BTKH.swapaxes(1, 2)
+
+
+def _append(
+    k: jax.Array, v: jax.Array, new_k: jax.Array, new_v: jax.Array, start_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of one layer."""
+    return _write(k, _keys(new_k), start_B, 3), _write(v, _values(new_v), start_B, 2)
 
 
 def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -> jax.Array:

@@ -5,11 +5,13 @@ no mask beyond each row's length. The two parts are computed apart and merged by
 keys of the new tokens never have to enter the cache before they are accepted.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.nn.kernels.tpu_attention import fused_attention
 from medusa_jax.nn.product import product
 
 # Queries whose scores exist at once where the new tokens are many: training, long prompts.
@@ -121,22 +123,56 @@ def attention(
     Returns:
       [B, T, N, H] in q's dtype. Scores and softmax are float32.
     """
-    B, T, N, H = q_BTNH.shape
-    K = k_BTKH.shape[2]
-    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
     mask = mask_BTT
     if window is not None:
         mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
     if prefix is None or prefix_length_B is None:
+        q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
         out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-    else:
-        part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-        slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
-        seen_BTS = slot_11S < prefix_length_B[:, None, None]
-        if window is not None:
-            seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
-        q_BKGTH = q_BKGTH.astype(prefix[0].dtype)  # a cache may be kept in a wider one
-        part = _merge(part, attend_part(q_BKGTH, *prefix, seen_BTS[:, None, None]))
-        out_BKGTH = part.value / part.total[..., None]
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
+        return _by_token(out_BKGTH).astype(q_BTNH.dtype)
+    return _with_prefix(window, q_BTNH, k_BTKH, v_BTKH, mask, position_BT, *prefix, prefix_length_B)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_prefix(window: int | None, *arrays: jax.Array) -> jax.Array:
+    """As `attention`, the mask with the window's limit: a kernel on TPUs, products elsewhere."""
+    return jax.lax.platform_dependent(
+        *arrays,
+        tpu=functools.partial(fused_attention, window=window),
+        default=functools.partial(_in_two_parts, window),
+    )
+
+
+@_with_prefix.defjvp
+def _with_prefix_jvp(window: int | None, primals: Any, tangents: Any) -> Any:
+    """The kernel has no derivative; that of the products is the same."""
+    return jax.jvp(functools.partial(_in_two_parts, window), primals, tangents)
+
+
+def _in_two_parts(
+    window: int | None, q, k, v, mask_BTT, position_BT, prefix_k, prefix_v, prefix_length_B
+) -> jax.Array:
+    """Prefix and new tokens apart, merged."""
+    q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q, k, v)
+    part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask_BTT[:, None, None])
+    slot_11S = jnp.arange(prefix_v.shape[2], dtype=jnp.int32)[None, None, :]
+    seen_BTS = slot_11S < prefix_length_B[:, None, None]
+    if window is not None:
+        seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
+    q_BKGTH = q_BKGTH.astype(prefix_k.dtype)  # a cache may be kept in a wider one
+    part = _merge(part, attend_part(q_BKGTH, prefix_k, prefix_v, seen_BTS[:, None, None]))
+    return _by_token(part.value / part.total[..., None]).astype(q.dtype)
+
+
+def _by_key_head(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[jax.Array, ...]:
+    """Queries [B, K, G, T, H], keys [B, K, H, T] and values [B, K, T, H]."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    return q_BKGTH, k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
+
+
+def _by_token(x_BKGTH: jax.Array) -> jax.Array:
+    """[B, T, N, H]."""
+    B, K, G, T, H = x_BKGTH.shape
+    return x_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)
