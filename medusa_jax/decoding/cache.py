@@ -44,9 +44,20 @@ def storage_dtype(dtype: str, platform: str) -> str:
     return "float32" if (dtype, platform) == ("bfloat16", "cpu") else dtype
 
 
+def num_slots(capacity: int, dtype: Any) -> int:
+    """Slots of a cache with room for `capacity` tokens.
+
+    A TPU would keep a number of slots that does not fill its registers in another layout than the
+    one that attention reads, and turn the cache round at every call. No CPU, where every slot
+    costs, keeps bfloat16.
+    """
+    return -(-capacity // 128) * 128 if jnp.dtype(dtype) == jnp.bfloat16 else capacity
+
+
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:
-    """A cache of `capacity` slots for `batch` rows, none of them valid, kept in `dtype`."""
+    """A cache for `batch` rows of `capacity` slots or more, none valid, kept in `dtype`."""
     heads, dim = config.num_kv_heads, config.head_dim
+    capacity = num_slots(capacity, dtype)
     layers = tuple(
         (
             jnp.zeros((batch, heads, dim, capacity), dtype),
@@ -95,8 +106,8 @@ def insert(cache: KVCache, rows: KVCache, slot_B: jax.Array) -> KVCache:
 
 
 def grown(cache: KVCache, capacity: int) -> KVCache:
-    """The same rows with `capacity` slots, no fewer than before."""
-    more = capacity - cache.capacity
+    """The same rows with `capacity` slots or more, no fewer than before."""
+    more = num_slots(capacity, cache.layers[0][0].dtype) - cache.capacity
     layers = tuple(
         (
             jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))),

@@ -137,7 +137,7 @@ class Llama(nn.Module):
         self,
         token_BT: jax.Array,
         position_BT: jax.Array,
-        mask_BTT: jax.Array,
+        mask_BTT: jax.Array | None,
         *,
         prefix: LayersKV | None = None,
         prefix_length_B: jax.Array | None = None,
@@ -149,7 +149,7 @@ class Llama(nn.Module):
         Args:
           token_BT: int32 token ids.
           position_BT: int32 absolute positions.
-          mask_BTT: bool [B or 1, T, T], which new token sees which; see `attention`.
+          mask_BTT: bool [B or 1, T, T], which new token sees which, or None; see `attention`.
           prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
             there is none.
           prefix_length_B: int32, how many slots of the prefix each row has.

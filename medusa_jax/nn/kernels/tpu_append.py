@@ -14,6 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import tpu as pltpu
 
+from medusa_jax.nn.kernels.tpu_attention import slots_last
+
 _LANES, _SUBLANES = 128, 16  # slots of a block of keys, and of values
 
 # Most tokens of a row: they lie in two blocks at most.
@@ -41,11 +43,8 @@ def fused_append(
     Returns:
       Keys and values.
     """
-    dtype = k_BKHS.dtype
-    new_k_BKHA = new_k_BAKH.transpose(0, 2, 3, 1).astype(dtype)
-    new_v_BKAH = new_v_BAKH.swapaxes(1, 2).astype(dtype)
     call = _partitioned(interpret)
-    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BKHA, new_v_BKAH, start_B)
+    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BAKH, new_v_BAKH, start_B)
     return k_BKHS, v_BKSH
 
 
@@ -61,70 +60,76 @@ def _partitioned(interpret: bool) -> Any:
 
     call.def_partition(
         partition,
-        sharding_rule="b k h s, b k s h, b k h a, b k a h, b -> b k h s, b k s h",
+        sharding_rule="b k h s, b k s h, b a k h, b a k h, b -> b k h s, b k s h",
         need_replication_factors=("h", "s", "a"),
     )
     return call
 
 
 def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):
-    """`fused_append` in the layouts of the cache."""
-    B, K, H, S = k.shape
-    A = new_k.shape[3]
-    lanes, rows = min(_LANES, S), min(_SUBLANES, S)
-
-    def block(slots: int) -> Any:
-        # The second block is the first again where nothing reaches further: then nothing is moved.
-        def index(b: Any, i: Any, start: Any) -> Any:
-            return jnp.minimum(
-                jax.lax.div(start[b] + i * (A - 1), jnp.int32(slots)), (S - 1) // slots
-            )
-
-        return index
-
-    of_k, of_v = block(lanes), block(rows)
-    k_spec = pl.BlockSpec((1, K, H, lanes), lambda b, i, start: (b, 0, 0, of_k(b, i, start)))
-    v_spec = pl.BlockSpec((1, K, rows, H), lambda b, i, start: (b, 0, of_v(b, i, start), 0))
-    return pl.pallas_call(
-        functools.partial(_kernel, of_k=of_k, of_v=of_v),
+    """Keys and values in the order that they have in memory."""
+    B, A = new_k.shape[:2]
+    turned = slots_last(k.shape[2])
+    keys, values = (0, 2, 3, 1), (0, 2, 1, 3)
+    if turned:
+        v, values = v.swapaxes(2, 3), keys
+    buffers = (k, v)
+    new = (
+        new_k.transpose(keys).astype(k.dtype),
+        new_v.transpose(values).astype(v.dtype),
+    )
+    parts = [_blocks(k, 3, A), _blocks(v, 3 if turned else 2, A)]
+    specs, numbers = [spec for spec, _ in parts], tuple(number for _, number in parts)
+    whole = [pl.BlockSpec((1, *x.shape[1:]), lambda b, i, start: (b, 0, 0, 0)) for x in new]
+    k, v = pl.pallas_call(
+        functools.partial(_kernel, numbers=numbers, num_tokens=A, turned=turned),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1,
-            grid=(B, 2),
-            in_specs=[
-                k_spec,
-                v_spec,
-                pl.BlockSpec((1, K, H, A), lambda b, i, start: (b, 0, 0, 0)),
-                pl.BlockSpec((1, K, A, H), lambda b, i, start: (b, 0, 0, 0)),
-            ],
-            out_specs=[k_spec, v_spec],
+            num_scalar_prefetch=1, grid=(B, 2), in_specs=[*specs, *whole], out_specs=specs
         ),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in buffers],
         input_output_aliases={1: 0, 2: 1},
         interpret=interpret,
         name="append_tokens",
-    )(start_B, k, v, new_k, new_v)
+    )(start_B, *buffers, *new)
+    return k, v.swapaxes(2, 3) if turned else v
 
 
-def _kernel(start_ref, k_ref, v_ref, new_k_ref, new_v_ref, k_out_ref, v_out_ref, *, of_k, of_v):
+def _blocks(buffer: jax.Array, axis: int, num_tokens: int) -> tuple[pl.BlockSpec, Any]:
+    """The blocks of slots, which are on `axis`, that some tokens touch; and their number."""
+    slots = buffer.shape[axis]
+    size = min(_LANES if axis == 3 else _SUBLANES, slots)
+
+    def number(b: Any, i: Any, start: Any) -> Any:
+        # The second block is the first again where nothing reaches further: then nothing is moved.
+        last = jax.lax.div(start[b] + i * (num_tokens - 1), jnp.int32(size))
+        return jnp.minimum(last, (slots - 1) // size)
+
+    def index(b: Any, i: Any, start: Any) -> Any:
+        place = number(b, i, start)
+        return (b, 0, 0, place) if axis == 3 else (b, 0, place, 0)
+
+    shape = [1, *buffer.shape[1:]]
+    shape[axis] = size
+    return pl.BlockSpec(tuple(shape), index), number
+
+
+def _kernel(
+    start_ref, k_ref, v_ref, new_k_ref, new_v_ref, k_out, v_out, *, numbers, num_tokens, turned
+):
     """One block of keys and one of values of a row."""
     b, i = pl.program_id(0), pl.program_id(1)
-    _, K, H, lanes = k_ref.shape
-    rows, A = v_ref.shape[2], new_k_ref.shape[3]
-    start = start_ref[b]
-    # Of each slot, the number of the token that belongs there.
-    first = of_k(b, i, start_ref) * lanes - start
-    token = first + jax.lax.broadcasted_iota(jnp.int32, (H, lanes), 1)
-    for head in range(K):
-        old = k_ref[0, head].astype(jnp.float32)
-        for a in range(A):
-            column = new_k_ref[0, head, :, a : a + 1].astype(jnp.float32)
-            old = jnp.where(token == a, column, old)
-        k_out_ref[0, head] = old.astype(k_out_ref.dtype)
-    first = of_v(b, i, start_ref) * rows - start
-    token = first + jax.lax.broadcasted_iota(jnp.int32, (rows, H), 0)
-    for head in range(K):
-        old = v_ref[0, head].astype(jnp.float32)
-        for a in range(A):
-            row = new_v_ref[0, head, a : a + 1, :].astype(jnp.float32)
-            old = jnp.where(token == a, row, old)
-        v_out_ref[0, head] = old.astype(v_out_ref.dtype)
+
+    def mend(old_ref: Any, new_ref: Any, out_ref: Any, axis: int, number: Any) -> None:
+        shape = old_ref.shape[2:]
+        first = number(b, i, start_ref) * shape[axis] - start_ref[b]
+        # Of each slot, the number of the token that belongs there.
+        token = first + jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        for head in range(old_ref.shape[1]):
+            old, new = (ref[0, head].astype(jnp.float32) for ref in (old_ref, new_ref))
+            for a in range(num_tokens):
+                one = new[:, a : a + 1] if axis else new[a : a + 1]
+                old = jnp.where(token == a, one, old)
+            out_ref[0, head] = old.astype(out_ref.dtype)
+
+    mend(k_ref, new_k_ref, k_out, 1, numbers[0])
+    mend(v_ref, new_v_ref, v_out, int(turned), numbers[1])

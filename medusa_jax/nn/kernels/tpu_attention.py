@@ -94,6 +94,9 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
     """`fused_attention` of padded tokens."""
     B, T, N, H = q.shape
     K, S = k.shape[2], prefix_k.shape[3]
+    turned = slots_last(H)
+    if turned:
+        prefix_v = prefix_v.swapaxes(2, 3)
     group, slots = N // K, min(_SLOTS, S)
     heads = _heads_at_once(K, H, slots * H * prefix_k.dtype.itemsize)
     tokens = _tokens_at_once(T, group)
@@ -110,9 +113,17 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
     def of_new(width: int, rows: int, of_row: Any) -> pl.BlockSpec:
         return pl.BlockSpec((1, rows, width), lambda b, t, h, s, *_: (b, of_row(t), h))
 
+    def keys_at(b: Any, t: Any, h: Any, s: Any, _: Any, first: Any, number: Any) -> Any:
+        return b, h, 0, block(s, first[b], number[b])
+
+    def values_at(b: Any, t: Any, h: Any, s: Any, _: Any, first: Any, number: Any) -> Any:
+        return b, h, block(s, first[b], number[b]), 0
+
+    of_keys = pl.BlockSpec((1, heads, H, slots), keys_at)
+    of_values = pl.BlockSpec((1, heads, slots, H), values_at)
     own, every = (lambda t: t), (lambda t: 0)
     of_mask = (lambda b: 0) if mask.shape[0] == 1 else (lambda b: b)
-    kernel = functools.partial(_kernel, group=group, slots=slots, window=window)
+    kernel = functools.partial(_kernel, group=group, slots=slots, window=window, turned=turned)
     out = pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -124,14 +135,8 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
                 of_new(heads * H, T, every),
                 pl.BlockSpec((1, tokens, T), lambda b, t, h, s, *_: (of_mask(b), t, 0)),
                 pl.BlockSpec((1, tokens, 1), lambda b, t, h, s, *_: (b, t, 0)),
-                pl.BlockSpec(
-                    (1, heads, H, slots),
-                    lambda b, t, h, s, _, first, number: (b, h, 0, block(s, first[b], number[b])),
-                ),
-                pl.BlockSpec(
-                    (1, heads, slots, H),
-                    lambda b, t, h, s, _, first, number: (b, h, block(s, first[b], number[b]), 0),
-                ),
+                of_keys,
+                of_keys if turned else of_values,
             ],
             out_specs=of_new(heads * group * H, tokens, own),
             scratch_shapes=[
@@ -143,6 +148,11 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
         out_shape=jax.ShapeDtypeStruct((B, T, N * H), q.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * B * T * N * H * (S + T),
+            bytes_accessed=2 * prefix_k.size * prefix_k.dtype.itemsize,
+            transcendentals=B * T * N * (S + T),
         ),
         interpret=interpret,
         name="tree_attention",
@@ -157,6 +167,11 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
         prefix_v,
     )
     return out.reshape(B, T, N, H)
+
+
+def slots_last(head_dim: int) -> bool:
+    """Whether values lie in memory as keys do, slots last: so a TPU keeps narrow heads unpadded."""
+    return head_dim % 128 != 0
 
 
 def _heads_at_once(num_heads: int, head_dim: int, head_bytes: int) -> int:
@@ -195,6 +210,7 @@ def _kernel(
     group,
     slots,
     window,
+    turned,
 ):
     """One block of slots for some heads of some tokens; the first adds the new tokens' keys."""
     b, s = pl.program_id(0), pl.program_id(3)
@@ -234,7 +250,8 @@ def _kernel(
         if window is not None:
             seen &= of_group(position_ref[0]) - slot < window
         # Slots that hold nothing may hold NaN, which a weight of 0 does not take away.
-        is_valid = begin + jax.lax.broadcasted_iota(jnp.int32, (slots, H), 0) < length_ref[b]
+        shape = prefix_v_ref.shape[2:]
+        is_valid = begin + jax.lax.broadcasted_iota(jnp.int32, shape, int(turned)) < length_ref[b]
         for head in range(heads):
             k, v = prefix_k_ref[0, head], prefix_v_ref[0, head]
             v = jnp.where(is_valid, v.astype(jnp.float32), 0.0).astype(v.dtype)
@@ -245,7 +262,8 @@ def _kernel(
             weight, scale = jnp.exp(score - top), jnp.exp(before - top)
             top_ref[head] = top
             total_ref[head] = total_ref[head] * scale + weight.sum(axis=1, keepdims=True)
-            value_ref[head] = value_ref[head] * scale + _dot(weight.astype(v.dtype), v, 0)
+            value = _dot(weight.astype(v.dtype), v, int(turned))
+            value_ref[head] = value_ref[head] * scale + value
 
     @pl.when(s == pl.num_programs(3) - 1)
     def _() -> None:

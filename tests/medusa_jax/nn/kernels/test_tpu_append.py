@@ -26,14 +26,15 @@ def written(k, v, new_k, new_v, start):
     return k, v
 
 
-@pytest.mark.parametrize("tokens", [1, 5, MOST_TOKENS])
-@pytest.mark.parametrize("slots", [20, 32, 45])
-def test_tokens_go_where_their_row_ends(monkeypatch, tokens, slots):
+@pytest.mark.parametrize(
+    ("tokens", "slots", "dim"), [(1, 32, 4), (5, 45, 4), (5, 45, 128), (MOST_TOKENS, 20, 4)]
+)
+def test_tokens_go_where_their_row_ends(monkeypatch, tokens, slots, dim):
     """In one block or over the edge of two, up to the last slot; all others stay as they are."""
     monkeypatch.setattr(module, "_LANES", 16)
     starts = sorted({0, 3, 15, 16, slots - tokens})
     starts = [start for start in starts if start + tokens <= slots]
-    case = random_case(tokens, len(starts), tokens, slots)
+    case = random_case(tokens, len(starts), tokens, slots, 1, dim)
     found = fused_append(*case, np.asarray(starts, np.int32), interpret=True)
     for got, wanted in zip(found, written(*case, starts), strict=True):
         np.testing.assert_array_equal(got, wanted)

@@ -31,9 +31,10 @@ def check(case, window=None, tolerance=2e-5):
     np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("window", [None, 1, 5, 40])
+@pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize(
-    ("nodes", "kv_heads", "groups", "dim"), [(1, 2, 4, 8), (7, 2, 1, 16), (33, 1, 3, 4)]
+    ("nodes", "kv_heads", "groups", "dim"),
+    [(1, 1, 4, 8), (33, 1, 3, 4), (5, 2, 2, 128)],
 )
 def test_every_block_of_slots_and_tokens_counts(monkeypatch, nodes, kv_heads, groups, dim, window):
     monkeypatch.setattr(module, "_SLOTS", 8)
@@ -45,7 +46,7 @@ def test_every_block_of_slots_and_tokens_counts(monkeypatch, nodes, kv_heads, gr
     check(case, window)
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 16])
+@pytest.mark.parametrize("length", [0, 7, 8, 9, 16])
 def test_lengths_about_the_edges_of_blocks(monkeypatch, length):
     monkeypatch.setattr(module, "_SLOTS", 8)
     case = random_case(3, 5, 2, 2, 16, batch=1)
@@ -54,10 +55,11 @@ def test_lengths_about_the_edges_of_blocks(monkeypatch, length):
     check(case)
 
 
-def test_nothing_beyond_a_rows_length_is_seen(monkeypatch):
+@pytest.mark.parametrize("dim", [4, 128])
+def test_nothing_beyond_a_rows_length_is_seen(monkeypatch, dim):
     """Not even NaN, which memory that was never written may hold."""
     monkeypatch.setattr(module, "_SLOTS", 4)
-    case = random_case(3, 5, 2, 2, 11)
+    case = random_case(3, 5, 2, 2, 11, dim=dim)
     dirty = case | {name: case[name].copy() for name in ("prefix_k", "prefix_v")}
     for b, length in enumerate(case["length"]):
         for name in ("prefix_k", "prefix_v"):
