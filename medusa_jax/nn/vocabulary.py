@@ -35,11 +35,12 @@ def best_tokens(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
     As `jax.lax.top_k`, but that a TPU, which would sort the whole vocabulary, may order tokens of
     exactly the same logit otherwise.
     """
-    return jax.lax.platform_dependent(
+    top, token = jax.lax.platform_dependent(
         logits,
         tpu=lambda logits: _top_by_blocks(logits, number),
         default=lambda logits: tuple(jax.lax.top_k(logits, number)),
     )
+    return top, token
 
 
 def _top_by_blocks(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
