@@ -1,12 +1,14 @@
 """Keys and values of committed tokens: one buffer per layer, a length per row."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import LlamaConfig
+from medusa_jax.nn.kernels.tpu_append import MOST_TOKENS, fused_append
 from medusa_jax.nn.llama import LayersKV
 
 
@@ -42,9 +44,20 @@ def storage_dtype(dtype: str, platform: str) -> str:
     return "float32" if platform == "cpu" else dtype
 
 
+def num_slots(capacity: int, dtype: Any) -> int:
+    """Slots of a cache with room for `capacity` tokens.
+
+    A TPU would keep a number of slots that does not fill its registers in another layout than the
+    one that attention reads, and turn the cache round at every call. No CPU, where every slot
+    costs, keeps bfloat16.
+    """
+    return -(-capacity // 128) * 128 if jnp.dtype(dtype) == jnp.bfloat16 else capacity
+
+
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:
-    """A cache of `capacity` slots for `batch` rows, none of them valid, kept in `dtype`."""
+    """A cache for `batch` rows of `capacity` slots or more, none valid, kept in `dtype`."""
     heads, dim = config.num_kv_heads, config.head_dim
+    capacity = num_slots(capacity, dtype)
     layers = tuple(
         (
             jnp.zeros((batch, heads, dim, capacity), dtype),
@@ -61,9 +74,11 @@ def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
     The rest is written after the row's new length, where nothing reads it and the next append
     overwrites it. The caller keeps length + T <= capacity.
     """
+    append = _append
+    if new[0][0].shape[1] <= MOST_TOKENS:
+        append = functools.partial(jax.lax.platform_dependent, tpu=fused_append, default=_append)
     layers = tuple(
-        (_write(k, _keys(k_new), cache.length_B, 3), _write(v, _values(v_new), cache.length_B, 2))
-        for (k, v), (k_new, v_new) in zip(cache.layers, new, strict=True)
+        append(*old, *added, cache.length_B) for old, added in zip(cache.layers, new, strict=True)
     )
     return KVCache(layers, cache.length_B + num_B)
 
@@ -91,8 +106,8 @@ def insert(cache: KVCache, rows: KVCache, slot_B: jax.Array) -> KVCache:
 
 
 def grown(cache: KVCache, capacity: int) -> KVCache:
-    """The same rows with `capacity` slots, no fewer than before."""
-    more = capacity - cache.capacity
+    """The same rows with `capacity` slots or more, no fewer than before."""
+    more = num_slots(capacity, cache.layers[0][0].dtype) - cache.capacity
     layers = tuple(
         (
             jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))),
@@ -118,6 +133,13 @@ def _keys(k_BTKH: jax.Array) -> jax.Array:
 
 def _values(v_BTKH: jax.Array) -> jax.Array:
     return v_BTKH.swapaxes(1, 2)
+
+
+def _append(
+    k: jax.Array, v: jax.Array, new_k: jax.Array, new_v: jax.Array, start_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of one layer."""
+    return _write(k, _keys(new_k), start_B, 3), _write(v, _values(new_v), start_B, 2)
 
 
 def _write(buffer: jax.Array, block: jax.Array, start_B: jax.Array, axis: int) -> jax.Array:

@@ -12,6 +12,7 @@ from medusa_jax.decoding.draft import Draft, root_draft
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import draft_rows, take_rows
 from medusa_jax.nn.llama import lm_head_weight
+from medusa_jax.nn.vocabulary import best_tokens
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.pad import padded
 
@@ -86,7 +87,7 @@ class Proposer:
         with jax.named_scope("medusa_heads"):
             token_map = params["drafter"]["heads"].get("token_map")
             score_BMV = rank(self._logits(params, hidden_BD, root_B), token_map)
-            top_BMk, token_BMk = jax.lax.top_k(score_BMV, self.top_k)
+            top_BMk, token_BMk = best_tokens(score_BMV, self.top_k)
             if token_map is not None:
                 token_BMk = token_map[token_BMk]
         return score_BMV, top_BMk, token_BMk.astype(jnp.int32)

@@ -35,7 +35,7 @@ def prefill_rows(
         params,
         prompt_BT,
         position_BT,
-        causal_mask(T),
+        None,
         context_BT=jnp.broadcast_to(length_B[:, None], (B, T)),
     )
     cache = kv_cache.of_prompts(new, length_B, jnp.dtype(decoder.cache_dtype))

@@ -20,13 +20,13 @@ from medusa_jax.decoding.state import DecodeState, Prefilled, Progress, Request,
 
 
 def begin(decoder: Decoder, params: Any, rows: Prefilled, *, capacity: int) -> DecodeState:
-    """The state of a new batch of these rows, with a cache of `capacity` slots."""
+    """The state of a new batch of these rows, with a cache of `capacity` slots or more."""
     empty = idle(decoder, params, rows.request, capacity=capacity)
     return insert(decoder, params, empty, rows, jnp.arange(rows.root_B.shape[0], dtype=jnp.int32))
 
 
 def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> DecodeState:
-    """A batch of which no row does anything, with a cache of `capacity` slots.
+    """A batch of which no row does anything, with a cache of `capacity` slots or more.
 
     Args:
       decoder: static description.
@@ -40,11 +40,12 @@ def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> D
     draft = jax.eval_shape(
         lambda *args: _draft(decoder, *args), params, request, zero_B, hidden_BD, zero_B
     )
-    slots = _output_size(decoder, capacity)
+    cache = kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype))
+    slots = _output_size(decoder, cache.capacity)
     output_BO = jnp.zeros((batch, slots), jnp.int32)
     return DecodeState(
         request=request,
-        cache=kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype)),
+        cache=cache,
         draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
         output_BO=output_BO,
         made_at_BO=output_BO,
@@ -96,10 +97,10 @@ def insert(
 
 
 def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) -> DecodeState:
-    """The same batch with a cache of `capacity` slots, no fewer than before."""
+    """The same batch with a cache of `capacity` slots or more, no fewer than before."""
     del params
     state = dataclasses.replace(state, cache=kv_cache.grown(state.cache, capacity))
-    return _resized(state, _output_size(decoder, capacity))
+    return _resized(state, _output_size(decoder, state.cache.capacity))
 
 
 def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:

@@ -5,11 +5,13 @@ no mask beyond each row's length. The two parts are computed apart and merged by
 keys of the new tokens never have to enter the cache before they are accepted.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.nn.kernels.tpu_attention import fused_attention
 from medusa_jax.nn.product import product
 
 # Queries whose scores exist at once where the new tokens are many: training, long prompts.
@@ -93,11 +95,62 @@ def _attend_alone(
     return out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, :T]
 
 
+def _attend_causally(
+    q_BKGTH: jax.Array,
+    k_BKHT: jax.Array,
+    v_BKTH: jax.Array,
+    position_BT: jax.Array,
+    window: int | None,
+) -> jax.Array:
+    """`_attend_alone` where every token sees those before it, and no mask of all pairs is made.
+
+    Blocks of keys that come after a block of queries are left out. The number of turns varies, so
+    that there is no gradient.
+    """
+    T = q_BKGTH.shape[3]
+    size = min(T, _QUERY_BLOCK)
+    more = -T % size
+    q_BKGTH = jnp.pad(q_BKGTH, [(0, 0)] * 3 + [(0, more), (0, 0)])
+    k_BKHT = jnp.pad(k_BKHT, [(0, 0)] * 3 + [(0, more)])
+    v_BKTH = jnp.pad(v_BKTH, [(0, 0)] * 2 + [(0, more), (0, 0)])
+    position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
+
+    def cut(x: jax.Array, block: jax.Array, axis: int) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, block * size, size, axis)
+
+    def seen(block: jax.Array, other: jax.Array) -> jax.Array:
+        """bool [B or 1, T, T], which queries of a block see which keys of another."""
+        index_T = jnp.arange(size, dtype=jnp.int32)
+        later_TT = (block - other) * size + index_T[:, None] - index_T[None, :]
+        mask_BTT = (later_TT >= 0)[None]
+        if window is not None:
+            places = cut(position_BT, block, 1)[:, :, None], cut(position_BT, other, 1)[:, None, :]
+            mask_BTT = mask_BTT & (places[0] - places[1] < window)
+        return mask_BTT[:, None, None]
+
+    def attend(block: jax.Array) -> jax.Array:
+        q = cut(q_BKGTH, block, 3)
+
+        def add(other: jax.Array, part: PartialAttention) -> PartialAttention:
+            k, v = cut(k_BKHT, other, 3), cut(v_BKTH, other, 2)
+            return _merge(part, attend_part(q, k, v, seen(block, other)))
+
+        own = attend_part(q, cut(k_BKHT, block, 3), cut(v_BKTH, block, 2), seen(block, block))
+        _, total, value = jax.lax.fori_loop(0, block, add, own)
+        return (value / total[..., None]).astype(q.dtype)
+
+    blocks = (T + more) // size
+    if blocks == 1:
+        return attend(jnp.int32(0))[:, :, :, :T]
+    out = jnp.moveaxis(jax.lax.map(attend, jnp.arange(blocks, dtype=jnp.int32)), 0, 3)
+    return out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, :T]
+
+
 def attention(
     q_BTNH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
-    mask_BTT: jax.Array,
+    mask_BTT: jax.Array | None,
     position_BT: jax.Array,
     *,
     prefix: tuple[jax.Array, jax.Array] | None = None,
@@ -111,7 +164,7 @@ def attention(
       k_BTKH: keys of the new tokens, rotated; K divides N.
       v_BTKH: values of the new tokens.
       mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
-        see itself.
+        see itself. None, without a prefix: it sees itself and what precedes it; no gradient then.
       position_BT: int32 absolute positions of the new tokens.
       prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
         position s.
@@ -121,22 +174,67 @@ def attention(
     Returns:
       [B, T, N, H] in q's dtype. Scores and softmax are float32.
     """
-    B, T, N, H = q_BTNH.shape
-    K = k_BTKH.shape[2]
-    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
     mask = mask_BTT
+    if mask is None:
+        parts = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
+        return _by_token(_attend_causally(*parts, position_BT, window)).astype(q_BTNH.dtype)
     if window is not None:
         mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
     if prefix is None or prefix_length_B is None:
+        q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
         out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-    else:
-        part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-        slot_11S = jnp.arange(prefix[1].shape[2], dtype=jnp.int32)[None, None, :]
-        seen_BTS = slot_11S < prefix_length_B[:, None, None]
-        if window is not None:
-            seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
-        q_BKGTH = q_BKGTH.astype(prefix[0].dtype)  # a cache may be kept in a wider one
-        part = _merge(part, attend_part(q_BKGTH, *prefix, seen_BTS[:, None, None]))
-        out_BKGTH = part.value / part.total[..., None]
-    return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
+        return _by_token(out_BKGTH).astype(q_BTNH.dtype)
+    return _with_prefix(window, q_BTNH, k_BTKH, v_BTKH, mask, position_BT, *prefix, prefix_length_B)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_prefix(window: int | None, *arrays: jax.Array) -> jax.Array:
+    """As `attention`, the mask with the window's limit: a kernel on TPUs, products elsewhere."""
+    return jax.lax.platform_dependent(
+        *arrays,
+        tpu=functools.partial(fused_attention, window=window),
+        default=functools.partial(_in_two_parts, window),
+    )
+
+
+def _forward(window: int | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+    return _with_prefix(window, *arrays), arrays
+
+
+def _backward(window: int | None, arrays: Any, grad: jax.Array) -> Any:
+    """The kernel has no gradient; that of the products is the same."""
+    return jax.vjp(functools.partial(_in_two_parts, window), *arrays)[1](grad)
+
+
+_with_prefix.defvjp(_forward, _backward)
+
+
+def _in_two_parts(
+    window: int | None, q, k, v, mask_BTT, position_BT, prefix_k, prefix_v, prefix_length_B
+) -> jax.Array:
+    """Prefix and new tokens apart, merged."""
+    q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q, k, v)
+    part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask_BTT[:, None, None])
+    slot_11S = jnp.arange(prefix_v.shape[2], dtype=jnp.int32)[None, None, :]
+    seen_BTS = slot_11S < prefix_length_B[:, None, None]
+    if window is not None:
+        seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
+    q_BKGTH = q_BKGTH.astype(prefix_k.dtype)  # a cache may be kept in a wider one
+    part = _merge(part, attend_part(q_BKGTH, prefix_k, prefix_v, seen_BTS[:, None, None]))
+    return _by_token(part.value / part.total[..., None]).astype(q.dtype)
+
+
+def _by_key_head(
+    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries [B, K, G, T, H], keys [B, K, H, T] and values [B, K, T, H]."""
+    B, T, N, H = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    return q_BKGTH, k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
+
+
+def _by_token(x_BKGTH: jax.Array) -> jax.Array:
+    """[B, T, N, H]."""
+    B, K, G, T, H = x_BKGTH.shape
+    return x_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)

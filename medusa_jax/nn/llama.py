@@ -151,7 +151,7 @@ class Llama(nn.Module):
         self,
         token_BT: jax.Array,
         position_BT: jax.Array,
-        mask_BTT: jax.Array | Packed,
+        mask_BTT: jax.Array | Packed | None,
         *,
         prefix: LayersKV | None = None,
         prefix_length_B: jax.Array | None = None,
@@ -163,7 +163,7 @@ class Llama(nn.Module):
         Args:
           token_BT: int32 token ids.
           position_BT: int32 absolute positions.
-          mask_BTT: bool [B or 1, T, T], which new token sees which, see `attention`; or the
+          mask_BTT: bool [B or 1, T, T], which new token sees which, or None, see `attention`; or the
             documents of packed sequences, without a prefix (`packed_attention`).
           prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
             there is none.

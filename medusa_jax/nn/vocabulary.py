@@ -1,4 +1,4 @@
-"""The most likely token of a whole vocabulary."""
+"""The most likely tokens of a whole vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -27,3 +27,35 @@ def _by_blocks(logits: jax.Array) -> jax.Array:
     block = _argmax(blocks.max(-1))
     logits = jnp.take_along_axis(blocks, block[..., None, None], axis=-2).squeeze(-2)
     return block * _BLOCK + _argmax(logits)
+
+
+def best_tokens(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+    """The highest logits, falling, and their tokens: floating [..., V] -> [..., number] twice.
+
+    As `jax.lax.top_k`, but that a TPU, which would sort the whole vocabulary, may order tokens of
+    exactly the same logit otherwise.
+    """
+    top, token = jax.lax.platform_dependent(
+        logits,
+        tpu=lambda logits: _top_by_blocks(logits, number),
+        default=lambda logits: tuple(jax.lax.top_k(logits, number)),
+    )
+    return top, token
+
+
+def _top_by_blocks(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+    """The blocks with the highest maxima hold the highest logits: only these are sorted."""
+    size, leading = logits.shape[-1], logits.shape[:-1]
+    num_blocks = -(-size // _BLOCK)
+    if num_blocks <= number:
+        top, token = jax.lax.top_k(logits, number)
+        return top, token
+    padding = [(0, 0)] * len(leading) + [(0, -size % _BLOCK)]
+    blocks = jnp.pad(logits, padding, constant_values=-jnp.inf)
+    blocks = blocks.reshape(*leading, num_blocks, _BLOCK)
+    # In the order of the vocabulary, so that the first of equal logits wins.
+    kept = jnp.sort(jax.lax.top_k(blocks.max(-1), number)[1], axis=-1)
+    candidates = jnp.take_along_axis(blocks, kept[..., None], axis=-2)
+    top, place = jax.lax.top_k(candidates.reshape(*leading, -1), number)
+    token = jnp.take_along_axis(kept, place // _BLOCK, axis=-1) * _BLOCK + place % _BLOCK
+    return top, token

@@ -55,7 +55,12 @@ def test_select_picks_nodes_of_each_row():
 
 
 def test_capacity():
-    assert kv_cache.empty_cache(CONFIG, 1, 12, jnp.bfloat16).capacity == 12
+    """What no CPU keeps fills the registers of a TPU, also when it grows."""
+    assert kv_cache.empty_cache(CONFIG, 1, 12, jnp.float32).capacity == 12
+    for wanted, slots in ((12, 128), (128, 128), (1028, 1152)):
+        cache = kv_cache.empty_cache(CONFIG, 1, wanted, jnp.bfloat16)
+        assert cache.capacity == slots
+        assert kv_cache.grown(cache, slots + 1).capacity == slots + 128
 
 
 def test_insert_starts_single_rows_anew():

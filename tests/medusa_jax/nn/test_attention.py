@@ -192,3 +192,26 @@ def test_long_sequences_never_have_all_their_scores(monkeypatch):
     scores = 4 * N * T * T
     assert peak[T] >= scores
     assert peak[T // 8] < peak[T] / 4, peak
+
+
+@pytest.mark.parametrize("window", [None, 3, 6])
+@pytest.mark.parametrize(("queries", "block"), [(1, 8), (8, 8), (9, 4), (24, 4), (17, 1)])
+def test_without_a_mask_tokens_see_what_precedes_them(monkeypatch, queries, block, window):
+    """Padded rows of different lengths, whose positions are their own."""
+    monkeypatch.setattr(module, "_QUERY_BLOCK", block)
+    case = random_case(19, queries, 2, 2, 1) | {"mask": np.tri(queries, dtype=bool)}
+    case["length"] = np.zeros(2, np.int32)
+    case["position"] = np.arange(queries, dtype=np.int32)[None] + np.array([[0], [5]], np.int32)
+    arrays = [jnp.asarray(case[name]) for name in "qkv"]
+    found = jax.jit(lambda *x: attention(*x, None, jnp.asarray(case["position"]), window=window))
+    expected = dense_reference(**{k: np.asarray(v) for k, v in case.items()}, window=window)
+    np.testing.assert_allclose(found(*arrays), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_long_prompt_has_no_array_of_all_pairs():
+    T = 4096
+    shapes = [jax.ShapeDtypeStruct((1, T, heads, 4), jnp.float32) for heads in (2, 1, 1)]
+    position_BT = jnp.arange(T, dtype=jnp.int32)[None]
+    run_all = jax.jit(lambda *x: attention(*x, None, position_BT))
+    memory = run_all.lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < T * T

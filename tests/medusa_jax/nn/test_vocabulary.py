@@ -1,11 +1,12 @@
-"""The best token against numpy's argmax, and which programs search by blocks."""
+"""The best tokens against numpy's argmax and sort, and which programs search by blocks."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.nn.vocabulary import best_token
+from medusa_jax.nn import vocabulary as module
+from medusa_jax.nn.vocabulary import best_token, best_tokens
 
 INF, NAN = np.inf, np.nan
 
@@ -57,3 +58,33 @@ def test_accelerators_reduce_once(platform):
     traced = jax.jit(best_token).trace(np.zeros((2, 300), np.float32))
     assert "stablehlo.pad" in traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "stablehlo.pad" not in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("find", [best_tokens, module._top_by_blocks])
+@pytest.mark.parametrize(
+    ("vocab", "number"), [(5, 5), (129, 1), (1000, 3), (2049, 16), (32000, 64)]
+)
+def test_the_highest_are_those_of_a_sort(find, vocab, number):
+    for leading in ((), (2, 3)):
+        logits = random_logits((*leading, vocab))
+        top, token = jax.jit(find, static_argnums=1)(logits, number)
+        order = np.argsort(-logits, axis=-1, kind="stable")[..., :number]
+        np.testing.assert_array_equal(token, order)
+        np.testing.assert_array_equal(top, np.take_along_axis(logits, order, axis=-1))
+
+
+def test_high_logits_may_share_a_block():
+    logits = random_logits(4096)
+    logits[1000:1016] += 100
+    _, token = jax.jit(module._top_by_blocks, static_argnums=1)(logits, 16)
+    assert sorted(np.asarray(token).tolist()) == [*range(1000, 1016)]
+
+
+def test_forbidden_tokens_come_last_and_once():
+    """With a bias of minus infinity on nearly all, and a last block that is not whole."""
+    logits = np.full((390,), -INF, np.float32)
+    logits[[388, 5]] = 1, 2
+    _, token = jax.jit(module._top_by_blocks, static_argnums=1)(logits, 3)
+    assert token[:2].tolist() == [5, 388]
+    assert int(token[2]) < 390
+    assert int(token[2]) not in (5, 388)

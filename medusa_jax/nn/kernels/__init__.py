@@ -1,0 +1,1 @@
+"""Pallas kernels, chosen by the platform that a program is lowered for."""
