@@ -18,7 +18,8 @@ from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import init_lora
 from medusa_jax.nn.quantize import quantize_backbone
 from medusa_jax.objectives.objective import Objective
-from medusa_jax.sharding import Pin, param_shardings, replicated, with_shardings
+from medusa_jax.pin import Pin
+from medusa_jax.sharding import param_shardings, replicated, with_shardings
 from train.flops import Work
 from train.optimizer import heads_warmup, make_optimizer
 from train.settings import Settings

@@ -127,7 +127,7 @@ class Llama(nn.Module):
         so is whatever may exceed its 65504: the residual stream, what is added to it, the MLP.
       remat: what layers keep for the backward pass, beside their input; see
         `medusa_jax.nn.scanned.policy`. False: everything.
-      pin: where activations lie on a mesh (`medusa_jax.sharding.Pin`); None: wherever the compiler
+      pin: where activations lie on a mesh (`medusa_jax.pin.Pin`); None: wherever the compiler
         puts them.
     """
 
@@ -163,8 +163,8 @@ class Llama(nn.Module):
         Args:
           token_BT: int32 token ids.
           position_BT: int32 absolute positions.
-          mask_BTT: bool [B or 1, T, T], which new token sees which, or None, see `attention`; or the
-            documents of packed sequences, without a prefix (`packed_attention`).
+          mask_BTT: bool [B or 1, T, T], which new token sees which, or None, see `attention`; or
+            the documents of packed sequences, without a prefix (`packed_attention`).
           prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
             there is none.
           prefix_length_B: int32, how many slots of the prefix each row has.
@@ -182,7 +182,7 @@ class Llama(nn.Module):
         x_BTD = self._residual(self._embedded(token_BT))
         if isinstance(mask_BTT, Packed) and self._scans:
             x_BTD = self._scanned(x_BTD, mask_BTT, position_BT, angles, lora)
-            return self.final_norm(x_BTD), ()
+            return self.final_norm(x_BTD).astype(self.dtype), ()
         new = []
         for i, layer in enumerate(self.layers):
             own = None if prefix is None else prefix[i]

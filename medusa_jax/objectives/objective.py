@@ -26,7 +26,7 @@ from medusa_jax.objectives.medusa1 import medusa1_loss
 from medusa_jax.objectives.medusa2 import medusa2_loss
 from medusa_jax.objectives.rows import Rows
 from medusa_jax.objectives.self_distill import self_distill_loss
-from medusa_jax.sharding import Pin
+from medusa_jax.pin import Pin
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]

@@ -13,7 +13,8 @@ from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora
 from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import period, stacked
-from medusa_jax.sharding import Pin, make_mesh
+from medusa_jax.pin import Pin
+from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import (
     SMALL,
     packed_batch,
