@@ -30,6 +30,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
+from medusa_jax.io.load import DTYPES
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.plan.models import model_config
@@ -69,7 +70,7 @@ _MAX_CONTEXT = flags.DEFINE_integer(
     "max_context", 1024, "Most tokens of a prompt and its answer together.", lower_bound=1
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["float32", "bfloat16"], "Number format of parameters and computation."
+    "dtype", "bfloat16", list(DTYPES), "Number format of parameters and computation."
 )
 _QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Weights in 8 bits.")
 _HEADS = flags.DEFINE_enum(

@@ -17,8 +17,8 @@ from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.state import Request
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.nn.quantize import quantize_backbone
-from medusa_jax.sharding import param_shardings, replicated, with_shardings
+from medusa_jax.nn.quantize import int8
+from medusa_jax.sharding import decoding_config, param_shardings, replicated, with_shardings
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 _EOS_SLOTS = 8
@@ -80,8 +80,12 @@ def decode_program(wish: Wish, where: Mesh | Any) -> DecodeProgram:
     Args:
       wish: what is to be decoded.
       where: a mesh, or the one device that has everything.
+
+    Raises:
+      UserError: the mesh does not divide the model's heads.
     """
     mesh = where if isinstance(where, Mesh) else None
+    wish = dataclasses.replace(wish, config=decoding_config(wish.config, mesh))
     params = {"backbone": jax.eval_shape(lambda: _backbone(wish))}
     drafter, own = _drafter(wish, params["backbone"])
     if own is not None:
@@ -117,7 +121,16 @@ def _put(tree: Any, sharding: Any) -> Any:
 def _backbone(wish: Wish) -> Any:
     shapes = abstract_params(wish.config, wish.dtype)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return params if wish.quantize == "none" else quantize_backbone(params, "int8")
+    return _quantized(wish, params)
+
+
+def _quantized(wish: Wish, params: Any) -> Any:
+    """Every matrix in 8 bits, as `int8_matrices` makes it of a real model."""
+    if wish.quantize == "none":
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda path, value: int8(value) if path[-1].key == "weight" else value, params
+    )
 
 
 def _drafter(wish: Wish, backbone: Any) -> tuple[Drafter, Any]:
@@ -144,7 +157,7 @@ def _heads(wish: Wish) -> Any:
     heads, dtype = wish.heads, jnp.dtype(wish.dtype)
     table = jnp.zeros((wish.config.vocab_size, wish.config.hidden_size), dtype)
     token_map = jnp.arange(heads.vocab_size, dtype=jnp.int32) if heads.draft_vocab else None
-    return init_heads(heads, table, dtype, token_map)
+    return _quantized(wish, init_heads(heads, table, dtype, token_map))
 
 
 def _request(rows: int) -> Any:

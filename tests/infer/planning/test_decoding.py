@@ -134,3 +134,13 @@ def test_tensor_parallel_decoding(topology):
     assert plan.argument_bytes == pytest.approx(2 * PARAMETERS / 4, rel=0.05)
     sums = plan.collective_bytes["all-reduce"] / (2048 * 4)
     assert 2 <= sums <= 8  # two layers, two each, in bfloat16 or float32, and small ones
+
+
+def test_int8_takes_half_the_memory(topology):
+    """A byte per element of every matrix; norms and scales are small."""
+    wish = dataclasses.replace(WISH, tree=load_any_tree("chain:0"), quantize="int8")
+    plan = plan_decoding(topology, topology.devices[0], wish)
+    cache = 2 * 2 * 2 * 8 * 128 * 1000
+    assert plan.argument_bytes == pytest.approx(PARAMETERS + cache, rel=0.01)
+    assert plan.total_bytes < 1.15 * plan.argument_bytes  # nothing is widened outside the loop
+    assert plan.hbm_traffic_bytes < 1.5 * (PARAMETERS - 32768 * 2048)  # nor inside it
