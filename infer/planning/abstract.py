@@ -91,7 +91,7 @@ def decode_program(wish: Wish, where: Mesh | Any) -> DecodeProgram:
     if own is not None:
         params["drafter"] = own
     kept = storage_dtype(wish.dtype, wish.platform)
-    decoder = Decoder(wish.config, Greedy(), drafter, wish.dtype, kept)
+    decoder = Decoder(wish.config, Greedy(), drafter, wish.dtype, kept, mesh=mesh)
     slots = wish.max_context + drafter.max_depth
     state = jax.eval_shape(
         lambda p, r: step.idle(decoder, p, r, capacity=slots), params, _request(wish.batch_size)

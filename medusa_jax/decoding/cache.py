@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.kernels.tpu_append import MOST_TOKENS, fused_append
@@ -68,15 +69,16 @@ def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> K
     return KVCache(layers, jnp.zeros((batch,), jnp.int32))
 
 
-def append(cache: KVCache, new: LayersKV, num_B: jax.Array) -> KVCache:
+def append(cache: KVCache, new: LayersKV, num_B: jax.Array, mesh: Mesh | None = None) -> KVCache:
     """Appends T new tokens to every row, of which the first num_B count.
 
     The rest is written after the row's new length, where nothing reads it and the next append
-    overwrites it. The caller keeps length + T <= capacity.
+    overwrites it. The caller keeps length + T <= capacity. Heads may be spread over `mesh`.
     """
     append = _append
     if new[0][0].shape[1] <= MOST_TOKENS:
-        append = functools.partial(jax.lax.platform_dependent, tpu=fused_append, default=_append)
+        fused = functools.partial(fused_append, mesh=mesh)
+        append = functools.partial(jax.lax.platform_dependent, tpu=fused, default=_append)
     layers = tuple(
         append(*old, *added, cache.length_B) for old, added in zip(cache.layers, new, strict=True)
     )

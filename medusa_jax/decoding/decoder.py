@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding.drafters import Drafter
@@ -22,6 +23,7 @@ class Decoder:
       dtype: compute dtype, "float32" or "bfloat16".
       cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
       logprobs: whether log-probabilities of the emitted tokens are wanted.
+      mesh: that the model is spread over; None: it is on one device.
     """
 
     model: LlamaConfig
@@ -30,8 +32,9 @@ class Decoder:
     dtype: str = "float32"
     cache_dtype: str = "float32"
     logprobs: bool = False
+    mesh: Mesh | None = None
 
     def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Applies the backbone; see `Llama` for the arguments."""
-        llama = Llama(self.model, jnp.dtype(self.dtype))
+        llama = Llama(self.model, jnp.dtype(self.dtype), mesh=self.mesh)
         return llama.apply({"params": params["backbone"]}, *args, **kwargs)

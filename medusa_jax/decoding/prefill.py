@@ -74,7 +74,7 @@ def extend_rows(
         prefix_length_B=cache.length_B,
         context_BT=jnp.broadcast_to(context_B[:, None], (B, T)),
     )
-    return kv_cache.append(cache, new, num_B), pick(hidden_BTD, num_B - 1)
+    return kv_cache.append(cache, new, num_B, decoder.mesh), pick(hidden_BTD, num_B - 1)
 
 
 def choose_first(

@@ -199,6 +199,7 @@ def make_runtime(
         lm.dtype,
         storage_dtype(lm.dtype, lm.platform),
         logprobs,
+        mesh,
     )
     runtime = Runtime(decoder, params, mesh, None)
     if "tree" in params.get("drafter", {}):

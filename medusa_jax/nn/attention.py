@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from medusa_jax.nn.kernels.tpu_attention import fused_attention
 from medusa_jax.nn.product import product
@@ -156,6 +157,7 @@ def attention(
     prefix: tuple[jax.Array, jax.Array] | None = None,
     prefix_length_B: jax.Array | None = None,
     window: int | None = None,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Attention of T new tokens over a ragged prefix and, masked, over themselves.
 
@@ -170,6 +172,8 @@ def attention(
         position s.
       prefix_length_B: int32 number of valid slots per row.
       window: sliding window in tokens: keys at distance >= window are not seen.
+      mesh: that heads are spread over when decoding; None: they are on one device, or there is no
+        prefix.
 
     Returns:
       [B, T, N, H] in q's dtype. Scores and softmax are float32.
@@ -184,25 +188,28 @@ def attention(
         q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
         out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
         return _by_token(out_BKGTH).astype(q_BTNH.dtype)
-    return _with_prefix(window, q_BTNH, k_BTKH, v_BTKH, mask, position_BT, *prefix, prefix_length_B)
+    return _with_prefix(
+        window, mesh, q_BTNH, k_BTKH, v_BTKH, mask, position_BT, *prefix, prefix_length_B
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_prefix(window: int | None, *arrays: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> jax.Array:
     """As `attention`, the mask with the window's limit: a kernel on TPUs, products elsewhere."""
     return jax.lax.platform_dependent(
         *arrays,
-        tpu=functools.partial(fused_attention, window=window),
+        tpu=functools.partial(fused_attention, window=window, mesh=mesh),
         default=functools.partial(_in_two_parts, window),
     )
 
 
-def _forward(window: int | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:
-    return _with_prefix(window, *arrays), arrays
+def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+    return _with_prefix(window, mesh, *arrays), arrays
 
 
-def _backward(window: int | None, arrays: Any, grad: jax.Array) -> Any:
+def _backward(window: int | None, mesh: Mesh | None, arrays: Any, grad: jax.Array) -> Any:
     """The kernel has no gradient; that of the products is the same."""
+    del mesh
     return jax.vjp(functools.partial(_in_two_parts, window), *arrays)[1](grad)
 
 

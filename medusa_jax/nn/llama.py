@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.attention import attention
@@ -31,6 +32,7 @@ class Attention(nn.Module):
     config: LlamaConfig
     dtype: Any
     window: int | None
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
@@ -63,6 +65,7 @@ class Attention(nn.Module):
                 prefix=prefix,
                 prefix_length_B=prefix_length_B,
                 window=self.window,
+                mesh=self.mesh,
             )
         return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)
 
@@ -92,6 +95,7 @@ class Layer(nn.Module):
     config: LlamaConfig
     dtype: Any
     window: int | None
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
@@ -100,7 +104,7 @@ class Layer(nn.Module):
         x_BTD = checkpoint_name(x_BTD, INPUT)
         y = RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD)
         with jax.named_scope("attention"):
-            y, kv = Attention(self.config, self.dtype, self.window, name="attn")(
+            y, kv = Attention(self.config, self.dtype, self.window, self.mesh, name="attn")(
                 y,
                 mask_BTT,
                 position_BT,
@@ -129,12 +133,14 @@ class Llama(nn.Module):
         `medusa_jax.nn.scanned.policy`. False: everything.
       pin: where activations lie on a mesh (`medusa_jax.pin.Pin`); None: wherever the compiler
         puts them.
+      mesh: that a decoding model is spread over, for kernels; None: it is on one device.
     """
 
     config: LlamaConfig
     dtype: Any = jnp.float32
     remat: Remat = False
     pin: Any = None
+    mesh: Mesh | None = None
 
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
@@ -142,7 +148,7 @@ class Llama(nn.Module):
         windows = c.windows or (None,) * c.num_layers
         layer = nn.remat(Layer, policy=policy(self.remat)) if self.remat else Layer
         self.embed = Weights(records["embed"])
-        self.layers = [layer(c, self.dtype, window) for window in windows]
+        self.layers = [layer(c, self.dtype, window, self.mesh) for window in windows]
         self.final_norm = RMSNorm(records["final_norm"], c.rms_norm_eps)
         if not c.tie_embeddings:
             self.lm_head = Weights(records["lm_head"])

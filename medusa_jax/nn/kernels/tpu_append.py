@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh
 
+from medusa_jax.nn.kernels.on_mesh import on_each_device
 from medusa_jax.nn.kernels.tpu_attention import slots_last
 
 _LANES, _SUBLANES = 128, 16  # slots of a block of keys, and of values
@@ -28,6 +29,7 @@ def fused_append(
     new_k_BAKH: jax.Array,
     new_v_BAKH: jax.Array,
     start_B: jax.Array,
+    mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Writes A <= MOST_TOKENS tokens of every row from the row's own start.
@@ -38,32 +40,22 @@ def fused_append(
       new_k_BAKH: keys of the new tokens, any float dtype.
       new_v_BAKH: values of the new tokens.
       start_B: int32; start + A <= S, or else the tokens are cut off.
+      mesh: see `on_each_device`.
       interpret: computes the same without a TPU.
 
     Returns:
       Keys and values.
     """
-    call = _partitioned(interpret)
+    cache, new = ("BKHS", "BKSH"), ("BAKH", "BAKH")
+    call = on_each_device(
+        functools.partial(_on_one_device, interpret=interpret),
+        mesh,
+        k_BKHS.shape[1],
+        (*cache, *new, "B"),
+        cache,
+    )
     k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BAKH, new_v_BAKH, start_B)
     return k_BKHS, v_BKSH
-
-
-@functools.cache
-def _partitioned(interpret: bool) -> Any:
-    """The call on each device's own rows and heads."""
-    local = functools.partial(_on_one_device, interpret=interpret)
-    call = custom_partitioning(lambda *arrays: local(*arrays))
-
-    def partition(mesh: Any, args: Any, result: Any) -> Any:
-        shardings = jax.tree.map(lambda x: x.sharding, (result, args))
-        return mesh, local, *shardings
-
-    call.def_partition(
-        partition,
-        sharding_rule="b k h s, b k s h, b a k h, b a k h, b -> b k h s, b k s h",
-        need_replication_factors=("h", "s", "a"),
-    )
-    return call
 
 
 def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh
+
+from medusa_jax.nn.kernels.on_mesh import on_each_device
 
 _SLOTS = 512  # of the prefix, in one block
 _ROWS = 256  # queries of one key head, in one block
@@ -32,6 +34,7 @@ def fused_attention(
     prefix_v_BKSH: jax.Array,
     prefix_length_B: jax.Array,
     window: int | None = None,
+    mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Attention of T new tokens over a ragged prefix and, masked, over themselves.
@@ -49,6 +52,7 @@ def fused_attention(
       prefix_v_BKSH: its values, of the same dtype.
       prefix_length_B: int32 valid slots.
       window: keys of the prefix at this distance or further are not seen.
+      mesh: see `on_each_device`.
       interpret: computes the same without a TPU.
 
     Returns:
@@ -62,32 +66,15 @@ def fused_attention(
         mask_BTT = jnp.pad(mask_BTT, [(0, 0), (0, more), (0, more)])
         position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
     arrays = (q_BTNH, k_BTKH, v_BTKH, mask_BTT.astype(jnp.int32), position_BT)
-    call = _partitioned(window, interpret)
+    call = on_each_device(
+        functools.partial(_on_one_device, window=window, interpret=interpret),
+        mesh,
+        k_BTKH.shape[2],
+        ("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"),
+        "BTNH",
+    )
     out_BTNH = call(*arrays, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
     return out_BTNH[:, :T]
-
-
-@functools.cache
-def _partitioned(window: int | None, interpret: bool) -> Any:
-    """The call on each device's own rows and heads."""
-    local = functools.partial(_on_one_device, window=window, interpret=interpret)
-    call = custom_partitioning(lambda *arrays: local(*arrays))
-
-    def partition(mesh: Any, args: Any, result: Any) -> Any:
-        return mesh, local, result.sharding, tuple(x.sharding for x in args)
-
-    def rule(mesh: Any, arg_types: Any, result_types: Any) -> Any:
-        del mesh, result_types
-        (_, _, N, _), (_, _, K, _) = (x.shape for x in arg_types[:2])
-        rows = "m" if arg_types[3].shape[0] == 1 else "b"
-        new = "b t k h"
-        operands = f"b t (k g) h, {new}, {new}, {rows} t u, b t, b k h s, b k s h, b"
-        whole = tuple(x for x in ("t", "h", "m", "u", "s") if x in operands)
-        sizes = {"g": N // K, "need_replication_factors": whole}
-        return f"{operands} -> b t (k g) h", sizes
-
-    call.def_partition(partition, sharding_rule=rule)
-    return call
 
 
 def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, window, interpret):
