@@ -45,7 +45,7 @@ CASES = {
     "temperature text": ("--temperature=hot", "--temperature=hot"),
     "greedy sampling": ("--temperature=1 --acceptance=greedy", "choose acceptance lossless"),
     "acceptance": ("--acceptance=lazy", "<greedy|typical|lossless>"),
-    "dtype": ("--dtype=float16", "<float32|bfloat16>"),
+    "dtype": ("--dtype=float8", "<float32|bfloat16|float16>"),
     "epsilon": ("--epsilon=2", "epsilon must lie between 0 and 1"),
     "max_new_tokens": ("--max_new_tokens=0", "max_new_tokens is 0: it must be at least 1"),
     "batch_size": ("--batch_size=0", "--batch_size=0"),
