@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 
 _BLOCK = 128
+# So small that a vocabulary spread over a few devices has whole blocks on each: 128256 tokens over
+# four are 501 blocks of 64 each. Else half of the LM head would be gathered at every step.
+_TPU_BLOCK = 64
 
 
 def best_token(logits: jax.Array) -> jax.Array:
@@ -46,16 +49,16 @@ def best_tokens(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
 def _top_by_blocks(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
     """The blocks with the highest maxima hold the highest logits: only these are sorted."""
     size, leading = logits.shape[-1], logits.shape[:-1]
-    num_blocks = -(-size // _BLOCK)
+    num_blocks = -(-size // _TPU_BLOCK)
     if num_blocks <= number:
         top, token = jax.lax.top_k(logits, number)
         return top, token
-    padding = [(0, 0)] * len(leading) + [(0, -size % _BLOCK)]
+    padding = [(0, 0)] * len(leading) + [(0, -size % _TPU_BLOCK)]
     blocks = jnp.pad(logits, padding, constant_values=-jnp.inf)
-    blocks = blocks.reshape(*leading, num_blocks, _BLOCK)
+    blocks = blocks.reshape(*leading, num_blocks, _TPU_BLOCK)
     # In the order of the vocabulary, so that the first of equal logits wins.
     kept = jnp.sort(jax.lax.top_k(blocks.max(-1), number)[1], axis=-1)
     candidates = jnp.take_along_axis(blocks, kept[..., None], axis=-2)
     top, place = jax.lax.top_k(candidates.reshape(*leading, -1), number)
-    token = jnp.take_along_axis(kept, place // _BLOCK, axis=-1) * _BLOCK + place % _BLOCK
+    token = jnp.take_along_axis(kept, place // _TPU_BLOCK, axis=-1) * _TPU_BLOCK + place % _TPU_BLOCK
     return top, token

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from medusa_jax.nn.product import product
+from medusa_jax.nn.vocabulary import best_tokens
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
+from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.tpu import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
@@ -98,3 +101,19 @@ def test_collectives_of_a_tensor_parallel_product():
     assert costs.wire_bytes == 3 * 2 * (64 * 2048 * 4) * 3 / 4
     assert costs.flops == 3 * 2 * 2 * 64 * 2048 * 8192 / 4
     assert found.argument_bytes == pytest.approx(4 * 64 * 2048 + 2 * 2 * 2048 * 8192 / 4, rel=0.01)
+
+
+def test_drafts_from_a_vocabulary_on_four_chips_leave_the_lm_head_where_it_is():
+    """128256 tokens are no multiple of 4 x 128, which would have half of the matrix gathered."""
+    topology = find_topology("v5e:2x2")
+    mesh = make_mesh(tensor=4, data=1, devices=topology.devices)
+    split, whole = (NamedSharding(mesh, PartitionSpec(*x)) for x in (("tensor",), ()))
+    hidden = jax.ShapeDtypeStruct((1, 4, 256), jnp.bfloat16, sharding=whole)
+    lm_head = jax.ShapeDtypeStruct((128256, 256), jnp.bfloat16, sharding=split)
+
+    def draft(hidden, lm_head):
+        return best_tokens(product("BMD,VD->BMV", hidden, lm_head, jnp.bfloat16), 10)
+
+    found = built(topology, draft, [hidden, lm_head])
+    gathered = costs_of(parse(found.text)).collectives
+    assert sum(gathered.values()) < 4 * 128256 * 4  # the logits
