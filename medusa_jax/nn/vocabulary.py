@@ -60,5 +60,7 @@ def _top_by_blocks(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array
     kept = jnp.sort(jax.lax.top_k(blocks.max(-1), number)[1], axis=-1)
     candidates = jnp.take_along_axis(blocks, kept[..., None], axis=-2)
     top, place = jax.lax.top_k(candidates.reshape(*leading, -1), number)
-    token = jnp.take_along_axis(kept, place // _TPU_BLOCK, axis=-1) * _TPU_BLOCK + place % _TPU_BLOCK
+    token = (
+        jnp.take_along_axis(kept, place // _TPU_BLOCK, axis=-1) * _TPU_BLOCK + place % _TPU_BLOCK
+    )
     return top, token
