@@ -1,5 +1,6 @@
 """Strict numerics for every test, 8 fake CPU devices, and the fixtures that find real models."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def shared_path(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs {relative}, which is not part of the repository")
     return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that compile for TPUs are skipped where their compiler is not installed."""
+    if item.get_closest_marker("tpu_compiler") and importlib.util.find_spec("libtpu") is None:
+        pytest.skip('needs the TPU compiler: pip install "medusa-jax[plan]"')
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -106,6 +106,7 @@ def test_targets_of_make_exist():
 
 def test_extras_exist():
     installs = [word for c in FOUND if c.words[0] == "pip" for word in c.words[2:]]
-    extras = {extra for word in installs for extra in re.findall(r"\[(.+)\]", word)}
+    listed = [names for word in installs for names in re.findall(r"\[(.+)\]", word)]
+    extras = {extra for names in listed for extra in names.split(",")}
     assert extras
     assert extras <= set(PROJECT["optional-dependencies"])

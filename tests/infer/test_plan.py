@@ -42,7 +42,7 @@ def test_a_plan(tmp_path):
     assert found.keys() >= KEYS
     assert found["fits"] is True
     assert found["num_devices"] == 1
-    assert found["overhead"] >= 1
+    assert 0.5 < found["overhead"] < 4  # of so small a model an estimate says little
     assert {file.name for file in (tmp_path / "hlo").iterdir()} == {"step.txt", "plain.txt"}
     assert "ENTRY" in (tmp_path / "hlo" / "step.txt").read_text()
 

@@ -108,12 +108,12 @@ def test_the_cache_is_not_copied(compiled):
 
 
 def test_the_estimates_are_bounded_by_the_weights(topology):
-    """A step reads the weights, the heads and the valid cache once, and multiplies 16 rows."""
+    """A step reads the weights once, the LM head for the heads too, and multiplies 16 rows."""
     plan = plan_decoding(topology, topology.devices[0], WISH, tokens_per_step=2.0)
     assert plan.fits
     used_heads = HEAD_BLOCKS * 4 // 5
-    weights = 2 * (PARAMETERS - 32768 * 2048 + used_heads)  # of the embedding a few rows
-    assert plan.hbm_traffic_bytes == pytest.approx(weights, rel=0.35)
+    weights = 2 * (PARAMETERS + used_heads)  # of the embedding a few rows, of the LM head twice
+    assert plan.hbm_traffic_bytes == pytest.approx(weights, rel=0.1)
     rows = 16 * (MATRICES + 32768 * 2048) + HEAD_BLOCKS + 5 * 32768 * 2048
     assert plan.flops == pytest.approx(2 * rows, rel=0.2)
     assert plan.step_ms_roofline == pytest.approx(1e3 * plan.hbm_traffic_bytes / 819e9)
@@ -133,7 +133,8 @@ def test_tensor_parallel_decoding(topology):
     assert plan.overhead == 1.0
     assert plan.argument_bytes == pytest.approx(2 * PARAMETERS / 4, rel=0.05)
     sums = plan.collective_bytes["all-reduce"] / (2048 * 4)
-    assert 2 <= sums <= 8  # two layers, two each, in bfloat16 or float32, and small ones
+    # Two layers, two each, in bfloat16 or float32, and small ones; a lone row is there eight times.
+    assert 2 <= sums / 8 <= 8
 
 
 def test_int8_takes_half_the_memory(topology):

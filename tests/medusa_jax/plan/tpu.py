@@ -1,10 +1,9 @@
-"""For tests that compile for TPUs."""
+"""For tests that compile for TPUs: `pytest -m tpu_compiler` runs them, and nothing else.
 
-import importlib.util
+In processes of their own, since JAX's profiler, which other tests start, crashes where the compiler
+has been loaded without a TPU.
+"""
 
 import pytest
 
-needs_tpu_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='needs the TPU compiler: pip install "medusa-jax[plan]"',
-)
+needs_tpu_compiler = pytest.mark.tpu_compiler
