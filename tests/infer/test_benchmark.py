@@ -147,7 +147,7 @@ def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
 
 def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
     cases = {
-        "--shape=llama-8b": "tiny|llama-1b|llama-3b|llama-7b",
+        "--shape=llama-9b": "tiny|llama-1b|llama-3b|llama-7b|llama-8b",
         "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
         f"--output={tmp_path}/no/out.json": "No such file or directory",
         f"--output={tmp_path}": "not a regular file",
