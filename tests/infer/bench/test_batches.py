@@ -14,7 +14,15 @@ def report(stories260k, heads):
         patch.setattr(batches, "PROMPTS", 5)
         patch.setattr(batches, "LONGEST", 24)
         prompts = ["Once upon a time", "Lily and Tom went to the park. They saw a"]
-        job = BatchesJob(str(stories260k), str(heads), prompts, None, "float32", 2, 1)
+        job = BatchesJob(
+            model=str(stories260k),
+            medusa=str(heads),
+            prompts=prompts,
+            trees=None,
+            dtype="float32",
+            batch_size=2,
+            rounds=1,
+        )
         yield measure_batches(job)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import medusa_jax
 from infer import chat, display
+from infer import flags as shared
 from tests.infer.commands import run_one
 
 TOKENS = 24
@@ -23,7 +24,7 @@ def loaded():
 @pytest.fixture
 def command(chat_model, heads, loaded, monkeypatch):
     """Runs a conversation of some lines."""
-    monkeypatch.setattr(chat, "load", loaded)
+    monkeypatch.setattr(shared, "load", loaded)
     argv = [f"--model={chat_model}", f"--medusa={heads}", "--tree=mc_sim_7b_63:16"]
     argv += ["--compilation_cache=none", f"--max_new_tokens={TOKENS}"]
 

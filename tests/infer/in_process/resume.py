@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 import medusa_jax
-from infer import generate, row_file
+from infer import flags as shared
+from infer import row_file
 from tests.infer.commands import run_one
 
 PROMPTS = ["Once upon a time", "The cat", "Lily and Tom went to the park. They saw", "One", "A"]
@@ -33,7 +34,7 @@ def loaded():
 @pytest.fixture
 def command(stories260k, heads, loaded, monkeypatch):
     """Runs a command in this process, with models that are loaded and compiled once."""
-    monkeypatch.setattr(generate, "load", loaded)
+    monkeypatch.setattr(shared, "load", loaded)
     flags = [f"--model={stories260k}", f"--medusa={heads}", "--tree=mc_sim_7b_63:16"]
     flags += [
         "--max_new_tokens=12",
