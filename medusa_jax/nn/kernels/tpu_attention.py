@@ -8,7 +8,7 @@ sum, values) is float32, as in `medusa_jax.nn.attention.attend_part`.
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,6 @@ def fused_attention(
         q_BTNH, k_BTKH, v_BTKH = (jnp.pad(x, tokens) for x in (q_BTNH, k_BTKH, v_BTKH))
         mask_BTT = jnp.pad(mask_BTT, [(0, 0), (0, more), (0, more)])
         position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
-    arrays = (q_BTNH, k_BTKH, v_BTKH, mask_BTT.astype(jnp.int32), position_BT)
     call = on_each_device(
         functools.partial(_on_one_device, window=window, interpret=interpret),
         mesh,
@@ -73,8 +72,8 @@ def fused_attention(
         ("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"),
         "BTNH",
     )
-    out_BTNH = call(*arrays, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
-    return out_BTNH[:, :T]
+    new = (q_BTNH, k_BTKH, v_BTKH, mask_BTT.astype(jnp.int32), position_BT)
+    return call(*new, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)[:, :T]
 
 
 def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, window, interpret):
@@ -87,50 +86,16 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
     group, slots = N // K, min(_SLOTS, S)
     heads = _heads_at_once(K, H, slots * H * prefix_k.dtype.itemsize)
     tokens = _tokens_at_once(T, group)
-    grid = (B, T // tokens, K // heads, -(-S // slots))
     first_B = jnp.zeros_like(length_B)
     if window is not None:
         first_B = jnp.maximum(position.min(axis=1) - (window - 1), 0) // slots
     bounds = (length_B, first_B, jnp.maximum(-(-length_B // slots) - first_B, 0))
-
-    def block(s: Any, first: Any, number: Any) -> Any:
-        # Beyond the last block the same one again: what is there already is not read twice.
-        return first + jnp.minimum(s, jnp.maximum(number - 1, 0))
-
-    def of_new(width: int, rows: int, of_row: Any) -> pl.BlockSpec:
-        return pl.BlockSpec((1, rows, width), lambda b, t, h, s, *_: (b, of_row(t), h))
-
-    def keys_at(b: Any, t: Any, h: Any, s: Any, _: Any, first: Any, number: Any) -> Any:
-        return b, h, 0, block(s, first[b], number[b])
-
-    def values_at(b: Any, t: Any, h: Any, s: Any, _: Any, first: Any, number: Any) -> Any:
-        return b, h, block(s, first[b], number[b]), 0
-
-    of_keys = pl.BlockSpec((1, heads, H, slots), keys_at)
-    of_values = pl.BlockSpec((1, heads, slots, H), values_at)
-    own, every = (lambda t: t), (lambda t: 0)
-    of_mask = (lambda b: 0) if mask.shape[0] == 1 else (lambda b: b)
-    kernel = functools.partial(_kernel, group=group, slots=slots, window=window, turned=turned)
     out = pl.pallas_call(
-        kernel,
+        functools.partial(_kernel, group=group, slots=slots, window=window, turned=turned),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=3,
-            grid=grid,
-            in_specs=[
-                of_new(heads * group * H, tokens, own),
-                of_new(heads * H, T, every),
-                of_new(heads * H, T, every),
-                pl.BlockSpec((1, tokens, T), lambda b, t, h, s, *_: (of_mask(b), t, 0)),
-                pl.BlockSpec((1, tokens, 1), lambda b, t, h, s, *_: (b, t, 0)),
-                of_keys,
-                of_keys if turned else of_values,
-            ],
-            out_specs=of_new(heads * group * H, tokens, own),
-            scratch_shapes=[
-                pltpu.VMEM((heads, group * tokens, 1), jnp.float32),
-                pltpu.VMEM((heads, group * tokens, 1), jnp.float32),
-                pltpu.VMEM((heads, group * tokens, H), jnp.float32),
-            ],
+            num_scalar_prefetch=len(bounds),
+            grid=(B, T // tokens, K // heads, -(-S // slots)),
+            **_blocks(heads, group, H, T, tokens, slots, mask.shape[0] == 1, turned),
         ),
         out_shape=jax.ShapeDtypeStruct((B, T, N * H), q.dtype),
         compiler_params=pltpu.CompilerParams(
@@ -145,15 +110,54 @@ def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, win
         name="tree_attention",
     )(
         *bounds,
-        q.reshape(B, T, N * H),
-        k.reshape(B, T, K * H),
-        v.reshape(B, T, K * H),
+        *(x.reshape(B, T, -1) for x in (q, k, v)),
         mask,
         position[:, :, None],
         prefix_k,
         prefix_v,
     )
     return out.reshape(B, T, N, H)
+
+
+def _blocks(
+    heads: int,
+    group: int,
+    H: int,
+    T: int,
+    tokens: int,
+    slots: int,
+    one_mask: bool,
+    turned: bool,
+) -> dict[str, Any]:
+    """What the kernel sees at once: of rows b, tokens t, key heads h and slots s of the grid."""
+
+    def of_new(width: int, rows: int, of_row: Any) -> pl.BlockSpec:
+        return pl.BlockSpec((1, rows, width), lambda b, t, h, s, *_: (b, of_row(t), h))
+
+    def block(b: Any, s: Any, first: Any, number: Any) -> Any:
+        # Beyond the last block the same one again: what is there already is not read twice.
+        return first[b] + jnp.minimum(s, jnp.maximum(number[b] - 1, 0))
+
+    of_keys = pl.BlockSpec(
+        (1, heads, H, slots),
+        lambda b, t, h, s, _, first, number: (b, h, 0, block(b, s, first, number)),
+    )
+    of_values = pl.BlockSpec(
+        (1, heads, slots, H),
+        lambda b, t, h, s, _, first, number: (b, h, block(b, s, first, number), 0),
+    )
+    queries = of_new(heads * group * H, tokens, lambda t: t)
+    every = of_new(heads * H, T, lambda t: 0)
+    of_mask = pl.BlockSpec((1, tokens, T), lambda b, t, h, s, *_: (0 if one_mask else b, t, 0))
+    of_position = pl.BlockSpec((1, tokens, 1), lambda b, t, h, s, *_: (b, t, 0))
+    prefix = (of_keys, of_keys if turned else of_values)
+    return {
+        "in_specs": [queries, every, every, of_mask, of_position, *prefix],
+        "out_specs": queries,
+        "scratch_shapes": [
+            pltpu.VMEM((heads, group * tokens, width), jnp.float32) for width in (1, 1, H)
+        ],
+    }
 
 
 def slots_last(head_dim: int) -> bool:
@@ -178,86 +182,99 @@ def _tokens_at_once(num_tokens: int, group: int) -> int:
     return math.gcd(num_tokens, most) if num_tokens > most else num_tokens
 
 
-def _kernel(
-    length_ref,
-    first_ref,
-    number_ref,
-    q_ref,
-    k_ref,
-    v_ref,
-    mask_ref,
-    position_ref,
-    prefix_k_ref,
-    prefix_v_ref,
-    out_ref,
-    top_ref,
-    total_ref,
-    value_ref,
-    *,
-    group,
-    slots,
-    window,
-    turned,
-):
-    """One block of slots for some heads of some tokens; the first adds the new tokens' keys."""
-    b, s = pl.program_id(0), pl.program_id(3)
-    heads, rows, H = value_ref.shape
-    tokens = rows // group
+class _Refs(NamedTuple):
+    """What the kernel reads and writes, in the order of `pallas_call`."""
 
-    def lanes(head: int) -> slice:
+    length: Any  # valid slots of each row
+    first: Any  # block of slots that each row begins with
+    number: Any  # of blocks that it reads
+    q: Any
+    k: Any
+    v: Any
+    mask: Any
+    position: Any
+    prefix_k: Any
+    prefix_v: Any
+    out: Any
+    top: Any  # the running softmax, as in `medusa_jax.nn.attention.PartialAttention`
+    total: Any
+    value: Any
+
+    def lanes(self, head: int) -> slice:
+        """Where a head lies in the last axis of new tokens."""
+        H = self.value.shape[2]
         return slice(head * H, (head + 1) * H)
 
-    def queries(head: int) -> jax.Array:
+    def queries(self, head: int, group: int) -> jax.Array:
         """Of all heads that share a key head, one group of tokens below the other."""
         own = range(head * group, (head + 1) * group)
-        return jnp.concatenate([q_ref[0, :, lanes(n)] for n in own], axis=0)
+        return jnp.concatenate([self.q[0, :, self.lanes(n)] for n in own], axis=0)
 
-    def of_group(x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x] * group, axis=0)
+
+def _kernel(*refs: Any, group: int, slots: int, window: int | None, turned: bool) -> None:
+    """One block of slots for some heads of some tokens; the first adds the new tokens' keys."""
+    r = _Refs(*refs)
+    b, s = pl.program_id(0), pl.program_id(3)
 
     @pl.when(s == 0)
     def _() -> None:
-        seen = of_group(mask_ref[0]) != 0
-        for head in range(heads):
-            k, v = k_ref[0, :, lanes(head)], v_ref[0, :, lanes(head)]
-            score = _dot(queries(head), k, 1) * H**-0.5
-            score = jnp.where(seen, score, -jnp.inf)
-            # Padding sees nothing; a finite floor keeps exp(-inf - top) at 0 instead of NaN.
-            top = jnp.maximum(score.max(axis=1, keepdims=True), jnp.finfo(jnp.float32).min)
-            weight = jnp.exp(score - top)
-            top_ref[head] = top
-            total_ref[head] = weight.sum(axis=1, keepdims=True)
-            value_ref[head] = _dot(weight.astype(v.dtype), v, 0)
+        _begin_with_new_tokens(r, group)
 
-    @pl.when(s < number_ref[b])
+    @pl.when(s < r.number[b])
     def _() -> None:
-        begin = (first_ref[b] + s) * slots
-        slot = begin + jax.lax.broadcasted_iota(jnp.int32, (rows, slots), 1)
-        seen = slot < length_ref[b]
-        if window is not None:
-            seen &= of_group(position_ref[0]) - slot < window
-        # Slots that hold nothing may hold NaN, which a weight of 0 does not take away.
-        shape = prefix_v_ref.shape[2:]
-        is_valid = begin + jax.lax.broadcasted_iota(jnp.int32, shape, int(turned)) < length_ref[b]
-        for head in range(heads):
-            k, v = prefix_k_ref[0, head], prefix_v_ref[0, head]
-            v = jnp.where(is_valid, v.astype(jnp.float32), 0.0).astype(v.dtype)
-            score = _dot(queries(head).astype(k.dtype), k, 0) * H**-0.5
-            score = jnp.where(seen, score, -jnp.inf)
-            before = top_ref[head]
-            top = jnp.maximum(before, score.max(axis=1, keepdims=True))
-            weight, scale = jnp.exp(score - top), jnp.exp(before - top)
-            top_ref[head] = top
-            total_ref[head] = total_ref[head] * scale + weight.sum(axis=1, keepdims=True)
-            value = _dot(weight.astype(v.dtype), v, int(turned))
-            value_ref[head] = value_ref[head] * scale + value
+        _add_prefix(r, group, (r.first[b] + s) * slots, r.length[b], window, turned)
 
     @pl.when(s == pl.num_programs(3) - 1)
     def _() -> None:
-        for head in range(heads):
-            out = (value_ref[head] / total_ref[head]).astype(out_ref.dtype)
+        tokens = r.value.shape[1] // group
+        for head in range(r.value.shape[0]):
+            out = (r.value[head] / r.total[head]).astype(r.out.dtype)
             for n in range(group):
-                out_ref[0, :, lanes(head * group + n)] = out[n * tokens : (n + 1) * tokens]
+                own = out[n * tokens : (n + 1) * tokens]
+                r.out[0, :, r.lanes(head * group + n)] = own
+
+
+def _begin_with_new_tokens(r: _Refs, group: int) -> None:
+    seen = _of_group(r.mask[0], group) != 0
+    for head in range(r.value.shape[0]):
+        k, v = r.k[0, :, r.lanes(head)], r.v[0, :, r.lanes(head)]
+        score = _dot(r.queries(head, group), k, 1) * r.value.shape[2] ** -0.5
+        score = jnp.where(seen, score, -jnp.inf)
+        # Padding sees nothing; a finite floor keeps exp(-inf - top) at 0 instead of NaN.
+        top = jnp.maximum(score.max(axis=1, keepdims=True), jnp.finfo(jnp.float32).min)
+        weight = jnp.exp(score - top)
+        r.top[head] = top
+        r.total[head] = weight.sum(axis=1, keepdims=True)
+        r.value[head] = _dot(weight.astype(v.dtype), v, 0)
+
+
+def _add_prefix(
+    r: _Refs, group: int, begin: jax.Array, length: jax.Array, window: int | None, turned: bool
+) -> None:
+    """The slots from `begin` on, as many as a block has, of which those below `length` count."""
+    heads, rows, H = r.value.shape
+    slot = begin + jax.lax.broadcasted_iota(jnp.int32, (rows, r.prefix_k.shape[3]), 1)
+    seen = slot < length
+    if window is not None:
+        seen &= _of_group(r.position[0], group) - slot < window
+    # Slots that hold nothing may hold NaN, which a weight of 0 does not take away.
+    shape = r.prefix_v.shape[2:]
+    is_valid = begin + jax.lax.broadcasted_iota(jnp.int32, shape, int(turned)) < length
+    for head in range(heads):
+        k, v = r.prefix_k[0, head], r.prefix_v[0, head]
+        v = jnp.where(is_valid, v.astype(jnp.float32), 0.0).astype(v.dtype)
+        score = _dot(r.queries(head, group).astype(k.dtype), k, 0) * H**-0.5
+        score = jnp.where(seen, score, -jnp.inf)
+        before = r.top[head]
+        top = jnp.maximum(before, score.max(axis=1, keepdims=True))
+        weight, scale = jnp.exp(score - top), jnp.exp(before - top)
+        r.top[head] = top
+        r.total[head] = r.total[head] * scale + weight.sum(axis=1, keepdims=True)
+        r.value[head] = r.value[head] * scale + _dot(weight.astype(v.dtype), v, int(turned))
+
+
+def _of_group(x: jax.Array, group: int) -> jax.Array:
+    return jnp.concatenate([x] * group, axis=0)
 
 
 def _dot(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
