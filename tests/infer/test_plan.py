@@ -1,17 +1,13 @@
 """The command that plans decoding."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from medusa_jax.model_shapes import SHAPES
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler, run_module
 
-ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
     "topology", "device_kind", "num_devices", "hbm_bytes", "argument_bytes", "temp_bytes",
     "total_bytes", "fits", "compile_seconds", "flops", "hbm_traffic_bytes", "collective_bytes",
@@ -19,16 +15,7 @@ KEYS = {
 }  # fmt: skip
 
 
-def plan(*argv: str) -> subprocess.CompletedProcess:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
-    return subprocess.run(
-        [sys.executable, "-m", "infer.plan", *argv],
-        cwd=ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+plan = functools.partial(run_module, "infer.plan")
 
 
 @needs_tpu_compiler

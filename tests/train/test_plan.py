@@ -1,10 +1,7 @@
 """Planning training: an experiment of shapes alone, and the command."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
@@ -14,14 +11,12 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.plan.models import model_config
 from medusa_jax.sharding import make_mesh
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler, run_module
 from train.planning.experiment import train_program
 from train.random_model import RANDOM_TINY, base_config, load_lm
 from train.run import params_dtype
 from train.settings import Settings, make_settings
 from train.setup import build
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def settings_of(**changes) -> Settings:
@@ -90,16 +85,7 @@ def test_the_recipes_models_come_with_the_package():
     assert base.get_config().model is None  # which means the default one
 
 
-def plan(*argv: str) -> subprocess.CompletedProcess:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
-    return subprocess.run(
-        [sys.executable, "-m", "train.plan", *argv],
-        cwd=ROOT,
-        env=clean,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+plan = functools.partial(run_module, "train.plan")
 
 
 @needs_tpu_compiler

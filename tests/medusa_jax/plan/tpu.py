@@ -4,6 +4,26 @@ In processes of their own, since JAX's profiler, which other tests start, crashe
 has been loaded without a TPU.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+ROOT = Path(__file__).resolve().parents[3]
+
 needs_tpu_compiler = pytest.mark.tpu_compiler
+
+
+def run_module(module: str, *argv: str) -> subprocess.CompletedProcess:
+    """A command of ours in a process that is told nothing about devices."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
