@@ -64,3 +64,11 @@ def test_heads_of_a_mesh_stay_where_they_are():
         np.testing.assert_array_equal(got, wanted)
         assert got.sharding.is_equivalent_to(shardings[0], 4)
     assert "all-gather" not in program.as_text()
+
+
+def test_heads_that_a_mesh_does_not_divide_are_whole_on_every_device():
+    mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
+    case, start = random_case(0, 2, 3, 32, heads=3), np.asarray([7, 14], np.int32)
+    found = jax.jit(lambda *arrays: fused_append(*arrays, start, mesh, interpret=True))(*case)
+    for got, wanted in zip(found, written(*case, start), strict=True):
+        np.testing.assert_array_equal(got, wanted)
