@@ -14,7 +14,15 @@ def report(stories260k, heads):
         patch.setattr(sampling, "_BATCH", 2)
         prompts = ["Once upon a time", "The dog", "Lily and Tom went to the park. They saw a"]
         yield measure_sampling(
-            SamplingJob(str(stories260k), str(heads), prompts, "chain:2", "float32", 12, 2)
+            SamplingJob(
+                model=str(stories260k),
+                medusa=str(heads),
+                prompts=prompts,
+                tree="chain:2",
+                dtype="float32",
+                max_new_tokens=12,
+                seeds=2,
+            )
         )
 
 
