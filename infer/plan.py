@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh
 
 from infer.planning.abstract import Wish
 from infer.planning.decoding import plan_decoding
+from infer.planning.prefill import plan_prefill
 from medusa_jax.cli import run_main
 from medusa_jax.cli_console import waiting
 from medusa_jax.config import LlamaConfig, MedusaConfig
@@ -88,6 +89,9 @@ _TOKENS_PER_STEP = flags.DEFINE_float(
     "Tokens that a step gives, measured by infer.tune or train.evaluate; for tokens per second.",
     lower_bound=1.0,
 )
+_PREFILL = flags.DEFINE_bool(
+    "prefill", False, "Plan running a prompt as long as the context too: two more programs."
+)
 _HLO = flags.DEFINE_string(
     "hlo", None, "Folder for the optimized programs as text; it is made if it is not there."
 )
@@ -108,9 +112,14 @@ def main(argv: list[str]) -> None:
     hlo = None if _HLO.value is None else make_folder(_HLO.value)
     with waiting(f"compiling for {topology.name}"):
         plan = plan_decoding(topology, where, wish, _TOKENS_PER_STEP.value, hlo)
+        prefill = plan_prefill(topology, where, wish, hlo) if _PREFILL.value else None
     if target is not None:
-        write_json(target, environment("infer.plan") | plan.to_json())
-    show(plan, f"{_SHAPE.value or _MODEL.value or 'SmolLM2-135M-Instruct'}, tree {_TREE.value}")
+        report = plan.to_json() | {"prefill": prefill and prefill.to_json()}
+        write_json(target, environment("infer.plan") | report)
+    name = _SHAPE.value or _MODEL.value or "SmolLM2-135M-Instruct"
+    show(plan, f"{name}, tree {_TREE.value}")
+    if prefill is not None:
+        show(prefill, f"{name}, prefill of {_MAX_CONTEXT.value} tokens")
 
 
 def _wish(config: LlamaConfig, topology: Topology) -> Wish:

@@ -15,7 +15,7 @@ from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import Topology
 from medusa_jax.tree.build import build_tree
 
-_CHANGE = (
+CHANGE = (
     "to make it fit: more devices (--mesh tensor=N), --quantize int8, a smaller --batch_size or "
     "--max_context, or a topology with more memory"
 )
@@ -49,7 +49,7 @@ def plan_decoding(
         overhead = None if plain is None else seconds / step_seconds(plain, topology.chip)
         speed = tokens_per_step and wish.batch_size * tokens_per_step / seconds
     return DecodePlan(
-        **common(topology, num_devices, built, costs, _CHANGE),
+        **common(topology, num_devices, built, costs, CHANGE),
         overhead=overhead,
         tokens_per_second=speed,
     )

@@ -17,6 +17,11 @@ from medusa_jax.sharding import logical_sharding
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
 _DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",)}
 _CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
+# Parts of a matrix that a product has on the chip at once: by default 16 MB, of 64 that a v5p has.
+# With 48 its compiler counts a seventh fewer cycles; a v5e (128 MB) is slower with more.
+_COMPILER_OPTIONS = {
+    kind: {"xla_tpu_scoped_vmem_limit_kib": str(48 * 1024)} for kind in ("TPU v5", "TPU v5p")
+}
 
 
 def abstract(tree: Any) -> Any:
@@ -63,12 +68,18 @@ def _compile(
         "static_argnums": tuple(range(len(positional))),
         "static_argnames": tuple(name for name, _ in keywords),
         "donate_argnames": _DONATED.get(function.__name__, ()),
+        "compiler_options": _COMPILER_OPTIONS.get(_device_kind(leaves)),
     }
     if mesh is not None:
         options["out_shardings"] = result_shardings(
             mesh, jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays)
         )
     return jax.jit(function, **options).lower(*positional, *arrays, **dict(keywords)).compile()
+
+
+def _device_kind(leaves: Any) -> str:
+    """What JAX calls the devices that the arrays are on."""
+    return next(iter(leaves[0].sharding.device_set)).device_kind
 
 
 def result_shardings(mesh: Mesh, shapes: Any) -> Any:
