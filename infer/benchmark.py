@@ -22,8 +22,9 @@ refilled as they end, of batches that stay together, and of transformers' batche
 
 Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
 bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
-nodes, for every batch size and context; and the time of running a prompt. A tree pays off when a
-step gains more in tokens (first mode) than it costs in time (this mode).
+nodes, for every batch size and context; and the time of running a prompt. What a step accepts is
+drawn at rates of middling heads. A tree pays off when a step gains more in tokens (first mode) than
+it costs in time (this mode).
 
   python -m infer.benchmark --shape tiny --dtypes float32
   python -m infer.benchmark --shape llama-7b --batch_sizes 1,4,16,64 --contexts 512,2048,8192

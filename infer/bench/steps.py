@@ -1,4 +1,9 @@
-"""Step time and memory bandwidth of random models: autoregressive, and trees of growing size."""
+"""Step time and memory bandwidth of random models: autoregressive, and trees of growing size.
+
+What heads of random weights propose is never right, so that acceptance is drawn at the rates that
+`--tree=auto` assumes of heads that it knows nothing of: the loop writes, counts and advances as it
+would in life.
+"""
 
 import dataclasses
 import itertools
@@ -12,6 +17,7 @@ import numpy as np
 from infer import display
 from infer.bench.experiments import run_experiments
 from infer.bench.random_models import NUM_HEADS, random_lm
+from infer.bench.simulated import simulated
 from infer.bench.timing import copy_bandwidth, device_memory
 from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
@@ -21,6 +27,7 @@ from medusa_jax.decoding.runtime import Batch, Clock, Runtime, make_request, mak
 from medusa_jax.decoding.state import Prefilled
 from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.dynamic import AnyTree, heads_used
+from medusa_jax.tuning.measured import assumed_acceptance
 
 STEPS = 64
 # Slots beyond the prompt: room for STEPS steps that accept a whole path of five heads each.
@@ -103,8 +110,10 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """The rows of one batch size and context."""
     variants = [lm, *(lm.with_tree(tree) for tree in trees.values())]
-    runtimes = [make_runtime(variant) for variant in variants]
+    rates = assumed_acceptance(NUM_HEADS)
+    runtimes = [make_runtime(variant, rule=simulated(variant.tree, rates)) for variant in variants]
     seconds: list[list[float]] = [[] for _ in variants]
+    gained = [0.0] * len(variants)
     prefill: list[float] = []
     with display.progress_bar() as bar:
         name = f"{job.shape} {lm.dtype}, {batch} x {context}"
@@ -112,11 +121,15 @@ def _measure(
         for number in range(job.rounds + 1):
             prompt, taken = _prefilled(runtimes[0], context)
             prefill.append(taken)
-            for runtime, own in zip(runtimes, seconds, strict=True):
-                own.append(_seconds_per_step(runtime, prompt, batch, STEPS if number else 2))
+            for i, runtime in enumerate(runtimes):
+                taken, gained[i] = _per_step(runtime, prompt, batch, STEPS if number else 2)
+                seconds[i].append(taken)
                 bar.advance(task)
     timed = [own[1:] for own in seconds]  # the first round warmed up
-    rows = [_row(v, own, timed[0], context, batch) for v, own in zip(variants, timed, strict=True)]
+    rows = [
+        _row(variant, own, timed[0], tokens, context, batch)
+        for variant, own, tokens in zip(variants, timed, gained, strict=True)
+    ]
     prefill_ms = 1e3 * statistics.median(prefill[1:])
     return [
         {"decoder": "medusa" if name else "autoregressive", "tree": name, "prefill_ms": prefill_ms}
@@ -135,20 +148,29 @@ def _prefilled(runtime: Runtime, context: int) -> tuple[Prefilled, float]:
     return row, clock.prefill
 
 
-def _seconds_per_step(runtime: Runtime, prompt: Prefilled, batch: int, steps: int) -> float:
-    """Of a batch of rows that all have this prompt."""
+def _per_step(runtime: Runtime, prompt: Prefilled, batch: int, steps: int) -> tuple[float, float]:
+    """Seconds of a step, and tokens that a row gets by it, of rows that all have this prompt."""
     clock, capacity = Clock(), prompt.cache.capacity + ROOM
     request = runtime.put(make_request([ROOM] * batch))
     state = runtime.run(clock, step.idle, request, capacity=capacity)
     for slot in range(batch):
         slot_B = runtime.put(np.asarray([slot], np.int32))
-        state = runtime.run(clock, step.insert, state, prompt, slot_B)
+        # Its own number, so that every row draws for itself what it accepts.
+        own = runtime.put(make_request([ROOM], numbers=[slot]))
+        row = dataclasses.replace(prompt, request=own)
+        state = runtime.run(clock, step.insert, state, row, slot_B)
     done = runtime.advance(Batch(jax.block_until_ready(state), Clock()), max_steps=steps)
-    return done.clock.decode / int(done.state.num_steps_B[0])
+    steps_B, tokens_B = np.asarray(done.state.num_steps_B), np.asarray(done.state.num_new_B)
+    return done.clock.decode / int(steps_B[0]), float(tokens_B.sum() / steps_B.sum())
 
 
 def _row(
-    lm: MedusaLM, seconds: list[float], autoregressive: list[float], context: int, batch: int
+    lm: MedusaLM,
+    seconds: list[float],
+    autoregressive: list[float],
+    tokens_per_step: float,
+    context: int,
+    batch: int,
 ) -> dict[str, Any]:
     overheads = [a / b for a, b in zip(seconds, autoregressive, strict=True)]
     return {
@@ -159,6 +181,8 @@ def _row(
         "context": context,
         "step_ms": 1e3 * statistics.median(seconds),
         "step_overhead": statistics.median(overheads),
+        "tokens_per_step": tokens_per_step,
+        "tokens_per_second": batch * tokens_per_step / statistics.median(seconds),
         "parameter_bytes": _parameter_bytes(lm),
         "cache_bytes": _cache_bytes(lm, context, batch),
         "rounds_step_ms": [1e3 * s for s in seconds],

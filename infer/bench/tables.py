@@ -58,7 +58,7 @@ def print_shape(report: dict[str, Any]) -> None:
     """The rows of `measure_shape`, and the experiments' answers."""
     columns = (
         *("decoder", "nodes", "heads", "dtype", "rows", "context", "prefill ms", "step ms"),
-        *("step cost", "GB/s", "of a copy"),
+        *("step cost", "GB/s", "of a copy", "tok/step", "tok/s"),
     )
     rows = [_shape_row(row) for row in report["rows"]]
     settings = report["settings"]
@@ -67,6 +67,7 @@ def print_shape(report: dict[str, Any]) -> None:
     _print_lines(
         f"A copy: {copy['bytes'] / 2**20:.0f} MiB read and written at "
         f"{copy['bytes_per_second'] / 1e9:.1f} GB/s. prefill ms: of one row.",
+        "tok/step: drawn, as heads of middling quality are accepted. tok/s: of all rows.",
         *(f"Note: {note}." for note in report["notes"]),
     )
     for dtype, experiments in report.get("experiments", {}).items():
@@ -149,6 +150,8 @@ def _shape_row(row: dict[str, Any]) -> list[str]:
         _times(row["step_overhead"]),
         f"{row['bytes_per_second'] / 1e9:.1f}",
         f"{100 * row['copy_fraction']:.0f}%",
+        f"{row['tokens_per_step']:.2f}",
+        f"{row['tokens_per_second']:.1f}",
     ]
 
 

@@ -28,9 +28,9 @@ def plan_prefill(
 ) -> Plan:
     """What running one prompt of `wish.max_context` tokens takes, while a batch is in flight.
 
-    Memory is that of the last chunk, with the cache of the batch and the heads beside it; operations,
-    traffic, collectives and cycles are those of a chunk in the middle of the prompt, times the
-    number of chunks: what a chunk costs grows evenly with the tokens before it.
+    Memory is that of the last chunk, with the cache of the batch and the heads beside it. The rest
+    (operations, traffic, collectives, cycles) is that of a chunk in the middle of the prompt, times
+    the number of chunks: what a chunk costs grows evenly with the tokens before it.
 
     Args:
       topology: to compile for.

@@ -22,11 +22,12 @@ def benchmark(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("cache"))
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
 
-    def run(*argv: str) -> subprocess.CompletedProcess:
+    def run(*argv: str, devices: int = 1) -> subprocess.CompletedProcess:
+        fake = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         return subprocess.run(
             [sys.executable, "-m", "infer.benchmark", *argv],
             cwd=ROOT,
-            env=clean | {"MEDUSA_JAX_CACHE": cache, "JAX_PLATFORMS": "cpu"},
+            env=clean | {"MEDUSA_JAX_CACHE": cache, "JAX_PLATFORMS": "cpu"} | fake,
             capture_output=True,
             text=True,
             timeout=600,
@@ -129,6 +130,9 @@ def test_shape_report_measures_steps_with_and_without_a_tree(shape):
         expected = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
         assert row["bytes_per_second"] == pytest.approx(expected)
         assert row["copy_fraction"] == pytest.approx(expected / report["copy"]["bytes_per_second"])
+        speed = row["batch_size"] * row["tokens_per_step"] / (row["step_ms"] / 1e3)
+        assert row["tokens_per_second"] == pytest.approx(speed)
+        assert (row["tokens_per_step"] > 1) == (row["nodes"] > 1)
     for nodes in ("1", "8"):
         assert any(line.split()[1:2] == [nodes] for line in out.splitlines())
 
@@ -143,6 +147,23 @@ def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
     assert tree["parameter_bytes"] == plain["parameter_bytes"] + 4 * 3 * head
     assert tree["cache_bytes"] == plain["cache_bytes"]
     assert last["cache_bytes"] == 4 * 2 * 5 * 4 * 8 * (32 + 512) * 2
+
+
+def test_a_shape_on_two_devices_in_8_bits(benchmark, shape, tmp_path):
+    done = benchmark(
+        *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own", "--contexts=32"),
+        *("--trees=mc_sim_7b_63:8", "--mesh=tensor=2", "--quantize=int8"),
+        f"--output={tmp_path / 'out.json'}",
+        devices=2,
+    )
+    stdout_of(done)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert (report["settings"]["mesh"], report["settings"]["quantize"]) == ("tensor=2", "int8")
+    for row, whole in zip(report["rows"], shape[0]["rows"][4:6], strict=True):
+        assert row["nodes"] == whole["nodes"]
+        # A byte in place of four, and a scale of four bytes per row of a matrix of 64 or more.
+        assert row["parameter_bytes"] < 0.35 * whole["parameter_bytes"]
+        assert row["tokens_per_step"] == whole["tokens_per_step"]
 
 
 def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):

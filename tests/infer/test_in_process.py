@@ -23,4 +23,4 @@ def test_cases_in_a_process_of_their_own():
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert len(files) == 4
+    assert len(files) == 5
