@@ -73,10 +73,15 @@ def _accepted(
     """
     logits_BRV = logits_BRV.astype(jnp.float32)
     hot_B1 = is_hot(numbers.temperature_B)[:, None]
-    log_q_BRV = _log_q(logits_BRV, numbers.temperature_B[:, None, None])
+    temperature_B11 = numbers.temperature_B[:, None, None]
+    log_q_BRV = _log_q(logits_BRV, temperature_B11)
     threshold_BR = _threshold(log_q_BRV, numbers.epsilon_B[:, None], numbers.delta_B[:, None])
+    # From the logits: log q, of which only sums are wanted otherwise, would be written for it.
     row_B1 = jnp.arange(draft.token_BR.shape[0], dtype=jnp.int32)[:, None]
-    log_q_BR = log_q_BRV[row_B1, draft.parent_BR, draft.token_BR]
+    logit_BR = logits_BRV[row_B1, draft.parent_BR, draft.token_BR]
+    peak_BR, total_BR = (x.squeeze(-1) for x in _log_total(logits_BRV, temperature_B11))
+    scaled_BR = (logit_BR - draft.at_parent(peak_BR)) / _divisor(numbers.temperature_B)[:, None]
+    log_q_BR = scaled_BR - draft.at_parent(total_BR)
     best_BR = best_token(logits_BRV)
     typical_BR = jnp.exp(log_q_BR) > draft.at_parent(threshold_BR)
     ok_BR = jnp.where(hot_B1, typical_BR, draft.token_BR == draft.at_parent(best_BR))
@@ -109,15 +114,24 @@ def sample_typical(key_B: jax.Array, logits_BV: jax.Array, numbers: TypicalNumbe
 
 
 def _log_q(logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    """Log-probabilities of float32 logits [..., V]; of temperature 1 in place of 0.
+    """Log-probabilities of float32 logits [..., V]; of temperature 1 in place of 0."""
+    peak, total = _log_total(logits, temperature)
+    return (logits - peak) / _divisor(temperature) - total
+
+
+def _log_total(logits: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The highest logit, and the log of the sum of exp((logits - that) / temperature): [..., 1].
 
     The maximum is taken off first: a small temperature then gives 0 and -inf, never NaN. XLA fuses
     this form; with `jax.nn.log_softmax`, a second array of this size stays alive.
     """
-    divisor = jnp.where(is_hot(temperature), temperature, 1.0)
     peak = jnp.max(logits, axis=-1, keepdims=True)
-    scaled = (logits - peak) / divisor
-    return scaled - jnp.log(jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True))
+    scaled = (logits - peak) / _divisor(temperature)
+    return peak, jnp.log(jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True))
+
+
+def _divisor(temperature: jax.Array) -> jax.Array:
+    return jnp.where(is_hot(temperature), temperature, 1.0)
 
 
 def _threshold(log_q: jax.Array, epsilon: jax.Array, delta: jax.Array) -> jax.Array:

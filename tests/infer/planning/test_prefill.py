@@ -5,50 +5,50 @@ import dataclasses
 import jax
 import pytest
 
-from infer.planning.decoding import plan_decoding
 from infer.planning.prefill import plan_prefill
 from medusa_jax.plan.topology import find_topology
-from tests.infer.planning.test_decoding import CONFIG, MATRICES, WISH
+from medusa_jax.sharding import AXES
+from medusa_jax.tree.presets import load_any_tree
+from tests.infer.planning.test_decoding import CONFIG, MATRICES, PARAMETERS, WISH
 from tests.medusa_jax.plan.tpu import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 
+PLAIN = dataclasses.replace(WISH, tree=load_any_tree("chain:0"), max_context=4096)
+CACHE = 2 * 2 * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * 4096  # bytes of one row's
+# Products of scores and of values, of 16 heads in 2 layers: pairs of a token and one before it, or
+# one of its own chunk of 512.
+PAIRS = 512 * sum(512 * chunk + 512 for chunk in range(8))
+FLOPS = 2 * 4096 * MATRICES + 4 * 2 * 16 * 128 * PAIRS
 
-@pytest.fixture(scope="module")
-def topology():
-    return find_topology("v5e:1x1")
 
-
-def test_operations_and_memory_by_hand(topology):
+def test_operations_and_memory_by_hand():
     """Every token goes through every matrix, sees those before it, and waits beside the batch."""
-    wish = dataclasses.replace(WISH, max_context=4096, batch_size=4)
+    topology = find_topology("v5e:1x1")
+    wish = dataclasses.replace(PLAIN, batch_size=4)
     found = plan_prefill(topology, topology.devices[0], wish)
     assert found.fits
-    # A product of T x 128 with 128 x T for scores and values of 16 heads in 2 layers: pairs of a
-    # token and one before it, or of its own chunk.
-    pairs = 512 * sum(512 * chunk + 512 for chunk in range(8))
-    flops = 2 * 4096 * MATRICES + 4 * 2 * 16 * 128 * pairs
-    assert found.flops == pytest.approx(flops, rel=0.05)
-    assert found.step_ms_roofline >= 1e3 * flops / 197e12 * 0.95
-    decoding = plan_decoding(topology, topology.devices[0], wish)
-    row = 2 * 2 * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * 4096
-    assert found.argument_bytes == pytest.approx(decoding.argument_bytes + row, rel=0.02)
+    assert found.flops == pytest.approx(FLOPS, rel=0.05)
+    assert found.step_ms_roofline >= 1e3 * FLOPS / 197e12 * 0.95
+    assert found.argument_bytes == pytest.approx(2 * PARAMETERS + 5 * CACHE, rel=0.02)
+    assert found.argument_bytes < found.total_bytes < 1.2 * found.argument_bytes
 
 
-def test_what_does_not_fit_is_an_answer(topology):
-    wish = dataclasses.replace(WISH, max_context=4096, batch_size=600)
+def test_what_does_not_fit_is_an_answer():
+    topology = find_topology("v5e:1x1")
+    one_layer = dataclasses.replace(CONFIG, num_layers=1)
+    wish = dataclasses.replace(PLAIN, config=one_layer, batch_size=1200, max_context=4096)
     found = plan_prefill(topology, topology.devices[0], wish)
-    assert found.total_bytes > topology.hbm_bytes
+    assert found.total_bytes > 1200 * CACHE / 2 > topology.hbm_bytes
     assert not found.fits
     assert "--batch_size" in found.change
 
 
-def test_on_a_mesh(topology):
-    del topology
-    four = find_topology("v5e:2x2")
+def test_on_a_mesh_every_device_does_its_part():
+    topology = find_topology("v5e:2x2")
     axes = (jax.sharding.AxisType.Auto,) * 3
-    mesh = jax.make_mesh((1, 1, 4), ("data", "fsdp", "tensor"), axes, devices=four.devices)
-    alone = plan_prefill(four, four.devices[0], WISH)
-    found = plan_prefill(four, mesh, WISH)
+    mesh = jax.make_mesh((1, 1, 4), AXES, axes, devices=topology.devices)
+    found = plan_prefill(topology, mesh, PLAIN)
     assert found.num_devices == 4
-    assert found.flops == pytest.approx(alone.flops / 4, rel=0.1)
+    assert found.flops == pytest.approx(FLOPS / 4, rel=0.05)
+    assert found.argument_bytes == pytest.approx((2 * PARAMETERS + 2 * CACHE) / 4, rel=0.05)
