@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh
 from infer.planning.abstract import Wish, decode_program
 from infer.planning.decoding import plan_decoding
 from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.decoding import programs
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
 from medusa_jax.plan.hlo import parse
@@ -135,6 +136,20 @@ def test_tensor_parallel_decoding(topology):
     sums = plan.collective_bytes["all-reduce"] / (2048 * 4)
     # Two layers, two each, in bfloat16 or float32, and small ones; a lone row is there eight times.
     assert 2 <= sums / 8 <= 8
+
+
+def test_a_v5p_takes_larger_parts_of_a_matrix_at_once(monkeypatch):
+    """By its compiler's cycles that pays, for a plain step too."""
+    v5p = find_topology("v5p:1x1x1")
+    size = {"hidden_size": 4096, "intermediate_size": 11008, "num_layers": 1, "num_heads": 32}
+    wish = dataclasses.replace(WISH, config=dataclasses.replace(CONFIG, **size))
+    wish = dataclasses.replace(wish, tree=load_any_tree("chain:0"))
+    wide = plan_decoding(v5p, v5p.devices[0], wish)
+    programs.forget()
+    monkeypatch.setattr(programs, "_COMPILER_OPTIONS", {})
+    narrow = plan_decoding(v5p, v5p.devices[0], wish)
+    programs.forget()
+    assert wide.step_cycles_compiler < 0.95 * narrow.step_cycles_compiler
 
 
 def test_int8_takes_half_the_memory(topology):
