@@ -14,7 +14,6 @@ from rich.progress import track
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
-from medusa_jax.nn.llama import Llama
 from medusa_jax.objectives.labels import IGNORE
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
 
@@ -101,8 +100,7 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hidden states, next tokens and labels of one shard's positions; see `HiddenStates`."""
     batch = pad(examples, _TOKENS_PER_SHARD)
-    llama = Llama(lm.config, jnp.dtype(lm.dtype))
-    hidden, labels = hidden_and_labels(llama, num_heads, lm.params, batch)
+    hidden, labels = hidden_and_labels(lm, num_heads, batch)
     hidden_BTD, labels_BTJ = np.asarray(hidden.astype(jnp.float16)), np.asarray(labels)
     next_BT = np.roll(batch["token"], -1, axis=1)  # a position with a label never ends its row
     has_label_BT = (labels_BTJ != IGNORE).any(axis=-1)
