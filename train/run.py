@@ -66,7 +66,7 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         check_same({"config": dataclasses.asdict(settings)})
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         check_batch(settings, mesh)
-        _check_processes(settings)
+        _check_processes(settings, folder)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
@@ -98,7 +98,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
             write_run(folder, settings, token_map)
             folder.fetch("metrics.jsonl")
         if settings.hidden_states == "cached":
-            data = inputs.cached(settings, splits, lm, folder.local)
+            data = inputs.cached(settings, splits, lm, folder.local, mesh)
         else:
             data = inputs.packed(settings, splits, mesh)
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
@@ -133,10 +133,13 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
     )
 
 
-def _check_processes(settings: Settings) -> None:
-    if settings.hidden_states == "cached" and jax.process_count() > 1:
+def _check_processes(settings: Settings, folder: Folder) -> None:
+    is_local = folder.local == folder.path
+    if settings.hidden_states == "cached" and jax.process_count() > 1 and not is_local:
         raise UserError(
-            "config.hidden_states=cached is for a single process: set config.hidden_states=streamed"
+            "config.hidden_states=cached: several processes keep hidden states in a folder that "
+            f"all of them map, and {folder} is none: name a --workdir on a disk that they share, "
+            "or set config.hidden_states=streamed"
         )
 
 

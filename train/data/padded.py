@@ -93,8 +93,7 @@ def hidden_and_labels(
     if mesh is not None:
         pin, batch = Pin(mesh), spread_rows(mesh, batch)
     llama = Llama(lm.config, jnp.dtype(lm.dtype), pin=pin)
-    hidden, labels = _program(mesh)(llama, num_heads, lm.params, batch)
-    return (hidden, labels) if len(hidden) == rows else (hidden[:rows], labels[:rows])
+    return _program(mesh)(llama, num_heads, rows, lm.params, batch)
 
 
 def spread_rows(mesh: Mesh, arrays: Any) -> Any:
@@ -115,14 +114,15 @@ def spread_rows(mesh: Mesh, arrays: Any) -> Any:
 @functools.cache
 def _program(mesh: Mesh | None) -> Any:
     options = {} if mesh is None else {"out_shardings": replicated(mesh)}
-    return jax.jit(_forward, static_argnums=(0, 1), **options)
+    return jax.jit(_forward, static_argnums=(0, 1, 2), **options)
 
 
 def _forward(
-    llama: Llama, num_heads: int, params: dict[str, Any], batch: dict[str, jax.Array]
+    llama: Llama, num_heads: int, rows: int, params: dict[str, Any], batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     token_BT = batch["token"]
     T = token_BT.shape[1]
     position_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], token_BT.shape)
     hidden: Any = llama.apply({"params": params}, token_BT, position_BT, causal_mask(T))[0]
-    return hidden, shift_labels(token_BT, batch["is_label"], batch["segment"], num_heads)
+    labels = shift_labels(token_BT, batch["is_label"], batch["segment"], num_heads)
+    return hidden[:rows], labels[:rows]
