@@ -51,7 +51,7 @@ def make_mesh(
       UserError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
     shape = _fit(sizes, len(devices), may_leave_some=_are_own(devices))
     # jax.make_mesh makes Explicit axes by default, which the networks are not written for.
     types = (AxisType.Auto,) * len(AXES)

@@ -147,8 +147,8 @@ def _check_outputs(paths: list[str]) -> list[Path]:
 
 def _load(medusa: str | None, dtype: str | None, quantize: str) -> MedusaLM:
     mesh = None if _MESH.value is None else parse_mesh(_MESH.value, jax.local_devices())
-    options = {"dtype": dtype, "quantize": quantize, "tree": "chain:0", "mesh": mesh}
-    return medusa_jax.load(_MODEL.value, medusa, **options)
+    options: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": mesh}
+    return medusa_jax.load(_MODEL.value, medusa, tree="chain:0", **options)
 
 
 def _score(lm: MedusaLM, tree: Tree, examples: list[Example], console: Console) -> Scores:

@@ -66,7 +66,7 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         check_same({"config": dataclasses.asdict(settings)})
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         check_batch(settings, mesh)
-        _check_processes(settings, folder)
+        check_processes(settings, folder)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
@@ -133,7 +133,8 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
     )
 
 
-def _check_processes(settings: Settings, folder: Folder) -> None:
+def check_processes(settings: Settings, folder: Folder) -> None:
+    """Refuses hidden states that processes would share in a folder that they do not share."""
     is_local = folder.local == folder.path
     if settings.hidden_states == "cached" and jax.process_count() > 1 and not is_local:
         raise UserError(

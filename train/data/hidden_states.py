@@ -130,7 +130,7 @@ def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> s
 def _first_rows(lm: MedusaLM) -> Any:
     """Of every parameter, in float32, where the host can read them."""
     mesh = mesh_of(lm.params)
-    options = {} if mesh is None else {"out_shardings": replicated(mesh)}
+    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
     first = jax.jit(
         lambda params: jax.tree.map(lambda x: x[:1].astype(jnp.float32), params), **options
     )

@@ -113,7 +113,7 @@ def spread_rows(mesh: Mesh, arrays: Any) -> Any:
 
 @functools.cache
 def _program(mesh: Mesh | None) -> Any:
-    options = {} if mesh is None else {"out_shardings": replicated(mesh)}
+    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
     return jax.jit(_forward, static_argnums=(0, 1, 2), **options)
 
 
