@@ -80,7 +80,9 @@ def _ways(lm: MedusaLM, job: BatchesJob, path: Path) -> tuple[list[tuple[Any, Ru
     trees = fitting_trees(job.trees or _DEFAULT_TREES, lm.heads_config) if lm.heads_config else []
     for name in (None, *trees):
         with_tree = lm.with_tree(name or "chain:0")
-        for batches, run in (("static", _static), ("refilled", _refilled)):
+        # What auto does with a batch is done by `medusa_jax.generate`: it decides between calls.
+        static = () if with_tree.auto else (("static", _static),)
+        for batches, run in (*static, ("refilled", _refilled)):
             who = {"decoder": "medusa" if name else "autoregressive", "tree": name}
             ways.append((who | {"batches": batches}, run(with_tree, job.batch_size)))
     reason = job.why_alone() or torch_model.missing_reason(lm.config, path)

@@ -18,7 +18,7 @@ def report(stories260k, heads):
             model=str(stories260k),
             medusa=str(heads),
             prompts=prompts,
-            trees=None,
+            trees=["auto", "mc_sim_7b_63:2"],
             dtype="float32",
             batch_size=2,
             rounds=1,
@@ -31,6 +31,7 @@ def test_rows_are_those_of_every_way(report):
     assert [(row["decoder"], row["tree"], row["batches"]) for row in report["rows"]] == [
         ("autoregressive", None, "static"),
         ("autoregressive", None, "refilled"),
+        ("medusa", "auto", "refilled"),
         ("medusa", "mc_sim_7b_63:2", "static"),
         ("medusa", "mc_sim_7b_63:2", "refilled"),
         *([("transformers", None, "static")] if has_torch else []),
