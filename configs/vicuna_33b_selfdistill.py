@@ -1,13 +1,16 @@
 """Self-distilled MEDUSA-2 for Vicuna-33B v1.3 in one stage (paper, section 2.3.2, appendix B).
 
   python -m train.self_distill --model lmsys/vicuna-33b-v1.3 --prompts sharegpt.json \\
-    --output replies.jsonl --max_new_tokens 1024 --batch_size 8
+    --output replies.jsonl --max_new_tokens 1024 --mesh tensor=4
   python -m train.main --config=configs/vicuna_33b_selfdistill.py --config.data=replies.jsonl \\
     --workdir=runs/vicuna_33b_selfdistill
 
+On a slice with several hosts both commands run on all of them, with the data and the folder on a
+disk that they share (docs/tpu.md).
+
 Data: about 100k conversations: the human turns of ShareGPT, answered by the model at temperature
-0.3. The first command keeps the model on one device (65 GB in bfloat16, and the cache); more
-machines share the prompts (--shard_index), and any other engine may write the file instead.
+0.3. Each host spreads the model (65 GB in bfloat16) over its own four chips and takes its share of
+the prompts; any other engine may write the file instead.
 Hardware: the authors' files are for 8 GPUs.
 Hours: not in the paper; not measured here.
 Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01
@@ -23,5 +26,5 @@ def get_config() -> ConfigDict:
     """Returns the configuration."""
     c = zephyr_7b_selfdistill.get_config()
     c.model = "lmsys/vicuna-33b-v1.3"
-    c.accumulate = 16
+    c.accumulate = 4
     return c

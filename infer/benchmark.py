@@ -44,11 +44,11 @@ from infer.bench.questions import QUESTIONS
 from infer.bench.sampling import SamplingJob, measure_sampling
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.bench.trees import DEFAULT_TREES, parse_trees
-from infer.device_flags import define_mesh, define_quantize
 from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import note
+from medusa_jax.cli_devices import define_mesh, define_quantize
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json

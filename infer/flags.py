@@ -7,9 +7,9 @@ from typing import Any
 
 from absl import flags
 
-from infer.device_flags import define_mesh, define_quantize
 from infer.prompts import check_text
 from medusa_jax import GenerationConfig, MedusaLM, UserError, load
+from medusa_jax.cli_devices import define_mesh, define_quantize
 from medusa_jax.decoding.options import ACCEPTANCES
 from medusa_jax.io.load import DTYPES
 

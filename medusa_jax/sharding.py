@@ -44,14 +44,15 @@ def make_mesh(
       fsdp: along "fsdp": other rows of the batch and other parts of the parameters.
       tensor: along "tensor": the same rows, other rows and columns of the matrices.
       devices: `jax.Device`s; default: all, of all processes. One size may be -1: all devices that
-        the others leave. Without -1, a single process may use fewer devices than there are, if
-        their number divides them.
+        the others leave. Without -1, fewer than there are may be used, if all belong to this
+        process and the number divides theirs.
 
     Raises:
       UserError: the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = _fit(dict(zip(AXES, (data, fsdp, tensor), strict=True)), len(devices))
+    sizes: dict[str, int] = dict(zip(AXES, (data, fsdp, tensor), strict=True))
+    shape = _fit(sizes, len(devices), may_leave_some=_are_own(devices))
     # jax.make_mesh makes Explicit axes by default, which the networks are not written for.
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[: math.prod(shape)])
@@ -82,7 +83,7 @@ def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
             f"the mesh {text} needs {num} devices, there {_are(len(devices))}: choose sizes whose "
             f"product is {len(devices)} or less"
         )
-    if min(sizes.values()) > 0 and jax.process_count() == 1:
+    if min(sizes.values()) > 0 and _are_own(devices):
         devices = devices[:num]
     return make_mesh(**dict.fromkeys(AXES, 1) | sizes, devices=devices)
 
@@ -91,7 +92,14 @@ def _are(number: int) -> str:
     return f"are {number}" if number != 1 else "is 1"
 
 
-def _fit(sizes: dict[str, int], num_devices: int) -> tuple[int, ...]:
+def _are_own(devices: Sequence[Any]) -> bool:
+    """Whether no other process has one of them; those that are only compiled for have none."""
+    if jax.process_count() == 1:
+        return True
+    return all(device.process_index == jax.process_index() for device in devices)
+
+
+def _fit(sizes: dict[str, int], num_devices: int, *, may_leave_some: bool) -> tuple[int, ...]:
     """The sizes, -1 replaced."""
     asked = " ".join(f"{axis}={size}" for axis, size in sizes.items())
     if any(size < 1 and size != -1 for size in sizes.values()):
@@ -100,8 +108,7 @@ def _fit(sizes: dict[str, int], num_devices: int) -> tuple[int, ...]:
         raise UserError(f"the mesh is {asked}: only one size may be -1")
     known = math.prod(size for size in sizes.values() if size != -1)
     has_rest = -1 in sizes.values()
-    may_leave_some = has_rest or jax.process_count() == 1
-    if num_devices % known if may_leave_some else num_devices != known:
+    if num_devices % known if has_rest or may_leave_some else num_devices != known:
         many = "a multiple of " if has_rest else ""
         raise UserError(
             f"the mesh {asked} needs {many}{known} devices, there are {num_devices}: choose sizes "
@@ -225,6 +232,13 @@ def _repeated(head_dim: int, times: int, keys: Any) -> Any:
         return jnp.repeat(heads, times, axis=0).reshape(-1, *x.shape[1:])
 
     return jax.tree.map(repeated, keys)
+
+
+def mesh_of(params: Any) -> Mesh | None:
+    """The mesh that parameters are spread over; None: they are on one device, or on the host."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else None
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

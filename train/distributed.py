@@ -1,9 +1,10 @@
 """Several processes that train together: finding each other, and who reads which rows."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from jax.sharding import Mesh
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import batch_sharding
 from train.folder import AnyPath, reaching
+
+_T = TypeVar("_T")
 
 _ADDRESS = flags.DEFINE_string(
     "coordinator_address",
@@ -91,6 +94,36 @@ def from_each(value: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return value[None]
     return np.asarray(multihost_utils.process_allgather(value))
+
+
+def own_share(items: Iterable[_T]) -> Iterator[_T]:
+    """This process's share of what all processes have in the same order."""
+    return islice(items, jax.process_index(), None, jax.process_count())
+
+
+def sum_over_processes(values_N: np.ndarray) -> np.ndarray:
+    """float64 [N], the sums of what each process has (float64 [N]); every process calls it."""
+    words = from_each(values_N.view(np.uint32))  # of JAX's arrays none has 64 bits
+    return words.view(np.float64).sum(axis=0)
+
+
+def together(function: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """What it returns; if it refuses on some process, all refuse, and none waits for the others.
+
+    Raises:
+      UserError: that of this process, or one that names the process.
+    """
+    problem, result = None, cast(_T, None)
+    try:
+        result = function(*args, **options)
+    except UserError as error:
+        problem = error
+    is_bad_P = from_each(np.asarray(problem is not None))
+    if problem:
+        raise problem
+    if is_bad_P.any():
+        raise UserError(f"process {int(is_bad_P.argmax())} cannot start: see what it says")
+    return result
 
 
 def check_shared(workdir: AnyPath) -> None:

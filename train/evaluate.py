@@ -20,12 +20,17 @@ The assistant's words and their end-of-turn marks are the labels. --output gets 
   kl_divergence
                with --quantize: mean KL divergence, over the labels, of the quantised base head's
                distribution from that of the model as it is, in nats
+
+--mesh spreads the model over devices of the process. In a TPU pod, SLURM, Open MPI or Kubernetes
+job, every process measures its own share of the conversations with a model of its own, and the
+first one writes; elsewhere, give --coordinator_address, --num_processes and --process_id.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,18 +40,22 @@ import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_devices import define_mesh
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.load import DTYPES
 from medusa_jax.nn.quantize import KINDS
 from medusa_jax.objectives.accuracy import TOP
+from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.presets import load_fitting_tree, load_tree
 from medusa_jax.tree.search import search_tree
+from train import distributed
 from train.data import sharegpt
 from train.evaluation.divergence import mean_divergence
-from train.evaluation.scores import score
+from train.evaluation.scores import Scores, score
 
+flags.adopt_module_key_flags(distributed)
 _MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
 _MEDUSA = flags.DEFINE_string(
     "medusa",
@@ -74,6 +83,7 @@ _QUANTIZE = flags.DEFINE_enum(
     "int8: measure the model with all matrices in 8 bits, and how far it is from the model as it "
     "is, which is loaded too.",
 )
+_MESH = define_mesh()
 _DATA_ERRORS = flags.DEFINE_enum(
     "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about malformed rows."
 )
@@ -103,22 +113,46 @@ def main(argv: list[str]) -> None:
     del argv
     if not (_DATA.value and _OUTPUT.value):
         raise UserError("--data and --output are both needed: see --help")
-    target = check_output(_OUTPUT.value)
-    best_tree = None if _BEST_TREE.value is None else check_output(_BEST_TREE.value)
+    distributed.initialize_from_flags()
+    files = [path for path in (_OUTPUT.value, _BEST_TREE.value) if path is not None]
+    targets = distributed.together(_check_outputs, files)
     setup_compilation_cache()
-    lm = medusa_jax.load(
-        _MODEL.value,
-        _MEDUSA.value,
-        dtype=_DTYPE.value,
-        tree="chain:0",
-        quantize=_QUANTIZE.value,
-    )
-    tree = _tree(lm)
-    if best_tree is not None and tree.R == 1:
-        raise UserError("--best_tree needs heads, and a --tree with as many nodes as are wanted")
-    console = Console(stderr=True)
+    lm = distributed.together(_load, _MEDUSA.value, _DTYPE.value, _QUANTIZE.value)
+    tree = distributed.together(_tree, lm)
+    # All have the examples of all, so that none has to wait for what another one finds.
+    console = Console(stderr=True, quiet=not distributed.is_first_process())
     with console.status("reading conversations"):
-        examples = _examples(lm, console)
+        examples = distributed.together(_examples, lm, console)
+    scores = _score(lm, tree, examples, console)
+    metrics = scores.metrics()
+    if _WALK.value:
+        metrics["tokens_per_step"] = scores.num_tokens / scores.steps
+    if _QUANTIZE.value != "none":
+        with console.status("comparing with the model as it is"):
+            exact = distributed.together(_load, "none", lm.dtype, "none")
+            metrics["kl_divergence"] = mean_divergence(exact, lm, examples)
+    if not distributed.is_first_process():
+        return
+    write_text(targets[0], _json(metrics))
+    if len(targets) > 1:
+        paths = search_tree(scores.rank_accuracy(), tree.R - 1)
+        write_text(targets[1], json.dumps(paths) + "\n")
+    _print(metrics, len(examples))
+
+
+def _check_outputs(paths: list[str]) -> list[Path]:
+    """Of the process that writes them."""
+    return [check_output(path) for path in paths] if distributed.is_first_process() else []
+
+
+def _load(medusa: str | None, dtype: str | None, quantize: str) -> MedusaLM:
+    mesh = None if _MESH.value is None else parse_mesh(_MESH.value, jax.local_devices())
+    options: dict[str, Any] = {"dtype": dtype, "quantize": quantize, "mesh": mesh}
+    return medusa_jax.load(_MODEL.value, medusa, tree="chain:0", **options)
+
+
+def _score(lm: MedusaLM, tree: Tree, examples: list[Example], console: Console) -> Scores:
+    """Measures with a progress bar, which has the conversations of this process."""
     longest, context = max(len(x.token_T) for x in examples), lm.config.max_position
     if longest > context:
         _note(
@@ -128,20 +162,8 @@ def main(argv: list[str]) -> None:
         )
     columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(examples))
-        scores = score(lm, tree, examples, lambda count: progress.advance(task, count))
-    metrics = scores.metrics()
-    if _WALK.value:
-        metrics["tokens_per_step"] = scores.num_tokens / scores.steps
-    if _QUANTIZE.value != "none":
-        with console.status("comparing with the model as it is"):
-            exact = medusa_jax.load(_MODEL.value, "none", dtype=lm.dtype)
-            metrics["kl_divergence"] = mean_divergence(exact, lm, examples)
-    write_text(target, _json(metrics))
-    if best_tree is not None:
-        paths = search_tree(scores.rank_accuracy(), tree.R - 1)
-        write_text(best_tree, json.dumps(paths) + "\n")
-    _print(metrics, len(examples))
+        task = progress.add_task("", total=len(examples) // jax.process_count())
+        return score(lm, tree, examples, lambda count: progress.advance(task, count))
 
 
 def _json(metrics: dict[str, Any]) -> str:
@@ -158,10 +180,14 @@ def _tree(lm: MedusaLM) -> Tree:
     """The tree to measure with; the default tree is cut to the depth that the heads reach."""
     heads = 0 if lm.heads_config is None else lm.heads_config.num_heads
     if not heads:
-        return build_tree([])
-    if not flags.FLAGS["tree"].using_default_value:
-        return load_tree(_TREE.value, heads)
-    return load_fitting_tree(_TREE.value, heads)
+        tree = build_tree([])
+    elif flags.FLAGS["tree"].using_default_value:
+        tree = load_fitting_tree(_TREE.value, heads)
+    else:
+        tree = load_tree(_TREE.value, heads)
+    if _BEST_TREE.value is not None and tree.R == 1:
+        raise UserError("--best_tree needs heads, and a --tree with as many nodes as are wanted")
+    return tree
 
 
 def _examples(lm: MedusaLM, console: Console) -> list[Example]:

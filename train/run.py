@@ -3,9 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +22,7 @@ from train.console import closing_lines
 from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
-from train.distributed import check_shared, from_each, is_first_process
+from train.distributed import check_shared, is_first_process, together
 from train.export_files import export_run
 from train.fingerprint import check_same
 from train.folder import AnyPath, Folder
@@ -32,8 +31,6 @@ from train.random_model import load_lm
 from train.run_files import write_run
 from train.settings import Settings
 from train.setup import build
-
-_T = TypeVar("_T")
 
 # What may change when a run is resumed; everything else decides what it computes. The layout in
 # memory changes only how sums are rounded and, with dropout, which random numbers it draws.
@@ -69,17 +66,17 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         check_same({"config": dataclasses.asdict(settings)})
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         check_batch(settings, mesh)
-        _check_processes(settings)
+        check_processes(settings, folder)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
 
 def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     dtypes = {"dtype": params_dtype(settings), "heads_dtype": "float32"}
-    lm = _together(load_lm, settings.model, settings.medusa, **dtypes, mesh=mesh)
+    lm = together(load_lm, settings.model, settings.medusa, **dtypes, mesh=mesh)
     check_context(settings, lm.config)
-    splits = _together(_load_data, settings, lm)
-    tree = _together(load_tree, settings.tree, settings.num_heads)
+    splits = together(_load_data, settings, lm)
+    tree = together(load_tree, settings.tree, settings.num_heads)
     token_map = _token_map(settings, lm, splits)
     contents = _contents(splits, tree, token_map)
     check_same(contents)
@@ -101,7 +98,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
             write_run(folder, settings, token_map)
             folder.fetch("metrics.jsonl")
         if settings.hidden_states == "cached":
-            data = inputs.cached(settings, splits, lm, folder.local)
+            data = inputs.cached(settings, splits, lm, folder.local, mesh)
         else:
             data = inputs.packed(settings, splits, mesh)
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
@@ -136,26 +133,15 @@ def check_batch(settings: Settings, mesh: Mesh) -> None:
     )
 
 
-def _check_processes(settings: Settings) -> None:
-    if settings.hidden_states == "cached" and jax.process_count() > 1:
+def check_processes(settings: Settings, folder: Folder) -> None:
+    """Refuses hidden states that processes would share in a folder that they do not share."""
+    is_local = folder.local == folder.path
+    if settings.hidden_states == "cached" and jax.process_count() > 1 and not is_local:
         raise UserError(
-            "config.hidden_states=cached is for a single process: set config.hidden_states=streamed"
+            "config.hidden_states=cached: several processes keep hidden states in a folder that "
+            f"all of them map, and {folder} is none: name a --workdir on a disk that they share, "
+            "or set config.hidden_states=streamed"
         )
-
-
-def _together(function: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """What it returns; if it refuses on some process, all refuse, and none waits for the others."""
-    problem, result = None, cast(_T, None)
-    try:
-        result = function(*args, **options)
-    except UserError as error:
-        problem = error
-    is_bad_P = from_each(np.asarray(problem is not None))
-    if problem:
-        raise problem
-    if is_bad_P.any():
-        raise UserError(f"process {int(is_bad_P.argmax())} cannot start: see what it says")
-    return result
 
 
 def _load_data(settings: Settings, lm: MedusaLM) -> Splits:

@@ -8,20 +8,28 @@ Examples:
     python -m train.self_distill --prompts sharegpt --output replies.jsonl --temperature 0 \\
       --max_turns 1
 
-  A quarter of the work on each of four machines, then everything in one file:
+  A model of 33B over the four chips of every host of a TPU slice, on all hosts:
+    python -m train.self_distill --model lmsys/vicuna-33b-v1.3 --prompts sharegpt.json \\
+      --output /mnt/shared/replies.jsonl --mesh tensor=4
+
+  A quarter of the work on each of four machines that know nothing of each other:
     python -m train.self_distill ... --output replies.jsonl --shard_index 0 --shard_count 4
-    cat replies-?????-of-00004.jsonl > replies.jsonl
 
 The model answers the first human turn of every conversation, then sees its own answer and the next
 human turn, and so on. A conversation ends after its last human turn, before a prompt that is too
 long, or with a reply that --max_new_tokens cuts off; such a row has "truncated": true, so that
 training does not take the cut for an end of turn. The output is ShareGPT-format JSON lines.
 
-Rerun the same command to resume; OUTPUT.meta.json records the settings, and other settings are
-refused. Replies depend on the seed, the conversation's id and its turns, not on the batch. In a TPU
-pod, SLURM, Open MPI or Kubernetes job, every process takes its own share; elsewhere, give
---coordinator_address, --num_processes and --process_id. Each process uses the first device that it
-sees.
+Rows are kept in OUTPUT.part-* as they are done; at the end they become OUTPUT, in an order that
+depends on the seed alone. Rerun the same command to resume, with as many processes as you like;
+OUTPUT.meta.json records the settings, and other settings are refused. Replies depend on the seed,
+the conversation's id and its turns, not on the batch.
+
+In a TPU pod, SLURM, Open MPI or Kubernetes job, every process takes its own share of the
+conversations and spreads the model over its own devices (--mesh); elsewhere, give
+--coordinator_address, --num_processes and --process_id. They share the folder of --output, and the
+last one to be done makes the file. Where machines share no folder, put all parts into one and run
+the command there.
 """
 
 import hashlib
@@ -37,9 +45,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import medusa_jax
 from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli_devices import define_mesh
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.sharding import parse_mesh
 from train import distributed
 from train.data import sharegpt
 from train.distill import dialogues, files, replies
@@ -94,6 +104,7 @@ _SEED = flags.DEFINE_integer(
 _DATA_ERRORS = flags.DEFINE_enum(
     "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do at a malformed row of the prompts."
 )
+_MESH = define_mesh()
 _SHARD_INDEX = flags.DEFINE_integer(
     "shard_index", None, "Which share to work on, from 0.", lower_bound=0
 )
@@ -113,17 +124,25 @@ def main(argv: list[str]) -> None:
     )
     settings = dialogues.ReplySettings(generation, _LONGEST.value, _BATCH.value)
     index, count = _share()
-    path = check_output(files.shard_path(str(_OUTPUT.value), index, count))
+    path = check_output(str(_OUTPUT.value))
     conversations, record = _read_prompts()
-    done = files.read_done(path, record)
+    done = files.read_rows(path, record).keys()
     setup_compilation_cache()
-    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value)
+    mesh = None if _MESH.value is None else parse_mesh(_MESH.value, jax.local_devices())
+    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, mesh=mesh)
     dialogues.check_context(lm, settings)
-    share = dialogues.select(lm, conversations, settings, _LIMIT.value)[index::count]
+    chosen = dialogues.select(lm, conversations, settings, _LIMIT.value)
+    share = chosen[index::count]
     pending = [conversation for conversation in share if conversation.name not in done]
-    with files.append_rows(path, record) as add:
-        summary = _answer(lm, pending, settings, add, len(share))
+    part = files.part_path(path, index, count)
+    summary = "0 new"
+    if pending:
+        with files.append_rows(path, part, record) as add:
+            summary = _answer(lm, pending, settings, add, len(share))
     print(f"{path}: {len(share)} conversations, of which {summary}")
+    order = [conversation.name for conversation in conversations]
+    if missing := files.join(path, record, order, {c.name for c in chosen}):
+        print(f"{part} is done; {missing} conversations are still missing in other parts")
 
 
 def _check_flags() -> None:
@@ -146,10 +165,12 @@ def _share() -> tuple[int, int]:
     """Which share of how many is this process's."""
     if _SHARD_INDEX.value is not None and _SHARD_COUNT.value is not None:
         return _SHARD_INDEX.value, _SHARD_COUNT.value
+    # From here on, one that fails or has less to do must not end the others: they compute apart,
+    # and on a CPU, without the collectives that would go on asking for the others.
+    jax.config.update("jax_cpu_collectives_implementation", None)
     distributed.initialize_from_flags()
     share = jax.process_index(), jax.process_count()
     if jax.distributed.is_initialized():
-        # From here on, one that fails or has less to do must not end the others.
         jax.distributed.shutdown()
     return share
 

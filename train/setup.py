@@ -137,12 +137,9 @@ def _split(
     whole = settings.objective == "medusa2" and not settings.lora_rank
     if settings.quantize == "none":
         (trained if whole else frozen)["backbone"] = lm.params
-    elif _is_abstract(lm):
-        quantize = functools.partial(quantize_backbone, kind=settings.quantize)
-        frozen["backbone"] = _sharded(mesh, quantize, lm.params, abstract=True)
     else:
-        codes = quantize_backbone(lm.params, settings.quantize)
-        frozen["backbone"] = jax.device_put(codes, param_shardings(mesh, codes))
+        quantize = functools.partial(quantize_backbone, kind=settings.quantize)
+        frozen["backbone"] = _sharded(mesh, quantize, lm.params, abstract=_is_abstract(lm))
     return trained, frozen
 
 

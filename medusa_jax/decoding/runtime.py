@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.random import threefry_2x32
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from medusa_jax.decoding import prefill, step
 from medusa_jax.decoding.buckets import batch_shape, prompt_width
@@ -22,7 +22,7 @@ from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Request
 from medusa_jax.model import MedusaLM, check_tree
-from medusa_jax.sharding import param_shardings, replicated
+from medusa_jax.sharding import mesh_of, param_shardings, replicated
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
 ALL_STEPS = np.iinfo(np.int32).max
@@ -182,7 +182,7 @@ def make_runtime(
     """
     tree = lm.tree if tree is None else tree
     check_tree(tree, lm.heads_config)
-    mesh = _mesh(lm)
+    mesh = mesh_of(lm.params)
     params: dict[str, Any] = {"backbone": _on_device(lm.params)}
     drafter: Drafter = NoDrafter()
     if tree.R > 1 and lm.heads_config is not None and lm.heads_params is not None:
@@ -221,12 +221,6 @@ def _beside(heads: Any, backbone: Any, mesh: Mesh | None) -> Any:
     if mesh is None:
         return jax.device_put(heads, next(iter(devices)))
     return jax.tree.map(jax.device_put, heads, param_shardings(mesh, heads))
-
-
-def _mesh(lm: MedusaLM) -> Mesh | None:
-    sharding = getattr(jax.tree.leaves(lm.params)[0], "sharding", None)
-    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
-    return mesh if isinstance(mesh, Mesh) else None
 
 
 def make_request(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       UserError: writing failed, for example because the disk is full.
     """
-    temporary = path.with_name(f".medusa-{os.getpid()}.tmp")  # short: names are limited
+    # Short, as names are limited; processes on other machines may have the same number.
+    temporary = path.with_name(f".medusa-{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from jax.sharding import PartitionSpec as P
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh
 from tests.train.processes import free_port, outputs_of
+from tests.train.small_runs import CACHED, make
 from tests.train.two_processes import ROWS
 from train import distributed
 from train.checkpoints import read_params
+from train.run import check_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -142,3 +145,13 @@ def test_global_batch_of_one_process():
     found = distributed.global_batch(mesh, batch)
     assert found["token"].sharding.spec == P(("data", "fsdp"), None)
     jax.tree.map(np.testing.assert_array_equal, found, batch)
+
+
+def test_several_processes_do_not_cache_hidden_states_in_a_bucket(monkeypatch, tmp_path):
+    """Each would have a temporary folder of its own."""
+    settings = make("model", "data", **CACHED)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    bucket = SimpleNamespace(local=tmp_path, path="gs://bucket/run")
+    with pytest.raises(UserError, match=r"hidden_states=cached.* a disk that they share"):
+        check_processes(settings, bucket)
+    check_processes(settings, SimpleNamespace(local=tmp_path, path=tmp_path))

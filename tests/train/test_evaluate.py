@@ -1,6 +1,7 @@
 """The command: the model's own greedy replies take the steps of decoding; errors are one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.running import fitted_heads
+from tests.train.processes import free_port, outputs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Special tokens beside the words, so that a reply's text has the tokens that the model wrote.
@@ -22,6 +24,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<s>{% endif %}"
 )
 PROMPTS = ["Lily", "Tim and the dog", "a park", "Mom said yes"]
+MANY = ["--quantize=int8", "--walk"]
 # One interpreter for many command lines: importing jax costs seconds.
 RUNNER = """
 import contextlib, io, json, sys
@@ -81,6 +84,11 @@ def setup(stories260k, tmp_path_factory):
         assert example.token_T[example.is_label_T].tolist() == reply.token_ids
         assert example.token_T[: len(ids)].tolist() == ids
     write_rows(folder / "data.jsonl", rows)
+    longer = [
+        row(prompt, " ".join([reply.text] * number))
+        for number, (prompt, reply) in enumerate(zip(PROMPTS, replies, strict=True), 1)
+    ]
+    write_rows(folder / "many.jsonl", longer)
     write_rows(folder / "broken.jsonl", [rows[0], {"conversations": 3}, rows[1]])
     write_rows(folder / "question.jsonl", [{"conversations": rows[0]["conversations"][:1]}])
     return folder, replies
@@ -109,6 +117,7 @@ def done(setup):
         "missing": [*heads, f"--data={folder / 'nowhere.jsonl'}"],
         "deep": [*heads, data, "--tree=chain:9"],
         "no_data": heads,
+        "many": [*heads, f"--data={folder / 'many.jsonl'}", *MANY],
         "no_folder": [*heads, data, f"--output={folder}/x/y.json"],
     }
     argvs = [[f"--output={folder / name}.json", *argv] for name, argv in commands.items()]
@@ -187,6 +196,33 @@ def test_the_best_tree_begins_with_the_likeliest_nodes(setup, done):
     order = sorted(pairs, key=lambda path: paths.index(list(path)))
     assert paths[0] == [0]
     assert pairs[order[0]] >= pairs[order[1]]
+
+
+def test_two_processes_on_meshes_of_their_own_measure_what_one_does(setup, done, tmp_path):
+    """Batches are of one width each, so that both have some."""
+    folder, _ = setup
+    command = [sys.executable, "-m", "train.evaluate", f"--model={folder / 'model'}", *MANY]
+    command += [f"--medusa={folder / 'heads'}", f"--data={folder / 'many.jsonl'}", "--mesh=data=2"]
+    command += [f"--output={tmp_path / 'm.json'}", "--compilation_cache=none", "--num_processes=2"]
+    command += [f"--coordinator_address=localhost:{free_port()}"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--process_id={i}"],
+            cwd=ROOT,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = outputs_of(processes, seconds=400)
+    assert "4 conversations" in outputs[0]
+    assert "conversations" not in outputs[1]
+    found, expected = json.loads((tmp_path / "m.json").read_text()), metrics(setup, done, "many")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_bad_rows_can_be_left_out(setup, done):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from configs import tiny
 from medusa_jax.config import LlamaConfig
@@ -93,12 +94,12 @@ def one_step(recipe: str, sizes: tuple[int, int, int]) -> OneStep:
     return OneStep(jax.tree.map(np.asarray, report), gradients, experiment, compiled.as_text())
 
 
-def make_experiment(changes: dict[str, Any], mesh) -> Experiment:
+def make_experiment(changes: dict[str, Any], mesh, network: LlamaConfig = CONFIG) -> Experiment:
     config = tiny.get_config()
     config.update(batch_size=ROWS, seq_len=LENGTH, num_heads=NUM_HEADS, grad_clip=1e9, **changes)
-    backbone = jax.tree.map(np.asarray, random_backbone(CONFIG))
+    backbone = jax.tree.map(np.asarray, random_backbone(network))
     lm = MedusaLM(
-        config=CONFIG,
+        config=network,
         params=place_params(backbone, mesh),
         heads_config=None,
         heads_params=None,
@@ -210,6 +211,34 @@ def test_logits_stay_where_their_part_of_the_vocabulary_is(recipe):
     for kind in ("all-gather", "all-to-all", "all-reduce"):
         for dtype, size in exchanged(program, kind):
             assert size < logits, (kind, dtype, size)
+
+
+def test_heads_are_gathered_in_the_compute_dtype_and_their_gradients_added_up_in_float32():
+    """As the program is written: a CPU's compiler widens what it adds up anyway."""
+    mesh = make_mesh(*FSDP)
+    with jax.numpy_dtype_promotion("standard"):
+        experiment = make_experiment({"objective": "medusa1", "dtype": "bfloat16"}, mesh)
+        batch = packed_batch(np.random.default_rng(0), ROWS, LENGTH, CONFIG.vocab_size)
+        arguments = experiment.state, experiment.frozen, global_batch(mesh, batch)
+        tree = load_tree("mc_sim_7b_63", NUM_HEADS)
+        program = compiled_update(experiment, mesh).lower(*arguments, tree).as_text()
+    for kind, dtype in (("all_gather", "bf16"), ("reduce_scatter", "f32")):
+        found = re.findall(rf'"stablehlo.{kind}".*?-> tensor<[\dx]*x(\w+)>', program, re.S)
+        assert dtype in found
+    assert set(found) == {"f32"}
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_codes_lie_where_their_matrix_does(kind):
+    """On rows and columns; a scale for 64 columns of NF4 goes with them."""
+    mesh, wide = make_mesh(1, 2, 4), {"hidden_size": 128, "intermediate_size": 64, "head_dim": 16}
+    config = dataclasses.replace(CONFIG, num_layers=1, **wide)
+    changes = {"objective": "medusa2", "lora_rank": 8, "quantize": kind}
+    experiment = make_experiment(changes, mesh, config)
+    matrix = experiment.frozen["backbone"]["layers_0"]["attn"]["q"]["weight"]
+    assert matrix.qvalue.sharding.spec == PartitionSpec("tensor", "fsdp")
+    assert matrix.qvalue.addressable_shards[0].data.shape == (16, 64)
+    assert matrix.scale.addressable_shards[0].data.shape == (16, 1)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

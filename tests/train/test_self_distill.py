@@ -40,10 +40,10 @@ def run(settings, **more):
         self_distill.main([])
 
 
-def start(settings, **more):
+def start(settings, environment=(), **more):
     """The command in a process of its own."""
     arguments = [f"--{key}={value}" for key, value in (settings | more).items()]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | dict(environment)
     return subprocess.Popen(
         [sys.executable, "-m", "train.self_distill", *arguments],
         cwd=ROOT,
@@ -81,19 +81,19 @@ def test_every_conversation_is_replayed(whole, long_conversations):
 
 def test_a_run_killed_at_any_time_resumes(settings, whole, tmp_path):
     output = tmp_path / "replies.jsonl"
+    part = tmp_path / "replies.jsonl.part-00000-of-00001"
     enough = random.randrange(1, 20)
     process = start(settings, output=output)
-    while process.poll() is None and (
-        not output.exists() or output.read_text().count("\n") < enough
-    ):
+    while process.poll() is None and (not part.exists() or part.read_text().count("\n") < enough):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    before = output.read_bytes()
-    output.write_bytes(before + b'{"id": "long')  # what a kill within a write leaves
+    before = part.read_bytes()
+    assert not output.exists()
+    part.write_bytes(before + b'{"id": "long')  # what a kill within a write leaves
     run(settings, output=str(output))
-    assert output.read_bytes().startswith(before)
-    assert rows(output) == rows(whole)
+    assert output.read_bytes() == whole.read_bytes()
+    assert not part.exists()
 
 
 def test_a_finished_file_stays_and_a_higher_limit_adds_to_it(settings, whole, tmp_path, capsys):
@@ -111,23 +111,30 @@ def test_a_finished_file_stays_and_a_higher_limit_adds_to_it(settings, whole, tm
 
 
 def test_shards_divide_the_conversations(settings, whole, tmp_path):
-    for index in range(3):
-        run(settings, output=str(tmp_path / "r.jsonl"), shard_index=index, shard_count=3)
-    parts = [tmp_path / f"r-{index:05d}-of-00003.jsonl" for index in range(3)]
-    assert [len(rows(part)) for part in parts] == [8, 8, 8]
-    assert rows(*parts) == rows(whole)
+    output = tmp_path / "r.jsonl"
+    for index in range(2):
+        run(settings, output=str(output), shard_index=index, shard_count=3)
+        assert len(rows(tmp_path / f"r.jsonl.part-{index:05d}-of-00003")) == 8
+    assert not output.exists()
+    run(settings, output=str(output))  # somebody else takes what is left
+    assert output.read_bytes() == whole.read_bytes()
 
 
-def test_processes_of_a_cluster_take_a_share_each(settings, whole, tmp_path):
+def test_processes_of_a_cluster_take_a_share_each_on_meshes_of_their_own(settings, whole, tmp_path):
     cluster = {"coordinator_address": f"localhost:{free_port()}", "num_processes": 2}
     output = tmp_path / "r.jsonl"
-    processes = [start(settings, output=output, **cluster, process_id=i) for i in range(2)]
+    devices = {"environment": {"JAX_NUM_CPU_DEVICES": "3"}, "mesh": "tensor=2", "limit": 6}
+    processes = [
+        start(settings, output=output, **cluster, **devices, process_id=i) for i in range(2)
+    ]
+    printed = []
     for process in processes:
-        _, errors = process.communicate(timeout=400)
+        out, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
-    parts = [tmp_path / f"r-{index:05d}-of-00002.jsonl" for index in range(2)]
-    assert [len(rows(part)) for part in parts] == [12, 12]
-    assert rows(*parts) == rows(whole)
+        printed.append(out)
+    assert all("3 conversations, of which 3 new" in out for out in printed)
+    assert output.read_bytes().splitlines() == whole.read_bytes().splitlines()[:6]
+    assert sorted(os.listdir(tmp_path)) == ["r.jsonl", "r.jsonl.meta.json"]
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,6 @@ def test_data_on_one_host_only(small, model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_hidden_states_are_cached_by_a_single_process(small, data, tmp_path):
-    """Found before the model is looked for."""
-    changes = {"objective": "medusa1", "hidden_states": "cached", "model": "nowhere"}
-    for output in lines(small, [tmp_path / "run"] * 2, [tmp_path] * 2, data=data, **changes):
-        assert "config.hidden_states=cached is for a single process" in output
-        assert "nowhere" not in output
-    assert not (tmp_path / "run").exists()
-
-
 def test_hosts_with_different_data_under_one_name(small, model, tmp_path):
     hosts = [tmp_path / "host_0", tmp_path / "host_1"]
     for host, number in zip(hosts, (40, 39), strict=True):

@@ -12,7 +12,7 @@ import pytest
 
 import medusa_jax
 from tests.train.processes import free_port, outputs_of
-from tests.train.small_runs import logged, make, run, start
+from tests.train.small_runs import CACHED, logged, make, run, start
 
 STEPS = 30
 CHANGES = {"steps": STEPS, "learning_rate": 1e-4, "eval_every": STEPS, "save_every": STEPS}
@@ -40,8 +40,9 @@ class Case:
 
 
 CASES = {
-    # Rows lie over both processes, parameters over the two devices of each.
-    "rows": Case(2, 2, 2, CHANGES | {"objective": "medusa1"}),
+    # Rows lie over both processes, parameters over the two devices of each; both make the hidden
+    # states, and read those of their rows.
+    "rows": Case(2, 2, 2, CHANGES | CACHED),
     # Every matrix of backbone and heads, all trained, lies over both.
     "fsdp": Case(1, 2, 1, CHANGES | {"objective": "medusa2"}),
 }

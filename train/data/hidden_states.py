@@ -1,25 +1,30 @@
-"""Hidden states of a frozen backbone, computed once and kept on disk for every epoch."""
+"""Hidden states of a frozen backbone, computed once and kept on disk for every epoch.
+
+They lie in shards of some thousand positions, which are mapped into memory. Processes that train
+together compute them together and share the folder; which of them wrote a shard does not matter.
+"""
 
 import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from rich.progress import track
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
-from medusa_jax.nn.llama import Llama
 from medusa_jax.objectives.labels import IGNORE
+from medusa_jax.sharding import mesh_of, replicated
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.distributed import from_each, is_first_process, together
 
 _TOKENS_PER_SHARD = 8192
-_LAYOUT = 3  # of a shard; older ones are not read
+_LAYOUT = 4  # of a shard; older ones are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +32,28 @@ class HiddenStates:
     """Positions of conversations, T in all, each followed by those after it.
 
     Attributes:
-      hidden_TD: float16, inputs of the heads; from the first position of a conversation that has a
-        label on.
+      hidden_S: of each shard float16 [t, D], inputs of the heads, mapped from a file; from the
+        first position of a conversation that has a label on.
       next_T: int32, the token after each position (what the base head predicts there).
       labels_TJ: int32 vocabulary ids, or IGNORE; of the base head and of the M Medusa heads.
       used: int64, the positions that have a label.
     """
 
-    hidden_TD: np.ndarray
+    hidden_S: tuple[np.ndarray, ...]
     next_T: np.ndarray
     labels_TJ: np.ndarray
     used: np.ndarray
+
+    def hidden_at(self, position: np.ndarray) -> np.ndarray:
+        """float16 [..., D], read from disk, of some positions (int [...])."""
+        end_S = np.cumsum([len(hidden_TD) for hidden_TD in self.hidden_S])
+        flat = position.ravel()
+        shard = np.searchsorted(end_S, flat, side="right")
+        out = np.empty((len(flat), self.hidden_S[0].shape[1]), np.float16)
+        for number in np.unique(shard):
+            hidden_TD, here = self.hidden_S[number], np.flatnonzero(shard == number)
+            out[here] = hidden_TD[flat[here] - (end_S[number] - len(hidden_TD))]
+        return out.reshape(*position.shape, -1)
 
     def batch(self, index: np.ndarray, following: int) -> dict[str, np.ndarray]:
         """Some positions as a batch for `Objective.loss`.
@@ -51,7 +67,7 @@ class HiddenStates:
         # A row beyond the end belongs to another conversation; there is no label for it then.
         window = position[..., None] + np.arange(following + 1)
         return {
-            "hidden": self.hidden_TD[np.minimum(window, len(self.hidden_TD) - 1)],
+            "hidden": self.hidden_at(np.minimum(window, len(self.next_T) - 1)),
             "next": self.next_T[position],
             "labels": self.labels_TJ[position],
         }
@@ -63,37 +79,62 @@ def compute(
     """Runs the backbone over the examples; shards that the folder already has are read instead.
 
     Args:
-      lm: the frozen model.
-      examples: tokenized conversations.
+      lm: the frozen model, on the mesh of all processes if there are several.
+      examples: tokenized conversations, the same on every process.
       num_heads: M, heads to make labels for.
-      folder: where shards are kept, under a name that depends on model and examples.
+      folder: where shards are kept, under a name that depends on model and examples; all processes
+        see it.
       name: shown beside the progress bar.
 
     Raises:
       UserError: the folder cannot be written, perhaps because the disk is full.
     """
-    target = epath.Path(folder) / f"{name}_{_fingerprint(lm, examples, num_heads)}"
-    _make(target)
+    target = Path(folder) / f"{name}_{_fingerprint(lm, examples, num_heads)}"
+    together(_make, target)
     shards = list(batches_of_like_length(examples, _TOKENS_PER_SHARD))
-    parts = []
-    for i, shard in enumerate(track(shards, f"hidden states ({name})")):
-        path = target / f"{i:05d}.npz"
-        if not path.exists():
-            _write(path, _run(lm, shard, num_heads))
-        with path.open("rb") as file, np.load(file) as part:
-            parts.append((part["hidden"], part["next"], part["labels"]))
-    hidden_TD, next_T, labels_TJ = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    is_there = np.asarray([_facts(target, i).exists() for i in range(len(shards))])
+    missing = np.flatnonzero(~from_each(is_there)[0])  # as the first process sees it
+    bar = track(missing, f"hidden states ({name})", disable=not is_first_process())
+    for turn, i in enumerate(bar):
+        arrays = _run(lm, shards[i], num_heads)
+        is_own = turn % jax.process_count() == jax.process_index()
+        together(_write, target, int(i), arrays if is_own else None)
+    facts = [np.load(_facts(target, i)) for i in range(len(shards))]
+    next_T, labels_TJ = (np.concatenate([part[key] for part in facts]) for key in _FACTS)
+    hidden_S = tuple(np.load(_states(target, i), mmap_mode="r") for i in range(len(shards)))
     used = np.flatnonzero((labels_TJ != IGNORE).any(axis=-1))
-    return HiddenStates(hidden_TD, next_T, labels_TJ, used)
+    return HiddenStates(hidden_S, next_T, labels_TJ, used)
+
+
+_FACTS = ("next", "labels")
+
+
+def _states(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.npy"
+
+
+def _facts(folder: Path, number: int) -> Path:
+    """What is written last of a shard."""
+    return folder / f"{number:05d}.npz"
 
 
 def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> str:
     digest = hashlib.sha256(repr((_LAYOUT, lm.config, lm.dtype, num_heads)).encode())
-    for weight in jax.tree.leaves(lm.params):  # one row tells a changed matrix from the old one
-        digest.update(np.asarray(weight[:1], np.float32).tobytes())
+    for weight in jax.tree.leaves(_first_rows(lm)):  # they tell a changed matrix from the old one
+        digest.update(np.asarray(weight).tobytes())
     for example in examples:
         digest.update(example.token_T.tobytes() + example.is_label_T.tobytes())
     return digest.hexdigest()[:12]
+
+
+def _first_rows(lm: MedusaLM) -> Any:
+    """Of every parameter, in float32, where the host can read them."""
+    mesh = mesh_of(lm.params)
+    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
+    first = jax.jit(
+        lambda params: jax.tree.map(lambda x: x[:1].astype(jnp.float32), params), **options
+    )
+    return first(lm.params)
 
 
 def _run(
@@ -101,34 +142,42 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hidden states, next tokens and labels of one shard's positions; see `HiddenStates`."""
     batch = pad(examples, _TOKENS_PER_SHARD)
-    llama = Llama(lm.config, jnp.dtype(lm.dtype))
-    hidden, labels = hidden_and_labels(llama, num_heads, lm.params, batch)
-    hidden_BTD, labels_BTJ = np.asarray(hidden.astype(jnp.float16)), np.asarray(labels)
+    hidden, labels = hidden_and_labels(lm, num_heads, batch)
+    hidden_BTD, labels_BTJ = np.asarray(hidden).astype(np.float16), np.asarray(labels)
     next_BT = np.roll(batch["token"], -1, axis=1)  # a position with a label never ends its row
     has_label_BT = (labels_BTJ != IGNORE).any(axis=-1)
     kept_BT = (np.cumsum(has_label_BT, axis=1) > 0) & (batch["segment"] > 0)
     return hidden_BTD[kept_BT], next_BT[kept_BT], labels_BTJ[kept_BT]
 
 
-def _write(path: epath.Path, arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    half_done = path.with_suffix(".partial")
+def _write(
+    folder: Path, number: int, arrays: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+) -> None:
+    """Writes a shard, if it is this process's turn."""
+    if arrays is None:
+        return
+    hidden_TD, next_T, labels_TJ = arrays
+    states, facts = _states(folder, number), _facts(folder, number)
+    half_done = [path.with_suffix(".partial" + path.suffix) for path in (states, facts)]
     try:
-        with half_done.open("wb") as file:
-            np.savez(file, hidden=arrays[0], next=arrays[1], labels=arrays[2])
-        half_done.replace(path)
+        np.save(half_done[0], hidden_TD)
+        np.savez(half_done[1], next=next_T, labels=labels_TJ)
+        half_done[0].replace(states)
+        half_done[1].replace(facts)
     except OSError as error:
-        half_done.unlink(missing_ok=True)
-        raise _cannot_write(path.parent, error) from None
+        for path in half_done:
+            path.unlink(missing_ok=True)
+        raise _cannot_write(folder, error) from None
 
 
-def _make(folder: epath.Path) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(folder, error) from None
 
 
-def _cannot_write(folder: epath.Path, error: OSError) -> UserError:
+def _cannot_write(folder: Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write hidden states to {folder} ({error.strerror}): mend that, then rerun the "
         "same command; what is complete is not computed again"

@@ -52,12 +52,11 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
     return Data(batches, held_out)
 
 
-def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> Data:
-    """Hidden states, which a frozen backbone computes once, into the working folder.
+def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path, mesh: Mesh) -> Data:
+    """Hidden states, which a frozen backbone computes once, into the folder that processes share.
 
-    For a single process: each would need all of them.
-
-    A batch has batch_size * seq_len positions, drawn one by one from all conversations.
+    A batch has batch_size * seq_len positions, drawn one by one from all conversations; a process
+    reads those of its own rows.
 
     Raises:
       UserError: no position has a label.
@@ -70,7 +69,18 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path) -> D
             f"{settings.data} has no reply of two tokens or more: there is nothing to learn"
         )
     following = settings.num_heads if settings.soft_labels else 0
-    return Data(_train_batches(settings, train, following), _whole(settings, held_out, following))
+    own = _own_rows(settings, mesh)
+    return Data(
+        _train_batches(settings, train, following, own),
+        _whole(settings, held_out, following, own),
+    )
+
+
+def _own_rows(settings: Settings, mesh: Mesh) -> slice:
+    """Those of each batch that this process has."""
+    index, count = batch_part(mesh)
+    size = settings.batch_size // count
+    return slice(index * size, (index + 1) * size)
 
 
 def _compute(
@@ -86,28 +96,30 @@ def _compute(
 
 
 def _train_batches(
-    settings: Settings, states: HiddenStates, following: int
+    settings: Settings, states: HiddenStates, following: int, own: slice
 ) -> grain.DatasetIterator:
     shape = (settings.batch_size, settings.seq_len)
     positions = grain.MapDataset.range(len(states.used)).shuffle(seed=settings.seed).repeat()
     batches = positions.batch(settings.batch_size * settings.seq_len).map(
-        lambda index: states.batch(index.reshape(shape), following)
+        lambda index: states.batch(index.reshape(shape)[own], following)
     )
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
-def _whole(settings: Settings, states: HiddenStates | None, following: int) -> list[dict[str, Any]]:
+def _whole(
+    settings: Settings, states: HiddenStates | None, following: int, own: slice
+) -> list[dict[str, Any]]:
     """Positions in order; the last batch is filled up with positions that have no labels."""
     if states is None:
         return []
     size = settings.batch_size * settings.seq_len
     batches = []
     for start in range(0, min(len(states.used), _MAX_HELD_OUT_BATCHES * size), size):
-        index = np.arange(start, start + size)
-        real = index < len(states.used)
         shape = (settings.batch_size, settings.seq_len)
-        batch = states.batch(np.where(real, index, 0).reshape(shape), following)
-        batch["labels"] = np.where(real.reshape(*shape, 1), batch["labels"], IGNORE)
+        index = np.arange(start, start + size).reshape(shape)[own]
+        real = index < len(states.used)
+        batch = states.batch(np.where(real, index, 0), following)
+        batch["labels"] = np.where(real[..., None], batch["labels"], IGNORE)
         batches.append(batch)
     return batches
 

@@ -1,4 +1,4 @@
-"""Documents packed into rows of one length, with segment ids and positions per document."""
+"""Documents packed into rows of one length: first which goes where, by lengths, then the tokens."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,29 +13,59 @@ Batch = dict[str, np.ndarray]
 
 
 def pack(
-    documents: grain.IterDataset, seq_len: int, *, shuffle_seed: int | None = None
+    numbers: grain.MapDataset,
+    length_C: np.ndarray,
+    seq_len: int,
+    *,
+    shuffle_seed: int | None = None,
 ) -> grain.IterDataset:
-    """Packs documents by first fit; none is split.
+    """Packs documents by first fit; none is split, and none is read.
 
     Args:
-      documents: of {"token": int32 [t], "is_label": bool [t]}, where t is at most `seq_len`.
+      numbers: of the documents, in the order of packing.
+      length_C: int64, tokens of each document, at most `seq_len`.
       seq_len: T, length of a row.
       shuffle_seed: shuffles the rows within a group of bins, whose last ones are emptier; None
         keeps their order.
 
     Returns:
-      Rows {"token": int32 [T], "is_label": bool [T], "segment": int32 [T] (1, 2, ... per document,
-      0 on padding), "position": int32 [T] (within the document)}.
+      Rows {"number": int32 [T] (of the document at each place, 0 on padding), "segment": int32 [T]
+      (1, 2, ... per document, 0 on padding), "position": int32 [T] (within the document)}.
     """
+    places = numbers.map(lambda i: {"number": np.full(length_C[i], i, np.int32)})
+    # Threads would cost more than they save.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     packed = grain.experimental.FirstFitPackIterDataset(
-        documents,
-        length_struct={"token": seq_len, "is_label": seq_len},
+        places.to_iter_dataset(options),
+        length_struct={"number": seq_len},
         num_packing_bins=_BINS,
-        meta_features=("is_label",),  # one set of segment ids is enough
         shuffle_bins=shuffle_seed is not None,
         seed=shuffle_seed or 0,
     )
     return packed.map(_rename)
+
+
+def fill(rows: Batch, begin_C: np.ndarray, token_N: np.ndarray, is_label_N: np.ndarray) -> Batch:
+    """The tokens of packed rows.
+
+    Args:
+      rows: from `pack`, arrays of any shape.
+      begin_C: int64, where each document begins.
+      token_N: int32, of all documents.
+      is_label_N: bool.
+
+    Returns:
+      {"token": int32, "is_label": bool, "segment": int32, "position": int32} of the same shape;
+      padding is 0 and no label.
+    """
+    is_used = rows["segment"] > 0
+    place = np.where(is_used, begin_C[rows["number"]] + rows["position"], 0)
+    return {
+        "token": np.where(is_used, token_N[place], 0),
+        "is_label": is_used & is_label_N[place],
+        "segment": rows["segment"],
+        "position": rows["position"],
+    }
 
 
 def count_rows(lengths: Iterable[int], seq_len: int) -> int:
@@ -57,8 +87,7 @@ def count_rows(lengths: Iterable[int], seq_len: int) -> int:
 
 def _rename(row: dict[str, Any]) -> Batch:
     return {
-        "token": row["token"],
-        "is_label": row["is_label"],
-        "segment": row["token_segment_ids"],
-        "position": row["token_positions"],
+        "number": row["number"],
+        "segment": row["number_segment_ids"],
+        "position": row["number_positions"],
     }

@@ -7,10 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.labels import shift_labels
+from medusa_jax.pin import Pin
+from medusa_jax.sharding import batch_sharding, mesh_of, replicated
 
 _MIN_WIDTH = 64
 
@@ -68,23 +72,57 @@ def _width(length: int) -> int:
     return power * 3 // 4 if max(length, _MIN_WIDTH + 1) <= power * 3 // 4 else power
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def hidden_and_labels(
-    llama: Llama, num_heads: int, params: dict[str, Any], batch: dict[str, jax.Array]
+    lm: MedusaLM, num_heads: int, batch: dict[str, np.ndarray]
 ) -> tuple[jax.Array, jax.Array]:
     """What the heads see at every position, and the labels they must predict.
 
+    A model on a mesh runs other rows on each of the devices along "data" and "fsdp". Where several
+    processes share the mesh, all make the same calls.
+
     Args:
-      llama: the backbone.
+      lm: the model; its heads do not matter.
       num_heads: M.
-      params: of the backbone.
       batch: see `pad`.
 
     Returns:
-      hidden_BTD in the compute dtype, and labels_BTJ (see `shift_labels`).
+      hidden_BTD in the compute dtype, and labels_BTJ (see `shift_labels`); whole on every device.
     """
+    mesh, rows = mesh_of(lm.params), len(batch["token"])
+    pin = None
+    if mesh is not None:
+        pin, batch = Pin(mesh), spread_rows(mesh, batch)
+    llama = Llama(lm.config, jnp.dtype(lm.dtype), pin=pin)
+    return _program(mesh)(llama, num_heads, rows, lm.params, batch)
+
+
+def spread_rows(mesh: Mesh, arrays: Any) -> Any:
+    """Arrays that every process has, rows first, on the devices that each row belongs to.
+
+    Zeros fill them up to as many rows as the devices along "data" and "fsdp" can share.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def spread(x: np.ndarray) -> jax.Array:
+        x = np.pad(x, [(0, -len(x) % parts), *[(0, 0)] * (x.ndim - 1)])
+        sharding = batch_sharding(mesh, x.ndim)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(spread, arrays)
+
+
+@functools.cache
+def _program(mesh: Mesh | None) -> Any:
+    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
+    return jax.jit(_forward, static_argnums=(0, 1, 2), **options)
+
+
+def _forward(
+    llama: Llama, num_heads: int, rows: int, params: dict[str, Any], batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     token_BT = batch["token"]
     T = token_BT.shape[1]
     position_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], token_BT.shape)
     hidden: Any = llama.apply({"params": params}, token_BT, position_BT, causal_mask(T))[0]
-    return hidden, shift_labels(token_BT, batch["is_label"], batch["segment"], num_heads)
+    labels = shift_labels(token_BT, batch["is_label"], batch["segment"], num_heads)
+    return hidden[:rows], labels[:rows]

@@ -1,8 +1,8 @@
 """Packed batches of a source: an endless stream to train on, and one pass of held-out data.
 
-Every process packs all documents, which costs little, and takes its own rows of each batch. The
-stream of global batches thus depends on data, settings and seed alone, and a run can be resumed
-with another number of processes.
+Which document goes where follows from the lengths of all of them, so every process works that out
+for whole batches, and reads the tokens of its own rows alone. The stream of global batches thus
+depends on data, settings and seed, and a run can be resumed with another number of processes.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from medusa_jax.errors import UserError
-from train.data.packing import Batch, pack
+from train.data.packing import Batch, fill, pack
 from train.data.sharegpt import describe_skipped
 from train.data.sources import Source, open_source
 from train.data.tokens import Tokens, tokenize_source
@@ -46,6 +46,11 @@ class Documents:
     def length_C(self) -> np.ndarray:
         """int64, tokens of each, cut."""
         return np.minimum(self.tokens.length_C[self.number_C], self.max_length)
+
+    def fill(self, rows: Batch) -> Batch:
+        """The tokens of rows that `packing.pack` has made of these documents; see there."""
+        begin_C = (self.tokens.end_C - self.tokens.length_C)[self.number_C]
+        return fill(rows, begin_C, self.tokens.token_N, self.tokens.is_label_N)
 
     def __getitem__(self, index: Any) -> dict[str, np.ndarray]:
         """{"token": int32 [t], "is_label": bool [t]}, copied out of the file."""
@@ -187,9 +192,10 @@ def train_batches(
       UserError: the batch cannot be divided.
     """
     seed %= 2**32
-    dataset = grain.MapDataset.source(documents).shuffle(seed=seed).repeat()
-    rows = pack(_to_iter(dataset), seq_len, shuffle_seed=seed)
-    return iter(rows.batch(batch_size).map(_take_part(batch_size, shard_index, shard_count)))
+    numbers = grain.MapDataset.range(len(documents)).shuffle(seed=seed).repeat()
+    rows = pack(numbers, documents.length_C, seq_len, shuffle_seed=seed).batch(batch_size)
+    part = _own_part(documents, batch_size, shard_index, shard_count)
+    return iter(rows.map(part))
 
 
 def held_out_batches(
@@ -204,22 +210,19 @@ def held_out_batches(
 
     Arguments, batches and errors are those of `train_batches`.
     """
-    rows = pack(_to_iter(grain.MapDataset.source(documents)), seq_len)
+    rows = pack(grain.MapDataset.range(len(documents)), documents.length_C, seq_len)
     pad = functools.partial(grain.experimental.batch_and_pad, batch_size=batch_size)
-    batches = rows.batch(batch_size, batch_fn=pad)
-    return iter(batches.map(_take_part(batch_size, shard_index, shard_count)))
+    part = _own_part(documents, batch_size, shard_index, shard_count)
+    return iter(rows.batch(batch_size, batch_fn=pad).map(part))
 
 
-def _to_iter(dataset: grain.MapDataset) -> grain.IterDataset:
-    # Reading is a copy out of memory: threads would cost more than they save.
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-
-
-def _take_part(batch_size: int, index: int, count: int) -> Callable[[Batch], Batch]:
+def _own_part(
+    documents: Documents, batch_size: int, index: int, count: int
+) -> Callable[[Batch], Batch]:
     if batch_size < 1 or batch_size % count:
         raise UserError(
             f"batch_size {batch_size} cannot be divided among {count} parts: choose a multiple"
         )
     size = batch_size // count
     part = slice(index * size, (index + 1) * size)
-    return lambda batch: {name: rows[part] for name, rows in batch.items()}
+    return lambda batch: documents.fill({name: rows[part] for name, rows in batch.items()})

@@ -1,59 +1,68 @@
-"""A file of replies that grows row by row, with the settings it was made with beside it."""
+"""A file of replies that several processes write together, with its settings beside it.
 
+Every process appends rows to a part of its own, OUTPUT.part-00001-of-00004. Whoever finds that all
+conversations are there joins the parts: OUTPUT appears complete, in an order of its own, and the
+parts go. So nobody waits for anybody, and a run may go on with another number of processes.
+"""
+
+import glob
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_json
+from medusa_jax.io.atomic import write_json, write_text
 
 
-def shard_path(path: str | Path, index: int, count: int) -> Path:
-    """Name of one share's file: replies.jsonl becomes replies-00000-of-00004.jsonl."""
-    path = Path(path)
-    if count == 1:
-        return path
-    return path.with_name(f"{path.stem}-{index:05d}-of-{count:05d}{path.suffix}")
+def part_path(path: Path, index: int, count: int) -> Path:
+    """Name of the part that one of several processes writes."""
+    return path.with_name(f"{path.name}.part-{index:05d}-of-{count:05d}")
 
 
-def read_done(path: Path, settings: dict[str, Any]) -> set[str]:
-    """Ids of the rows that a file already has; empty when there is no file.
+def read_rows(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The complete rows of a file and of all its parts, as lines by id; {} when there are none.
 
     Args:
       path: of the file.
       settings: JSON values that all its rows have to be made with.
 
     Raises:
-      UserError: it was made with others or by something else, or cannot be read.
+      UserError: they were made with others or by something else, or cannot be read.
     """
-    try:
-        if not path.exists() or path.stat().st_size == 0:
-            return set()
+    rows: dict[str, str] = {}
+    # The parts first: they go when the file is there.
+    for file in (*_parts(path), path):
+        try:
+            rows |= _rows_of(file)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"cannot continue {file} ({str(error).splitlines()[0]}): name another --output"
+            ) from error
+    if rows:
         _check_settings(path, settings)
-        with path.open("rb") as file:
-            lines = (line for line in file if line.endswith(b"\n"))
-            return {json.loads(line)["id"] for line in lines}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot continue {path} ({str(error).splitlines()[0]}): name another --output"
-        ) from error
+    return rows
 
 
 @contextmanager
-def append_rows(path: Path, settings: dict[str, Any]) -> Iterator[Callable[[list[Any]], None]]:
-    """Opens a file that `read_done` accepts, with a function that adds rows at once.
+def append_rows(
+    path: Path, part: Path, settings: dict[str, Any]
+) -> Iterator[Callable[[list[Any]], None]]:
+    """Opens a part of a file that `read_rows` accepts, with a function that adds rows at once.
 
     A half-written last line, which a kill may have left, is cut off.
 
     Raises:
       UserError: it cannot be written.
     """
-    if not path.exists() or path.stat().st_size == 0:
-        write_json(_settings_path(path), settings)
+    beside = _settings_path(path)
+    if not any(file.exists() and file.stat().st_size for file in (*_parts(path), path)):
+        write_json(beside, settings)
     try:
-        with path.open("a+b") as file:
+        with part.open("a+b") as file:
             file.truncate(_end_of_lines(file))
 
             def add(rows: list[Any]) -> None:
@@ -63,7 +72,45 @@ def append_rows(path: Path, settings: dict[str, Any]) -> Iterator[Callable[[list
 
             yield add
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {part}: {error.strerror or error}") from error
+
+
+def join(
+    path: Path, settings: dict[str, Any], order: Iterable[str], wanted: Collection[str]
+) -> int:
+    """Makes the file of its parts if all rows are there.
+
+    Two processes may do so at once: they write the same.
+
+    Args:
+      path: of the file.
+      settings: see `read_rows`.
+      order: ids of all rows that there can be.
+      wanted: ids of those that have to be there.
+
+    Returns:
+      How many are missing; if any, nothing has changed.
+
+    Raises:
+      UserError: see `read_rows`; or the file cannot be written.
+    """
+    rows, parts = read_rows(path, settings), _parts(path)
+    missing = sum(name not in rows for name in wanted)
+    if missing or not parts:
+        return missing
+    write_text(path, "".join(rows[name] for name in order if name in rows))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return 0
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.part-*"))
+
+
+def _rows_of(file: Path) -> dict[str, str]:
+    with file.open(encoding="ascii", newline="\n") as lines:
+        return {json.loads(line)["id"]: line for line in lines if line.endswith("\n")}
 
 
 def _settings_path(path: Path) -> Path:

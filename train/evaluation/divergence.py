@@ -13,6 +13,7 @@ from medusa_jax.chat import Example
 from medusa_jax.config import LlamaConfig
 from medusa_jax.nn.llama import Llama
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.distributed import own_share, sum_over_processes
 
 _BLOCK = 256  # positions whose logits exist at the same time
 _TOKENS_PER_BATCH = 4096
@@ -23,11 +24,12 @@ def mean_divergence(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
 
     Args:
       reference: the model as it is.
-      lm: the model that stands in for it.
-      examples: tokenized conversations, with one label at least.
+      lm: the model that stands in for it, on the same devices.
+      examples: tokenized conversations, with one label at least; those of all processes, each of
+        which takes its share.
     """
     total, count = 0.0, 0
-    for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
+    for batch in own_share(batches_of_like_length(examples, _TOKENS_PER_BATCH)):
         padded = pad(batch, _TOKENS_PER_BATCH)
         hidden = [_hidden(model, padded) for model in (reference, lm)]
         used = np.flatnonzero(np.roll(padded["is_label"], -1, axis=1)[:, :-1])
@@ -46,12 +48,12 @@ def mean_divergence(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
             )
             total += float(np.asarray(kl_T)[: len(at[0])].sum(dtype=np.float64))
         count += len(used)
-    return total / count
+    total, count = sum_over_processes(np.asarray([total, count], np.float64))
+    return float(total / count)
 
 
 def _hidden(lm: MedusaLM, padded: dict[str, np.ndarray]) -> np.ndarray:
-    llama = Llama(lm.config, jnp.dtype(lm.dtype))
-    return np.asarray(hidden_and_labels(llama, 0, lm.params, padded)[0])
+    return np.asarray(hidden_and_labels(lm, 0, padded)[0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -15,11 +15,12 @@ import numpy as np
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
-from medusa_jax.nn.llama import Llama
 from medusa_jax.objectives.accuracy import TOP, expected_tokens
 from medusa_jax.objectives.labels import IGNORE, to_draft_vocabulary
+from medusa_jax.sharding import logical_sharding, mesh_of
 from medusa_jax.tree.build import Tree
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.distributed import own_share, sum_over_processes
 from train.evaluation.positions import RANKS, score_positions, scoring_params
 from train.evaluation.walk import count_steps
 
@@ -63,6 +64,17 @@ class Scores:
         names = [field.name for field in dataclasses.fields(self)]
         return Scores(*(getattr(self, name) + getattr(other, name) for name in names))
 
+    def over_processes(self) -> "Scores":
+        """The sums of all processes; every process calls it."""
+        flat_N = np.concatenate([np.ravel(value) for value in vars(self).values()])
+        parts = sum_over_processes(flat_N.astype(np.float64))
+        whole = []
+        for value in map(np.asarray, vars(self).values()):
+            part, parts = parts[: value.size], parts[value.size :]
+            part = part.astype(value.dtype).reshape(value.shape)
+            whole.append(part if part.ndim else part.item())
+        return Scores(*whole)
+
     def rank_accuracy(self) -> np.ndarray:
         """[M, RANKS], the share of each head's labels that are its token of each rank."""
         per_rank = np.diff(self.hits, axis=0, prepend=0)
@@ -98,18 +110,18 @@ def score(
     Args:
       lm: the model, with heads or without.
       tree: at most as deep as there are heads.
-      examples: tokenized conversations.
-      advance: called with the number of conversations that have just been measured.
+      examples: tokenized conversations of all processes, each of which takes its share.
+      advance: called with the number of conversations that have just been measured here.
 
     Returns:
       The sums over all of them.
     """
     total = Scores.zero(_num_heads(lm))
     params = scoring_params(lm)
-    for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
+    for batch in own_share(batches_of_like_length(examples, _TOKENS_PER_BATCH)):
         total += _score_batch(lm, params, tree, batch)
         advance(len(batch))
-    return total
+    return total.over_processes()
 
 
 def _num_heads(lm: MedusaLM) -> int:
@@ -128,7 +140,7 @@ def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]
         index = used[start : start + _BLOCK]
         at = np.pad(index, (0, _BLOCK - len(index))).astype(np.int32)  # blocks of one shape
         own_TJ = np.where((np.arange(_BLOCK) < len(index))[:, None], labels_TJ[at], IGNORE)
-        hidden = jnp.take(hidden_TD, at, axis=0)
+        hidden = _spread(lm, jnp.take(hidden_TD, at, axis=0))
         out = score_positions(lm.heads_config, lm.dtype, params, tree, hidden, next_T[at], own_TJ)
         out = jax.device_get(out)
         followed_T[index] = out["followed"][: len(index)]
@@ -139,12 +151,20 @@ def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]
 
 def _forward(lm: MedusaLM, padded: dict[str, np.ndarray]) -> tuple[jax.Array, np.ndarray]:
     """Hidden states and labels of all positions, one row after the other."""
-    llama = Llama(lm.config, jnp.dtype(lm.dtype))
-    hidden, labels = hidden_and_labels(llama, _num_heads(lm), lm.params, padded)
+    hidden, labels = hidden_and_labels(lm, _num_heads(lm), padded)
     if lm.heads_params is not None and "token_map" in lm.heads_params:
         token_map = jnp.asarray(lm.heads_params["token_map"])
         labels = to_draft_vocabulary(labels, token_map, lm.config.vocab_size)
     return hidden.reshape(-1, hidden.shape[-1]), np.asarray(labels).reshape(-1, labels.shape[-1])
+
+
+def _spread(lm: MedusaLM, hidden_TD: jax.Array) -> jax.Array:
+    """Positions on the devices along "data" and "fsdp", where these divide them."""
+    mesh = mesh_of(lm.params)
+    if mesh is None:
+        return hidden_TD
+    sharding = logical_sharding(mesh, ("batch", None), hidden_TD.shape)
+    return jax.device_put(hidden_TD, sharding)
 
 
 def _sums(labels_TJ: np.ndarray, out: dict[str, np.ndarray]) -> Scores:

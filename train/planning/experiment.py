@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.hf.weights import abstract_params
+from medusa_jax.plan.dumped import compile_with_text
 from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
@@ -37,7 +38,8 @@ class TrainProgram:
 
     def compiled(self) -> Any:
         """Compiles it, as the training loop does."""
-        return compiled_update(self.experiment, self.mesh).lower(*self.arguments).compile()
+        lowered = compiled_update(self.experiment, self.mesh).lower(*self.arguments)
+        return compile_with_text(lowered)
 
     def parts(self) -> dict[str, Any]:
         """What takes memory, by what it is."""

@@ -9,6 +9,7 @@ import pytest
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
+from medusa_jax.sharding import make_mesh, param_shardings
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from tests.train.small_disk import largest_file
 from train.data import hidden_states
@@ -58,10 +59,17 @@ def expected_positions(lm):
                 yield hidden[t], token[t + 1] if t + 1 < len(token) else None, labels
 
 
+def all_of(states):
+    return np.concatenate(states.hidden_S)
+
+
 def test_positions_are_those_of_every_conversation_alone(lm, states):
     expected = list(expected_positions(lm))
-    assert states.hidden_TD.dtype == np.float16
-    np.testing.assert_allclose(states.hidden_TD, [x for x, _, _ in expected], rtol=2e-3, atol=2e-3)
+    hidden_TD = all_of(states)
+    assert hidden_TD.dtype == np.float16
+    assert all(isinstance(shard, np.memmap) for shard in states.hidden_S)
+    assert len(states.hidden_S) == 2
+    np.testing.assert_allclose(hidden_TD, [x for x, _, _ in expected], rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(states.labels_TJ, [labels for _, _, labels in expected])
     for found, (_, wanted, _) in zip(states.next_T, expected, strict=True):
         assert wanted is None or found == wanted
@@ -76,11 +84,20 @@ def test_a_batch_brings_the_states_of_the_following_positions(states):
     assert batch["hidden"].shape == (2, 2, M + 1, 16)
     for place in np.ndindex(2, 2):
         position = states.used[index[place]]
-        window = np.minimum(np.arange(position, position + M + 1), len(states.hidden_TD) - 1)
-        np.testing.assert_array_equal(batch["hidden"][place], states.hidden_TD[window])
+        window = np.minimum(np.arange(position, position + M + 1), len(states.next_T) - 1)
+        np.testing.assert_array_equal(batch["hidden"][place], all_of(states)[window])
         np.testing.assert_array_equal(batch["labels"][place], states.labels_TJ[position])
         assert batch["next"][place] == states.next_T[position]
     np.testing.assert_array_equal(states.batch(index, 0)["hidden"], batch["hidden"][:, :, :1])
+
+
+def test_a_mesh_computes_the_same(lm, states, tmp_path):
+    mesh = make_mesh(2, 2, 2)
+    spread = jax.tree.map(jax.device_put, lm.params, param_shardings(mesh, lm.params))
+    other = dataclasses.replace(lm, params=spread)
+    found = hidden_states.compute(other, conversations(), M, tmp_path, "test")
+    np.testing.assert_allclose(all_of(found), all_of(states), rtol=2e-3, atol=2e-3)
+    np.testing.assert_array_equal(found.labels_TJ, states.labels_TJ)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_done(lm, tmp_path):
@@ -102,7 +119,7 @@ def test_what_is_on_disk_is_not_computed_again(lm, folder, states, monkeypatch):
 
     monkeypatch.setattr(hidden_states, "_run", fail)
     again = hidden_states.compute(lm, conversations(), M, folder, "test")
-    jax.tree.map(np.testing.assert_array_equal, *map(dataclasses.asdict, (again, states)))
+    jax.tree.map(np.testing.assert_array_equal, *map(vars, (again, states)))
     changed = [Example(x.token_T, x.is_label_T & (x.token_T > 3)) for x in conversations()]
     other = dataclasses.replace(lm, params=jax.tree.map(lambda x: x + 1, lm.params))
     for model, examples, num_heads in (

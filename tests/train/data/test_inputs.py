@@ -44,7 +44,7 @@ def settings_of(**changes):
 
 def cached(splits, lm, tmp_path, **changes):
     settings = settings_of(objective="medusa1", hidden_states="cached", **changes)
-    return settings, inputs.cached(settings, splits, lm, tmp_path)
+    return settings, inputs.cached(settings, splits, lm, tmp_path, make_mesh(1, 1, 1))
 
 
 @functools.partial(quick_jit, static_argnums=0)

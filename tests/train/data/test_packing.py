@@ -11,7 +11,7 @@ from medusa_jax.config import LlamaConfig, MedusaConfig, RopeConfig
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.packed import SMALL, quick_jit, random_backbone
-from train.data.packing import pack
+from train.data.packing import fill, pack
 
 
 def documents(lengths):
@@ -26,8 +26,29 @@ def documents(lengths):
 
 
 def rows_of(items, seq_len, seed=None):
-    dataset = grain.MapDataset.source(items).to_iter_dataset()
-    return list(pack(dataset, seq_len, shuffle_seed=seed))
+    token_N, is_label_N = (np.concatenate([x[name] for x in items]) for name in items[0])
+    length_C = np.asarray([len(x["token"]) for x in items])
+    rows = pack(grain.MapDataset.range(len(items)), length_C, seq_len, shuffle_seed=seed)
+    return [fill(row, np.cumsum(length_C) - length_C, token_N, is_label_N) for row in rows]
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_rows_are_those_of_packing_the_tokens_themselves(seed):
+    """As grain packs them, which runs before this version did; their checkpoints go on."""
+    items = documents(np.random.default_rng(4).integers(1, 33, 400).tolist())
+    packed = grain.experimental.FirstFitPackIterDataset(
+        grain.MapDataset.source(items).to_iter_dataset(),
+        length_struct={"token": 32, "is_label": 32},
+        num_packing_bins=64,
+        meta_features=("is_label",),
+        shuffle_bins=seed is not None,
+        seed=seed or 0,
+    )
+    names = {"token_segment_ids": "segment", "token_positions": "position"}
+    rows = rows_of(items, 32, seed)
+    for found, expected in zip(rows, packed, strict=True):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[names.get(name, name)], value)
 
 
 @pytest.mark.parametrize("seed", [None, 3])

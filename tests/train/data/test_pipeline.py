@@ -170,6 +170,20 @@ def test_parts_of_processes_make_up_the_batch_whatever_their_number(splits):
     assert json.dumps(parts[0].get_state()) == json.dumps(whole.get_state())
 
 
+def test_a_process_reads_the_tokens_of_its_own_rows_alone(splits, monkeypatch):
+    read, fill = [], pipeline.Documents.fill
+
+    def spied(documents, rows):
+        read.append(np.unique(rows["number"][rows["segment"] > 0]))
+        return fill(documents, rows)
+
+    monkeypatch.setattr(pipeline.Documents, "fill", spied)
+    batch = next(batches_of(splits, shard_index=1, shard_count=4))
+    assert batch["token"].shape == (1, T)
+    (numbers,) = read
+    assert len(numbers) == batch["segment"].max()
+
+
 def test_every_epoch_is_another_permutation_of_all(splits):
     """Bins are filled across the end of an epoch, so documents are counted over many epochs."""
     stream = batches_of(splits, batch_size=64)

@@ -9,6 +9,7 @@ import pytest
 from medusa_jax.chat import Example
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.objectives.accuracy import MISS
+from medusa_jax.sharding import make_mesh, param_shardings
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
@@ -115,6 +116,18 @@ def test_conversations_do_not_influence_each_other():
     for field in dataclasses.fields(together):
         total = sum(getattr(scores, field.name) for scores in alone)
         np.testing.assert_allclose(getattr(together, field.name), total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["own", "draft"])
+def test_a_mesh_changes_nothing(kind):
+    """Eight devices of all kinds; some batches have fewer rows than there are devices."""
+    lm, examples, mesh = lm_with(kind), conversations(), make_mesh(2, 2, 2)
+    whole = {"params": lm.params, "heads_params": lm.heads_params}
+    spread = jax.tree.map(jax.device_put, whole, param_shardings(mesh, whole))
+    found = score(dataclasses.replace(lm, **spread), TREE, examples, lambda _: None)
+    expected = vars(score(lm, TREE, examples, lambda _: None))
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-5, err_msg=name)
 
 
 def test_heads_without_labels_are_null():

@@ -12,8 +12,8 @@ def define_mesh() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "mesh",
         None,
-        "Devices to decode on, as sizes of data, fsdp and tensor: tensor=4 splits the weights and "
-        "the cache over four. Default: one device.",
+        "Devices to use, of each process, as sizes of data, fsdp and tensor: tensor=4 splits the "
+        "weights and the cache over four. Default: one device.",
     )
 
 
