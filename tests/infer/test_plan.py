@@ -6,7 +6,7 @@ import json
 import pytest
 
 from medusa_jax.model_shapes import SHAPES
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler, run_module
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler, run_module
 
 KEYS = {
     "topology", "device_kind", "num_devices", "hbm_bytes", "argument_bytes", "temp_bytes",

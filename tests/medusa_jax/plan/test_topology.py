@@ -10,7 +10,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.plan import topology
 from medusa_jax.plan.chips import chip
 from medusa_jax.plan.topology import find_topology
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 
 @pytest.mark.parametrize(
