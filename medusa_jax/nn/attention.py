@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from medusa_jax.gpu import has_triton
 from medusa_jax.nn.kernels import gpu_attention, tpu_attention
 from medusa_jax.nn.product import product
 
@@ -198,7 +199,7 @@ def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> j
     """As `attention`, the mask with the window's limit: by a kernel where there is one."""
     options = {"window": window, "mesh": mesh}
     kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
-    if gpu_attention.has_triton() and gpu_attention.supports(*arrays[5].shape[2:]):
+    if has_triton() and gpu_attention.supports(*arrays[5].shape[2:]):
         kernels["cuda"] = functools.partial(gpu_attention.fused_attention, **options)
     default = functools.partial(_in_two_parts, window)
     return jax.lax.platform_dependent(*arrays, default=default, **kernels)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from medusa_jax.gpu import has_triton
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.kernels import gpu_attention
 
@@ -76,7 +77,7 @@ def packed_attention(
     kernels = {"tpu": functools.partial(_on_mesh, functools.partial(splash, window=window))}
     length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     sees_all = window is None or window >= length  # of documents that are no longer than this
-    if sees_all and gpu_attention.has_triton() and gpu_attention.supports(head_dim, length):
+    if sees_all and has_triton() and gpu_attention.supports(head_dim, length):
         kernels["cuda"] = functools.partial(_on_mesh, triton)
     return jax.lax.platform_dependent(q_BTNH, k_BTKH, v_BTKH, packed, default=blockwise, **kernels)
 

@@ -13,7 +13,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from medusa_jax.errors import UserError
-from medusa_jax.nn.kernels.gpu_attention import TRITON_CAPABILITY, saying_whether_triton
+from medusa_jax.gpu import TRITON_CAPABILITY, saying_whether_triton
 from medusa_jax.plan.chips import Chip, chip
 from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
 

@@ -46,9 +46,14 @@ def moved_bytes(program: Program, computation: Computation, instruction: Instruc
 
 def _aliased_operands(instruction: Instruction) -> set[int]:
     """Numbers of the operands in whose place a kernel puts its results."""
-    if "output_to_operand_aliasing" not in instruction.text:
+    if "output_to_operand_aliasing" not in instruction.text or _is_library(instruction):
         return set()
     return {int(number) for number in re.findall(r"\{\d*\}: \((\d+), \{", instruction.text)}
+
+
+def _is_library(instruction: Instruction) -> bool:
+    """Whether it is a call of one of NVIDIA's libraries."""
+    return instruction.attribute(r'custom_call_target="(__cublas\$|__cudnn\$)') is not None
 
 
 def _updated_in_place(operands: Sequence[tuple[Array, ...]], aliased: set[int]) -> int:
@@ -93,6 +98,8 @@ def _part_read(instruction: Instruction, number: int, whole: int) -> int:
 
 def _written(computation: Computation, instruction: Instruction) -> int:
     """Bytes that an instruction writes."""
+    if _is_library(instruction):
+        return _hbm(instruction.results[:-1])  # the last is room for the library to work in
     whole = _hbm(instruction.results)
     if instruction.opcode in ("dynamic-update-slice", "scatter"):
         update = 1 if instruction.opcode == "dynamic-update-slice" else -1

@@ -23,31 +23,7 @@ _LEAST = 16  # of each side of a product
 _SLOTS = 64  # of the prefix, at once; as many new tokens
 _PROGRAMS = 128  # that keep a large GPU busy, one for each of its processors
 _SLOTS_OF_A_SHARE = 256  # fewer are not worth a program of their own
-_SUPPORTED_HEADS = (16, 32, 64, 128, 256)
-
-# Major number of the compute capability that Triton asks for.
-TRITON_CAPABILITY = 8
-
-
-# Whether devices that are not here have Triton; None: programs are for those that are here.
-_is_said = jax.make_user_context(None)
-
-
-def saying_whether_triton(has_triton: bool) -> Any:
-    """A context for programs that are compiled for other devices than this machine's."""
-    return _is_said(has_triton)
-
-
-def has_triton() -> bool:
-    """Whether programs are made for GPUs that have Triton; elsewhere its kernels are not traced."""
-    said = _is_said.value
-    if said is not None:
-        return said
-    if jax.default_backend() != "gpu":
-        return False
-    # As text, such as "7.5"; one of ROCm, "gfx90a", is no number, and no matter here.
-    major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
-    return not major.isdigit() or int(major) >= TRITON_CAPABILITY
+_SUPPORTED_HEADS = (16, 32, 64, 128)  # with more a program has too few registers
 
 
 def supports(head_dim: int, slots: int) -> bool:

@@ -60,6 +60,7 @@ ENTRY %main (table: f32[1000,8], rows: f32[4,8], i: s32[], near: f32[1000,8], ha
   %fused_part = f32[1000,2]{1,0} fusion(%halves), kind=kLoop, calls=%sum_a_part
   %appended = (f32[1000,8]{1,0}, f32[1000,8]{1,0}) custom-call(%i, %rows, %table, %copied), custom_call_target="__gpu$xla.gpu.triton", output_to_operand_aliasing={{0}: (2, {}), {1}: (3, {})}, backend_config={}
   %replaced = f32[1000,8]{1,0} custom-call(%rows, %table), custom_call_target="some_kernel", output_to_operand_aliasing={{}: (1, {})}
+  %matmul = (f32[4,8]{1,0}, s8[4194304]{0}) custom-call(%rows, %table, %rows), custom_call_target="__cublas$lt$matmul", output_to_operand_aliasing={{0}: (2, {})}
   %begun = (f32[1000,8]{1,0:S(1)}, f32[1000,8]{1,0}, u32[]{:S(2)}) copy-start(%table)
   %done = f32[1000,8]{1,0:S(1)} copy-done(%begun)
   %part = (f32[1000,8]{1,0}, f32[4,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[0:4],[0:8]}
@@ -87,6 +88,7 @@ TABLE, ROWS = 32_000, 128
         ("fused_part", 2 * TABLE // 4 + 8 * 1000),  # two of eight columns, and the result
         ("appended", 2 * (ROWS + 4)),  # a kernel that changes two tables in place
         ("replaced", 2 * ROWS),
+        ("matmul", TABLE + 3 * ROWS),  # not the library's room to work in
         ("begun", TABLE),
         ("done", 0),
         ("part", ROWS),

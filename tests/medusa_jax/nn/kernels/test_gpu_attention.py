@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medusa_jax.gpu import saying_whether_triton
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.kernels import gpu_attention as module
-from medusa_jax.nn.kernels.gpu_attention import fused_attention, saying_whether_triton, supports
+from medusa_jax.nn.kernels.gpu_attention import fused_attention, supports
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.nn.test_attention import dense_reference, random_case
 
