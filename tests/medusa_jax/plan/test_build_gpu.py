@@ -169,8 +169,10 @@ def test_attention_of_decoding(name, has_kernel, T, N, K, H):
     found = built(topology, decode_attention, arguments)
     assert ("xla.gpu.triton" in found.text) is has_kernel
     if has_kernel and T > 1:
-        scores = 4 * 2 * N * T * 1024
-        assert found.temp_bytes < scores
+        scores = 2 * N * T * 1024
+        assert found.temp_bytes < 4 * scores
+        by_hand = 2 * 2 * H * (scores + 2 * N * T * T)
+        assert costs_of(parse(found.text)).flops == by_hand
 
 
 @pytest.mark.parametrize(("name", "has_kernel"), [("h100:1", True), ("t4:1", False)])
@@ -186,4 +188,8 @@ def test_attention_of_training(name, has_kernel):
     found = built(topology, jax.grad(loss, (0, 1, 2)), [q, k, v, segment, position])
     assert ("xla.gpu.triton" in found.text) is has_kernel
     if has_kernel:
-        assert found.temp_bytes < 4 * 2 * 8 * 1024 * 1024  # one layer's scores
+        scores = 2 * 8 * 1024 * 1024
+        assert found.temp_bytes < 4 * scores
+        # Two products forwards, seven backwards, of half of the scores and the diagonal's blocks.
+        by_hand = (2 + 7) * 2 * 128 * scores * (1 + 64 / 1024) / 2
+        assert costs_of(parse(found.text)).flops == by_hand
