@@ -25,7 +25,7 @@ def test_unknown_names(name):
     ("name", "extra"), [("v5e:2x2", "plan"), ("v5p:2x2x1", "plan"), ("h200:1", "cuda")]
 )
 def test_a_missing_compiler_is_named(monkeypatch, name, extra):
-    monkeypatch.setattr(topology, "_is_installed", lambda module: False)
+    monkeypatch.setattr(topology, "is_installed", lambda module: False)
     with pytest.raises(UserError, match=rf'pip install "medusa-jax\[{extra}\]"'):
         find_topology(name)
 
