@@ -27,6 +27,7 @@ demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and c
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m tpu_compiler
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m gpu_compiler
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from medusa_jax.decoding import programs
+from medusa_jax.plan.topology import is_installed
 
 # An installed TPU compiler is for tests that ask for it: here and in the commands that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,9 +32,11 @@ def shared_path(relative: str) -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests that compile for TPUs are skipped where their compiler is not installed."""
+    """Tests that compile for TPUs or GPUs are skipped where the compiler is not installed."""
     if item.get_closest_marker("tpu_compiler") and importlib.util.find_spec("libtpu") is None:
         pytest.skip('needs the TPU compiler: pip install "medusa-jax[plan]"')
+    if item.get_closest_marker("gpu_compiler") and not is_installed("jax_plugins.xla_cuda12"):
+        pytest.skip('needs the GPU compiler: pip install "medusa-jax[cuda]"')
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.nn.kernels.tpu_append import MOST_TOKENS, fused_append
+from medusa_jax.gpu import has_triton
+from medusa_jax.nn.kernels import gpu_append, gpu_attention, tpu_append
 from medusa_jax.nn.llama import LayersKV
 
 
@@ -49,10 +50,10 @@ def num_slots(capacity: int, dtype: Any) -> int:
     """Slots of a cache with room for `capacity` tokens.
 
     A TPU would keep a number of slots that does not fill its registers in another layout than the
-    one that attention reads, and turn the cache round at every call. No CPU, where every slot
-    costs, keeps bfloat16.
+    one that attention reads, and turn the cache round at every call; a GPU without kernels would
+    pad a copy for its products. No CPU, where every slot costs, keeps 16 bits.
     """
-    return -(-capacity // 128) * 128 if jnp.dtype(dtype) == jnp.bfloat16 else capacity
+    return -(-capacity // 128) * 128 if jnp.dtype(dtype).itemsize == 2 else capacity
 
 
 def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> KVCache:
@@ -76,9 +77,11 @@ def append(cache: KVCache, new: LayersKV, num_B: jax.Array, mesh: Mesh | None = 
     overwrites it. The caller keeps length + T <= capacity. Heads may be spread over `mesh`.
     """
     append = _append
-    if new[0][0].shape[1] <= MOST_TOKENS:
-        fused = functools.partial(fused_append, mesh=mesh)
-        append = functools.partial(jax.lax.platform_dependent, tpu=fused, default=_append)
+    if new[0][0].shape[1] <= tpu_append.MOST_TOKENS:
+        kernels = {"tpu": functools.partial(tpu_append.fused_append, mesh=mesh)}
+        if has_triton() and gpu_attention.supports(*cache.layers[0][0].shape[2:]):
+            kernels["cuda"] = functools.partial(gpu_append.fused_append, mesh=mesh)
+        append = functools.partial(jax.lax.platform_dependent, default=_append, **kernels)
     layers = tuple(
         append(*old, *added, cache.length_B) for old, added in zip(cache.layers, new, strict=True)
     )
@@ -123,6 +126,8 @@ def grown(cache: KVCache, capacity: int) -> KVCache:
 def select(new: LayersKV, nodes_BA: jax.Array) -> LayersKV:
     """Picks tokens nodes_BA (int32 [B, A]) of every row out of T new ones."""
     index = nodes_BA[:, :, None, None]
+    # A GPU would compute them again here, and keep what they come from, in float32, until then.
+    new = jax.lax.platform_dependent(new, cuda=jax.lax.optimization_barrier, default=lambda x: x)
     return tuple(
         (jnp.take_along_axis(k, index, axis=1), jnp.take_along_axis(v, index, axis=1))
         for k, v in new

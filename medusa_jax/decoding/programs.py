@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from medusa_jax.gpu import compiler_options
 from medusa_jax.sharding import logical_sharding
 
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
@@ -19,7 +20,7 @@ _DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",
 _CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
 # Parts of a matrix that a product has on the chip at once: by default 16 MB, of 64 that a v5p has.
 # With 48 its compiler counts a seventh fewer cycles; a v5e (128 MB) is slower with more.
-_COMPILER_OPTIONS = {
+_TPU_OPTIONS = {
     kind: {"xla_tpu_scoped_vmem_limit_kib": str(48 * 1024)} for kind in ("TPU v5", "TPU v5p")
 }
 
@@ -68,7 +69,7 @@ def _compile(
         "static_argnums": tuple(range(len(positional))),
         "static_argnames": tuple(name for name, _ in keywords),
         "donate_argnames": _DONATED.get(function.__name__, ()),
-        "compiler_options": _COMPILER_OPTIONS.get(_device_kind(leaves)),
+        "compiler_options": compiler_options() | _TPU_OPTIONS.get(_device_kind(leaves), {}),
     }
     if mesh is not None:
         options["out_shardings"] = result_shardings(

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.tpu_attention import fused_attention
+from medusa_jax.gpu import has_triton
+from medusa_jax.nn.kernels import gpu_attention, tpu_attention
 from medusa_jax.nn.product import product
 
 # Queries whose scores exist at once where the new tokens are many: training, long prompts.
@@ -195,12 +196,13 @@ def attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> jax.Array:
-    """As `attention`, the mask with the window's limit: a kernel on TPUs, products elsewhere."""
-    return jax.lax.platform_dependent(
-        *arrays,
-        tpu=functools.partial(fused_attention, window=window, mesh=mesh),
-        default=functools.partial(_in_two_parts, window),
-    )
+    """As `attention`, the mask with the window's limit: by a kernel where there is one."""
+    options = {"window": window, "mesh": mesh}
+    kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
+    if has_triton() and gpu_attention.supports(*arrays[5].shape[2:]):
+        kernels["cuda"] = functools.partial(gpu_attention.fused_attention, **options)
+    default = functools.partial(_in_two_parts, window)
+    return jax.lax.platform_dependent(*arrays, default=default, **kernels)
 
 
 def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:

@@ -78,7 +78,8 @@ def draft_rows(table_VD: Any, token_map: Any) -> Any:
 def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     """XLA's CPU backend widens a whole bfloat16 table before it gathers: there, take its bits.
 
-    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table.
+    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table. Of a lone row
+    XLA makes a slice, for which the GPUs of a mesh would gather the whole table: they take two.
     """
 
     def take_bits(table_VD: jax.Array, index: jax.Array) -> jax.Array:
@@ -88,7 +89,15 @@ def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     def take(table_VD: jax.Array, index: jax.Array) -> jax.Array:
         return jnp.take(table_VD, index, axis=0)
 
-    return jax.lax.platform_dependent(table_VD, index, cpu=take_bits, default=take)
+    def take_several(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+        if index.size > 1:
+            return take(table_VD, index)
+        rows_2D = take(table_VD, jnp.broadcast_to(index.reshape(1), (2,)))
+        return rows_2D[:1].reshape(*index.shape, table_VD.shape[1])
+
+    return jax.lax.platform_dependent(
+        table_VD, index, cpu=take_bits, cuda=take_several, default=take
+    )
 
 
 @_take_bfloat16.defjvp

@@ -1,23 +1,27 @@
 """Attention of packed sequences to themselves, by the kernel that the platform has.
 
 Training and evaluation run whole sequences, several documents in each. On a TPU that is splash
-attention, which holds no scores in memory and skips the blocks that nobody sees; elsewhere it is
-`medusa_jax.nn.attention`, a block of queries at a time. The choice is made when the program is
-lowered, so that one compiled for a TPU on another machine is the TPU's.
+attention, on a GPU that has Triton JAX's flash attention: both hold no scores in memory and know
+documents. Elsewhere it is `medusa_jax.nn.attention`, a block of queries at a time. The choice is
+made when the program is lowered, so that one compiled for a TPU on another machine is the TPU's.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from medusa_jax.gpu import has_triton
 from medusa_jax.nn.attention import attention
+from medusa_jax.nn.kernels import gpu_attention
 
 _LANES = 128  # of a TPU: the kernel takes whole registers of keys
 _BLOCKS = (512, 256, _LANES)
+_TRITON_BLOCK = 64  # of queries and of keys: larger ones leave too few registers going backwards
 
 
 @functools.partial(
@@ -70,28 +74,29 @@ def packed_attention(
 
     if not _has_kernel(q_BTNH, packed.mesh):
         return blockwise(q_BTNH, k_BTKH, v_BTKH, packed)
-    return jax.lax.platform_dependent(
-        q_BTNH,
-        k_BTKH,
-        v_BTKH,
-        packed,
-        tpu=functools.partial(_splash_on_mesh, window=window),
-        default=blockwise,
-    )
+    kernels = {"tpu": functools.partial(_on_mesh, functools.partial(splash, window=window))}
+    length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
+    sees_all = window is None or window >= length  # of documents that are no longer than this
+    if sees_all and has_triton() and gpu_attention.supports(head_dim, length):
+        kernels["cuda"] = functools.partial(_on_mesh, triton)
+    return jax.lax.platform_dependent(q_BTNH, k_BTKH, v_BTKH, packed, default=blockwise, **kernels)
 
 
 def _has_kernel(q_BTNH: jax.Array, mesh: Mesh | None) -> bool:
-    """Whether the TPU's kernel takes it: its products are bfloat16's, its blocks whole."""
+    """Whether kernels take it: their products are bfloat16's, their blocks whole."""
     B, T, _, _ = q_BTNH.shape
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return q_BTNH.dtype == jnp.bfloat16 and T % _LANES == 0 and B % devices == 0
 
 
-def _splash_on_mesh(
-    q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, packed: Packed, *, window: int | None
+def _on_mesh(
+    function: Callable[..., jax.Array],
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    packed: Packed,
 ) -> jax.Array:
     """Every device its own rows and, where "tensor" divides the keys' heads, its own heads."""
-    function = functools.partial(splash, window=window)
     mesh = packed.mesh
     if mesh is None or mesh.size == 1:
         return function(q_BTNH, k_BTKH, v_BTKH, packed.segment_BT)
@@ -150,3 +155,34 @@ def splash(
         q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTKH, v_BTKH))
         segments = splash_attention_kernel.SegmentIds(segment_BT, segment_BT)
         return jax.vmap(kernel)(q, k, v, segments).swapaxes(1, 2)
+
+
+def triton(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    segment_BT: jax.Array,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """`packed_attention` as a GPU kernel, on one device; it knows no window.
+
+    Args:
+      q_BTNH, k_BTKH, v_BTKH: see there; 64 divides T, H is a power of two.
+      segment_BT: int, see `Packed`.
+      interpret: run the kernel's operations one by one, on any platform.
+    """
+    # Here, as importing Pallas takes a while, and decoding needs none of this.
+    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+    N, H = q_BTNH.shape[2:]
+    k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k_BTKH, v_BTKH))
+    names = ("q", "k", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
+    blocks: dict[str, Any] = {f"block_{name}": _TRITON_BLOCK for name in names}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        attend: Any = mha
+        # Positional: its custom gradient counts the arguments.
+        return attend(
+            q_BTNH, k, v, segment_BT, H**-0.5, True, BlockSizes(**blocks), "triton", None, 2,
+            None, interpret,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import re
 
 from medusa_jax.plan.hlo import Computation, Instruction
 
+_FLASH_BLOCK = 64  # of `medusa_jax.nn.packed_attention`
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
@@ -32,14 +33,30 @@ def _product(computation: Computation, instruction: Instruction, contracted: lis
 
 
 def _kernel(computation: Computation, instruction: Instruction) -> int:
-    """Of a kernel by its own estimate, or of a library's product by its shapes."""
+    """Of a kernel by its own estimate or its name, or of a library's product by its shapes."""
     stated = instruction.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
     if stated is not None:
         return int(stated)
+    if "__gpu$xla.gpu.triton" in instruction.text:
+        return _attention(computation, instruction)
     axes = instruction.attribute(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
     if axes is None:
         return 0
     return _product(computation, instruction, [int(axis) for axis in json.loads(axes)])
+
+
+def _attention(computation: Computation, instruction: Instruction) -> int:
+    """Of a Triton kernel of attention: it does not say how much it does. Others have no products.
+
+    JAX's flash attention leaves out the blocks of keys that come after those of the queries.
+    """
+    name = instruction.attribute(r'\bname = "(\w+)"')
+    operands = [arrays[0].dims for arrays in computation.arrays(instruction)]
+    if name == "tree_attention":  # medusa_jax.nn.kernels.gpu_attention
+        rows, new, prefix = operands[2], operands[3], operands[7]
+        return 4 * math.prod(rows) * (new[1] + prefix[2])
+    products = {"mha_forward": 2, "mha_backward": 7}.get(name or "", 0)
+    return products and products * math.prod(operands[0]) * (operands[0][1] + _FLASH_BLOCK)
 
 
 def _convolution(computation: Computation, instruction: Instruction) -> int:

@@ -114,6 +114,15 @@ class Computation:
                 users[operand].append(instruction)
         return users
 
+    @functools.cached_property
+    def shares(self) -> dict[str, float]:
+        """How much of each instruction the root needs at most: all, or what is sliced out of it."""
+        shares: dict[str, float] = {}
+        for name, value in reversed(self.instructions.items()):
+            taken = (_taken(value, user) * shares[user.name] for user in self.users[name])
+            shares[name] = 1.0 if value.is_root else min(1.0, sum(taken))
+        return shares
+
     def arrays(self, instruction: Instruction) -> list[tuple[Array, ...]]:
         """What each operand holds."""
         return [self.instructions[name].results for name in instruction.operands]
@@ -247,6 +256,13 @@ def _bits(dtype: str) -> int:
         return _BITS[dtype]
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 0
+
+
+def _taken(value: Instruction, user: Instruction) -> float:
+    """The part of a value that a user touches."""
+    if user.opcode not in ("slice", "dynamic-slice") or user.operands[0] != value.name:
+        return 1.0
+    return user.results[0].size / max(value.results[0].size, 1)
 
 
 def _element(computation: Computation, carry: Instruction, place: int) -> Instruction | None:

@@ -13,6 +13,7 @@ from typing import Any
 from jax.experimental import topologies
 
 from medusa_jax.errors import UserError
+from medusa_jax.gpu import TRITON_CAPABILITY, saying_whether_triton
 from medusa_jax.plan.chips import Chip, chip
 from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
 
@@ -40,6 +41,7 @@ class Topology:
       devices: of `jax.experimental.topologies`: nothing can run on them.
       chip: what one of them can do.
       hbm_bytes: what a program may take of the memory of one.
+      has_triton: of GPUs, whether they have Triton kernels.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Topology:
     devices: tuple[Any, ...]
     chip: Chip
     hbm_bytes: int
+    has_triton: bool = True
 
     @property
     def device_kind(self) -> str:
@@ -81,7 +84,8 @@ def _gpus() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".txtpb") for file in files))
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a module, with all packages that it is in, can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # not even the package that it would be in
@@ -89,7 +93,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _tpu(name: str, kind: str) -> Topology:
-    if not _is_installed("libtpu"):
+    if not is_installed("libtpu"):
         raise UserError(
             f'planning for {name} needs the TPU compiler: pip install "medusa-jax[plan]"'
         )
@@ -111,7 +115,7 @@ def _tpu(name: str, kind: str) -> Topology:
 
 
 def _gpu(name: str, kind: str, count: int) -> Topology:
-    if not _is_installed("jax_plugins.xla_cuda12"):
+    if not is_installed("jax_plugins.xla_cuda12"):
         raise UserError(
             f'planning for {name} needs the GPU compiler: pip install "medusa-jax[cuda]"'
         )
@@ -127,16 +131,20 @@ def _gpu(name: str, kind: str, count: int) -> Topology:
             "", platform="cuda", topology=f"1x1x{count}", target_config=text
         )
     (memory,) = re.findall(r"device_memory_size: (\d+)", text)
-    return _topology(name, "gpu", found.devices, int(memory))
+    (major,) = re.findall(r"major: (\d+)\s[^}]*feature_extension", text)
+    has_triton = int(major) >= TRITON_CAPABILITY
+    return _topology(name, "gpu", found.devices, int(memory), has_triton)
 
 
-def _topology(name: str, platform: str, devices: Any, hbm_bytes: int) -> Topology:
+def _topology(
+    name: str, platform: str, devices: Any, hbm_bytes: int, has_triton: bool = True
+) -> Topology:
     figures = chip(devices[0].device_kind)
     if figures is None or figures.hbm is None:
         raise UserError(
             f"{name} is a {devices[0].device_kind}, of which no figures are known: choose another"
         )
-    return Topology(name, platform, tuple(devices), figures, hbm_bytes)
+    return Topology(name, platform, tuple(devices), figures, hbm_bytes, has_triton)
 
 
 @contextlib.contextmanager
@@ -146,6 +154,7 @@ def compiling(topology: Topology) -> Iterator[None]:
         stack.enter_context(silenced_stderr())
         if topology.platform == "gpu":
             stack.enter_context(_cuda_without_a_device())
+            stack.enter_context(saying_whether_triton(topology.has_triton))
         yield
 
 

@@ -5,6 +5,8 @@ touches only a part of what it slices, gathers from or updates in place. What li
 memory moves nothing, and inside a fusion nothing moves but at its edges.
 """
 
+import math
+import re
 from collections.abc import Sequence
 
 from medusa_jax.plan.hlo import Array, Computation, Instruction, Program
@@ -32,12 +34,32 @@ def moved_bytes(program: Program, computation: Computation, instruction: Instruc
     if opcode == "fusion":
         return _fusion_bytes(program, computation, instruction)
     operands = computation.arrays(instruction)
+    if opcode == "custom-call" and (aliased := _aliased_operands(instruction)):
+        return _updated_in_place(operands, aliased)
     if opcode.endswith("-start"):
         return _started_bytes(instruction, operands)
     reads = sum(
         _part_read(instruction, number, _hbm(arrays)) for number, arrays in enumerate(operands)
     )
     return reads + _written(computation, instruction)
+
+
+def _aliased_operands(instruction: Instruction) -> set[int]:
+    """Numbers of the operands in whose place a kernel puts its results."""
+    if "output_to_operand_aliasing" not in instruction.text or _is_library(instruction):
+        return set()
+    return {int(number) for number in re.findall(r"\{\d*\}: \((\d+), \{", instruction.text)}
+
+
+def _is_library(instruction: Instruction) -> bool:
+    """Whether it is a call of one of NVIDIA's libraries."""
+    return instruction.attribute(r'custom_call_target="(__cublas\$|__cudnn\$)') is not None
+
+
+def _updated_in_place(operands: Sequence[tuple[Array, ...]], aliased: set[int]) -> int:
+    """Of a kernel that changes some operands: it writes about what it reads of the others."""
+    others = (arrays for number, arrays in enumerate(operands) if number not in aliased)
+    return 2 * sum(map(_hbm, others))
 
 
 def _hbm(arrays: Sequence[Array]) -> int:
@@ -76,6 +98,8 @@ def _part_read(instruction: Instruction, number: int, whole: int) -> int:
 
 def _written(computation: Computation, instruction: Instruction) -> int:
     """Bytes that an instruction writes."""
+    if _is_library(instruction):
+        return _hbm(instruction.results[:-1])  # the last is room for the library to work in
     whole = _hbm(instruction.results)
     if instruction.opcode in ("dynamic-update-slice", "scatter"):
         update = 1 if instruction.opcode == "dynamic-update-slice" else -1
@@ -136,7 +160,8 @@ def _user_reads(
     if user.opcode == "bitcast":
         return _read_inside(program, inside, user, whole)
     if user.opcode != "fusion":
-        return max(_part_read(user, place, whole) for place in places)
+        part = max(_part_read(user, place, whole) for place in places)
+        return math.ceil(part * inside.shares[user.name])
     nested = program.computations[user.called["calls"]]
     parts = []
     for parameter in (nested.parameters[place] for place in places):

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from medusa_jax.model_shapes import SHAPES
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler, run_module
+from tests.medusa_jax.plan.compilers import needs_gpu_compiler, needs_tpu_compiler, run_module
 
 KEYS = {
     "topology", "device_kind", "num_devices", "hbm_bytes", "argument_bytes", "temp_bytes",
@@ -56,6 +56,32 @@ def test_what_does_not_fit_is_an_answer(tmp_path):
         "tokens_per_second",
     ]
     assert any(line.startswith("cache: ") for line in found["takes_space"])
+
+
+def own_words(stderr):
+    """Without what JAX itself says where its CUDA packages find no driver, when it is imported."""
+    words = ("cudart_stub.cc", "absl::InitializeLog")
+    return [line for line in stderr.splitlines() if not any(word in line for word in words)]
+
+
+@needs_gpu_compiler
+def test_a_plan_for_a_gpu(tmp_path):
+    argv = ("--shape=tiny", "--topology=h100:1", "--tree=mc_sim_7b_63:16", "--tokens_per_step=2")
+    done = plan(*argv, f"--output={tmp_path / 'plan.json'}")
+    assert (done.returncode, own_words(done.stderr)) == (0, [])
+    assert "NVIDIA H100" in done.stdout
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found.keys() >= KEYS
+    assert found["fits"] is True
+    assert found["step_cycles_compiler"] is None
+    assert found["tokens_per_second"] > 0
+
+
+@needs_gpu_compiler
+def test_what_a_gpu_has_no_room_for_is_an_answer():
+    done = plan("--shape=tiny", "--topology=t4:1", "--tree=chain:0", "--batch_size=40000")
+    assert (done.returncode, own_words(done.stderr)) == (0, [])
+    assert "--max_context" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.plan.models import model_config
 from medusa_jax.sharding import make_mesh
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler, run_module
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler, run_module
 from train.planning.experiment import train_program
 from train.random_model import RANDOM_TINY, base_config, load_lm
 from train.run import params_dtype

@@ -17,7 +17,7 @@ from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 

@@ -1,4 +1,4 @@
-"""Attention of packed sequences: JAX's TPU kernel, interpreted, against dense formulas."""
+"""Attention of packed sequences: JAX's kernels, interpreted, against dense formulas."""
 
 import functools
 from typing import Any
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.nn.packed_attention import Packed, packed_attention, splash
+from medusa_jax.gpu import saying_whether_triton
+from medusa_jax.nn.packed_attention import Packed, packed_attention, splash, triton
 
 B, T, N, K, H = 2, 256, 4, 2, 16
 
@@ -38,19 +39,22 @@ def dense(q, k, v, segment, window):
     return jnp.einsum("bnts,bsnh->btnh", weight, v, precision="highest")
 
 
-@pytest.mark.parametrize("window", [None, 40])
-def test_the_kernel_is_dense_attention_forwards_and_backwards(window):
+@pytest.mark.parametrize(("kernel", "window"), [(splash, None), (splash, 40), (triton, None)])
+def test_a_kernel_is_dense_attention_forwards_and_backwards(kernel, window):
     (q, k, v), segment = problem()
     weight = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
 
     def value(function, q, k, v):
-        out = function(q, k, v, segment, window=window)
+        out = function(q, k, v, segment)
         return (out * weight).sum(), out
 
-    kernel = functools.partial(splash, interpret=True)
+    options = {} if kernel is triton else {"window": window}
     found, expected = (
         jax.jit(jax.grad(functools.partial(value, f), (0, 1, 2), has_aux=True))(q, k, v)
-        for f in (kernel, dense)
+        for f in (
+            functools.partial(kernel, interpret=True, **options),
+            functools.partial(dense, window=window),
+        )
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
@@ -79,3 +83,17 @@ def test_only_a_program_for_a_tpu_has_the_kernel():
         for platform in ("cpu", "tpu")
     ]
     assert kernels[0] == 0 < kernels[1]
+
+
+@pytest.mark.parametrize(
+    ("has_triton", "window", "expected"),
+    [(True, None, True), (True, T, True), (True, T - 1, False), (False, None, False)],
+)
+def test_only_a_program_for_a_gpu_with_triton_has_its_kernel(has_triton, window, expected):
+    """Which knows no window: of a narrower one than the sequence, blocks of queries take care."""
+    (q, k, v), segment = problem("bfloat16")
+    with saying_whether_triton(has_triton):
+        function = jax.jit(functools.partial(packed_attention, window=window))
+        traced = function.trace(q, k, v, Packed(segment), positions(segment))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert ("xla.gpu.triton" in text) is expected

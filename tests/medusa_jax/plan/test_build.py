@@ -12,7 +12,7 @@ from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import make_mesh
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 

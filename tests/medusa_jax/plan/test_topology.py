@@ -10,7 +10,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.plan import topology
 from medusa_jax.plan.chips import chip
 from medusa_jax.plan.topology import find_topology
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_unknown_names(name):
     ("name", "extra"), [("v5e:2x2", "plan"), ("v5p:2x2x1", "plan"), ("h200:1", "cuda")]
 )
 def test_a_missing_compiler_is_named(monkeypatch, name, extra):
-    monkeypatch.setattr(topology, "_is_installed", lambda module: False)
+    monkeypatch.setattr(topology, "is_installed", lambda module: False)
     with pytest.raises(UserError, match=rf'pip install "medusa-jax\[{extra}\]"'):
         find_topology(name)
 

@@ -31,11 +31,20 @@ PROGRAM = """HloModule moves
   %none = f32[] constant(0)
   ROOT %total = f32[] reduce(%nested, %none), dimensions={0}, to_apply=%sum
 }
-ENTRY %main (table: f32[1000,8], rows: f32[4,8], i: s32[], near: f32[1000,8]) -> f32[1000,8] {
+%sum_a_part (h: f32[2,1000,8]) -> f32[1000,2] {
+  %h = f32[2,1000,8]{2,1,0} parameter(0)
+  %nought = f32[] constant(0)
+  %both = f32[1000,8]{1,0} reduce(%h, %nought), dimensions={0}, to_apply=%sum
+  %left = f32[1000,1]{1,0} slice(%both), slice={[0:1000], [0:1]}
+  %right = f32[1000,1]{1,0} slice(%both), slice={[0:1000], [7:8]}
+  ROOT %joined = f32[1000,2]{1,0} concatenate(%left, %right), dimensions={1}
+}
+ENTRY %main (table: f32[1000,8], rows: f32[4,8], i: s32[], near: f32[1000,8], halves: f32[2,1000,8]) -> f32[1000,8] {
   %table = f32[1000,8]{1,0} parameter(0)
   %rows = f32[4,8]{1,0} parameter(1)
   %i = s32[] parameter(2)
   %near = f32[1000,8]{1,0:S(1)} parameter(3)
+  %halves = f32[2,1000,8]{2,1,0} parameter(4)
   %z = s32[] constant(0)
   %index = s32[4,1]{1,0} constant({...})
   %copied = f32[1000,8]{1,0} copy(%table)
@@ -48,6 +57,10 @@ ENTRY %main (table: f32[1000,8], rows: f32[4,8], i: s32[], near: f32[1000,8]) ->
   %fused_slice = f32[4,8]{1,0} fusion(%table, %i), kind=kLoop, calls=%take_four
   %fused_update = f32[1000,8]{1,0} fusion(%table, %rows, %i), kind=kLoop, calls=%write_four
   %fused_sum = f32[] fusion(%table), kind=kLoop, calls=%sum_all
+  %fused_part = f32[1000,2]{1,0} fusion(%halves), kind=kLoop, calls=%sum_a_part
+  %appended = (f32[1000,8]{1,0}, f32[1000,8]{1,0}) custom-call(%i, %rows, %table, %copied), custom_call_target="__gpu$xla.gpu.triton", output_to_operand_aliasing={{0}: (2, {}), {1}: (3, {})}, backend_config={}
+  %replaced = f32[1000,8]{1,0} custom-call(%rows, %table), custom_call_target="some_kernel", output_to_operand_aliasing={{}: (1, {})}
+  %matmul = (f32[4,8]{1,0}, s8[4194304]{0}) custom-call(%rows, %table, %rows), custom_call_target="__cublas$lt$matmul", output_to_operand_aliasing={{0}: (2, {})}
   %begun = (f32[1000,8]{1,0:S(1)}, f32[1000,8]{1,0}, u32[]{:S(2)}) copy-start(%table)
   %done = f32[1000,8]{1,0:S(1)} copy-done(%begun)
   %part = (f32[1000,8]{1,0}, f32[4,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[0:4],[0:8]}
@@ -72,6 +85,10 @@ TABLE, ROWS = 32_000, 128
         ("fused_slice", 2 * ROWS + 4),
         ("fused_update", 2 * ROWS + 4),
         ("fused_sum", TABLE + 4),
+        ("fused_part", 2 * TABLE // 4 + 8 * 1000),  # two of eight columns, and the result
+        ("appended", 2 * (ROWS + 4)),  # a kernel that changes two tables in place
+        ("replaced", 2 * ROWS),
+        ("matmul", TABLE + 3 * ROWS),  # not the library's room to work in
         ("begun", TABLE),
         ("done", 0),
         ("part", ROWS),

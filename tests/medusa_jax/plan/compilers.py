@@ -1,7 +1,7 @@
-"""For tests that compile for TPUs: `pytest -m tpu_compiler` runs them, and nothing else.
+"""For tests that compile for TPUs or GPUs: `pytest -m tpu_compiler` runs them, and nothing else.
 
-In processes of their own, since JAX's profiler, which other tests start, crashes where the compiler
-has been loaded without a TPU.
+In processes of their own, since JAX's profiler, which other tests start, crashes where the TPU's
+compiler has been loaded without a TPU.
 """
 
 import os
@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 needs_tpu_compiler = pytest.mark.tpu_compiler
+needs_gpu_compiler = pytest.mark.gpu_compiler
 
 
 def run_module(module: str, *argv: str) -> subprocess.CompletedProcess:

@@ -1,0 +1,40 @@
+"""What the GPUs that programs are compiled for can do: those of this machine, or planned ones."""
+
+from typing import Any
+
+import jax
+
+# Major number of the compute capability that Triton asks for.
+TRITON_CAPABILITY = 8
+
+# Whether GPUs that are not here have Triton; None: programs are for the devices of this machine.
+_is_said = jax.make_user_context(None)
+
+
+def saying_whether_triton(has_triton: bool) -> Any:
+    """A context for programs that are compiled for other GPUs than this machine's."""
+    return _is_said(has_triton)
+
+
+def has_triton() -> bool:
+    """Whether programs are for GPUs that have Triton; elsewhere its kernels are not even traced."""
+    return _triton() is True
+
+
+def compiler_options() -> dict[str, Any]:
+    """What `jax.jit` is to tell the compiler of a program.
+
+    XLA merges products of the same rows, such as queries, keys and values. With Triton it reads
+    their matrices where they are; without, it would write them next to each other in every step.
+    """
+    return {"xla_gpu_dot_merger_threshold_mb": 0} if _triton() is False else {}
+
+
+def _triton() -> bool | None:
+    """None: programs are for no GPU."""
+    said = _is_said.value
+    if said is not None or jax.default_backend() != "gpu":
+        return said
+    # As text, such as "7.5"; one of ROCm, "gfx90a", is no number, and no matter here.
+    major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
+    return not major.isdigit() or int(major) >= TRITON_CAPABILITY

@@ -1,0 +1,48 @@
+"""What programs for GPUs with and without Triton get."""
+
+import types
+
+import jax
+import pytest
+
+from medusa_jax import gpu
+from medusa_jax.gpu import compiler_options, has_triton, saying_whether_triton
+
+
+def test_no_gpu_no_kernels_and_no_options():
+    assert has_triton() is False
+    assert compiler_options() == {}
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_is_said_of_planned_gpus(said):
+    with saying_whether_triton(said):
+        assert has_triton() is said
+        assert bool(compiler_options()) is not said
+    assert has_triton() is False
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [("7.5", False), ("8.0", True), ("10.0", True), ("gfx90a", True)]
+)
+def test_gpus_of_this_machine(monkeypatch, capability, expected):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(gpu.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(gpu.jax, "devices", lambda: [device])
+    assert has_triton() is expected
+    assert bool(compiler_options()) is not expected
+
+
+def test_a_new_context_is_a_new_trace():
+    """A program traced for one GPU is not taken for another."""
+    seen = []
+
+    @jax.jit
+    def f(x):
+        seen.append(has_triton())
+        return x
+
+    for said in (True, False):
+        with saying_whether_triton(said):
+            f(1.0)
+    assert seen == [True, False]
