@@ -146,7 +146,7 @@ def test_a_v5p_takes_larger_parts_of_a_matrix_at_once(monkeypatch):
     wish = dataclasses.replace(wish, tree=load_any_tree("chain:0"))
     wide = plan_decoding(v5p, v5p.devices[0], wish)
     programs.forget()
-    monkeypatch.setattr(programs, "_COMPILER_OPTIONS", {})
+    monkeypatch.setattr(programs, "_TPU_OPTIONS", {})
     narrow = plan_decoding(v5p, v5p.devices[0], wish)
     programs.forget()
     assert wide.step_cycles_compiler < 0.95 * narrow.step_cycles_compiler

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
+from tests.medusa_jax.plan.tpu import needs_tpu_compiler
 
 from medusa_jax.decoding.draft import Draft
 from medusa_jax.decoding.rules.filters import Filters
@@ -15,7 +16,6 @@ from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 
