@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import pytest
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 from infer.planning.prefill import plan_prefill
 from medusa_jax.plan.topology import find_topology

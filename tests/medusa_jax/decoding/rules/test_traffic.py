@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
-from tests.medusa_jax.plan.tpu import needs_tpu_compiler
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 from medusa_jax.decoding.draft import Draft
 from medusa_jax.decoding.rules.filters import Filters
