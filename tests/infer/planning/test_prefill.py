@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import pytest
-from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 from infer.planning.prefill import plan_prefill
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
 from tests.infer.planning.test_decoding import CONFIG, MATRICES, PARAMETERS, WISH
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
-from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 from medusa_jax.decoding.draft import Draft
 from medusa_jax.decoding.rules.filters import Filters
@@ -16,6 +15,7 @@ from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 
