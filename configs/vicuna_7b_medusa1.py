@@ -3,8 +3,8 @@
   python -m train.main --config=configs/vicuna_7b_medusa1.py --workdir=runs/vicuna_7b_medusa1 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
-Data: 68.6k rows of ShareGPT of about 1690 tokens (the mean of 1500 rows, Llama 2's tokenizer): 230 M
-tokens in two epochs.
+Data: 68.6k rows of ShareGPT of about 1690 tokens (the mean of 1500 rows, Llama 2's tokenizer): 230
+million tokens in two epochs.
 Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded. By the
 compilers, 7.4 of 16.9 GB on each of 8 chips of a TPU v5e (2x4) and 7.7 GB on each of 8 H100.
 Hours: paper: about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here. By the
