@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+_MOST_SLICES = 16  # each is an instruction of its own
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +51,9 @@ def root_draft(root_B: jax.Array) -> Draft:
 
 def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
     """x[b, node[b]] of every row: [B, R, ...] -> [B, ...]."""
-    if x_BR.ndim == 2:
-        return jnp.take_along_axis(x_BR, node_B[:, None], axis=1).squeeze(1)
+    if x_BR.ndim == 2 or len(node_B) > _MOST_SLICES:
+        index = node_B.reshape(-1, *(1,) * (x_BR.ndim - 1))
+        return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)
     # Slices and no gather, for which a TPU would read all logits of all nodes.
     size, rest = (1, 1, *x_BR.shape[2:]), (0,) * (x_BR.ndim - 2)
     rows = [jax.lax.dynamic_slice(x_BR, (b, n, *rest), size) for b, n in enumerate(node_B)]
