@@ -1,28 +1,9 @@
 """The GPU's cache write, interpreted, against numpy's assignment."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from medusa_jax.nn.kernels.gpu_append import fused_append
-from medusa_jax.sharding import make_mesh
-
-
-def random_case(seed, batch, tokens, slots, heads=3, dim=4):
-    rng = np.random.default_rng(seed)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    cache = normal(batch, heads, dim, slots), normal(batch, heads, slots, dim)
-    return *cache, normal(batch, tokens, heads, dim), normal(batch, tokens, heads, dim)
-
-
-def written(k, v, new_k, new_v, start):
-    k, v = k.copy(), v.copy()
-    for b, first in enumerate(start):
-        for a in range(new_k.shape[1]):
-            k[b, :, :, first + a] = new_k[b, a]
-            v[b, :, first + a] = new_v[b, a]
-    return k, v
+from tests.medusa_jax.nn.kernels.appends import check_dtype, check_mesh, check_starts
 
 
 @pytest.mark.parametrize(
@@ -30,35 +11,12 @@ def written(k, v, new_k, new_v, start):
 )
 def test_tokens_go_where_their_row_ends(tokens, slots, dim):
     """Up to the last slot; all others stay as they are."""
-    starts = sorted({0, 3, 15, 16, slots - tokens})
-    starts = [start for start in starts if start + tokens <= slots]
-    case = random_case(tokens, len(starts), tokens, slots, 1, dim)
-    found = fused_append(*case, np.asarray(starts, np.int32), interpret=True)
-    for got, wanted in zip(found, written(*case, starts), strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    check_starts(fused_append, tokens, slots, dim)
 
 
 def test_the_cache_keeps_its_dtype():
-    case = random_case(0, 1, 2, 20)
-    half = [jnp.asarray(x, jnp.bfloat16) for x in case[:2]]
-    k, v = fused_append(*half, *case[2:], np.asarray([4], np.int32), interpret=True)
-    wanted = written(*(np.asarray(x, np.float32) for x in half), *case[2:], [4])
-    for got, exact in zip((k, v), wanted, strict=True):
-        assert got.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(got, jnp.asarray(exact, jnp.bfloat16))
+    check_dtype(fused_append)
 
 
 def test_heads_of_a_mesh_stay_where_they_are():
-    mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
-    case = random_case(0, 2, 3, 32, heads=4)
-    spec = jax.sharding.PartitionSpec
-    cache, new = spec(None, "tensor"), spec(None, None, "tensor")
-    shardings = [jax.sharding.NamedSharding(mesh, x) for x in (cache, cache, new, new)]
-    arrays = [jax.device_put(x, y) for x, y in zip(case, shardings, strict=True)]
-    start = np.asarray([7, 14], np.int32)
-    call = jax.jit(lambda *arrays: fused_append(*arrays, start, mesh, interpret=True))
-    program = call.lower(*arrays).compile()
-    for got, wanted in zip(program(*arrays), written(*case, start), strict=True):
-        np.testing.assert_array_equal(got, wanted)
-        assert got.sharding.is_equivalent_to(shardings[0], 4)
-    assert "all-gather" not in program.as_text()
+    check_mesh(fused_append)
