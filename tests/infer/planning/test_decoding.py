@@ -7,9 +7,8 @@ import jax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from infer.planning.abstract import Wish, decode_program
+from infer.planning.abstract import decode_program
 from infer.planning.decoding import plan_decoding
-from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import programs
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
@@ -17,33 +16,12 @@ from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
+from tests.infer.planning.wishes import CONFIG, MATRICES, wish
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 
-# Large enough that the compiler does not keep all of it in the core's own memory.
-CONFIG = LlamaConfig(
-    vocab_size=32768,
-    hidden_size=2048,
-    intermediate_size=8192,
-    num_layers=2,
-    num_heads=16,
-    num_kv_heads=8,
-    head_dim=128,
-    max_position=4096,
-)
-HEADS = MedusaConfig(num_heads=5, hidden_size=2048, vocab_size=32768)
-WISH = Wish(
-    config=CONFIG,
-    heads=dataclasses.replace(HEADS, own_projection=False),
-    tree=load_any_tree("mc_sim_7b_63:16"),
-    batch_size=1,
-    max_context=1000,
-    dtype="bfloat16",
-    quantize="none",
-    platform="tpu",
-)
-MATRICES = 2 * (2 * 2048 * 2048 + 2 * 1024 * 2048 + 3 * 8192 * 2048)
+WISH = wish("mc_sim_7b_63:16", "tpu")
 HEAD_BLOCKS = 5 * (2048 * 2048 + 2048)
 PARAMETERS = 2 * 32768 * 2048 + MATRICES + 5 * 2048  # norms
 

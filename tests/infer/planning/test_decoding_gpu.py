@@ -7,41 +7,20 @@ import jax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from infer.planning.abstract import Wish, decode_program
+from infer.planning.abstract import decode_program
 from infer.planning.decoding import plan_decoding
-from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
+from tests.infer.planning.wishes import MATRICES, wish
 from tests.medusa_jax.plan.compilers import needs_gpu_compiler
 
 pytestmark = needs_gpu_compiler
 
-CONFIG = LlamaConfig(
-    vocab_size=32768,
-    hidden_size=2048,
-    intermediate_size=8192,
-    num_layers=2,
-    num_heads=16,
-    num_kv_heads=8,
-    head_dim=128,
-    max_position=4096,
-)
-HEADS = MedusaConfig(num_heads=5, hidden_size=2048, vocab_size=32768)
-WISH = Wish(
-    config=CONFIG,
-    heads=dataclasses.replace(HEADS, own_projection=False),
-    tree=load_any_tree("mc_sim_7b_63"),
-    batch_size=1,
-    max_context=1000,
-    dtype="bfloat16",
-    quantize="none",
-    platform="gpu",
-)
-MATRICES = 2 * (2 * 2048 * 2048 + 2 * 1024 * 2048 + 3 * 8192 * 2048)
+WISH = wish("mc_sim_7b_63", "gpu")
 HEAD_BLOCKS = 4 * (2048 * 2048 + 2048)  # the tree is four deep
 CACHE = 2 * 2 * 2 * 8 * 128 * 1024
 

@@ -9,7 +9,8 @@ from infer.planning.prefill import plan_prefill
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
-from tests.infer.planning.test_decoding import CONFIG, MATRICES, PARAMETERS, WISH
+from tests.infer.planning.test_decoding import PARAMETERS, WISH
+from tests.infer.planning.wishes import CONFIG, MATRICES
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
