@@ -74,7 +74,7 @@ _TEMPERATURES = flags.DEFINE_list(
 )
 _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes",
-    ["1", "4", "16", "64"],
+    ["1", "4", "8", "16", "64"],
     "Batch sizes to measure, separated by commas; those between them are interpolated.",
 )
 _DTYPES = flags.DEFINE_list(
