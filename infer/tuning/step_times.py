@@ -79,7 +79,7 @@ def seconds_per_step(lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, s
     depth = max(tree.max_depth for tree in prospect.trees.values())
     tree = prospect.trees[nodes if nodes in prospect.trees else PLAIN]
     runtime, clock = make_runtime(lm, tree), Clock()
-    state = _idle(runtime, clock, batch, slots, slots + depth)
+    state = _idle(runtime, clock, batch, slots)
     state = _advance(runtime, clock, _rewound(state, slots), 1)
     # As many steps as fit, even if each accepts a whole path.
     most, seconds, steps = min(_MOST_STEPS, slots // 2 // (depth + 1)), [], 1
@@ -93,10 +93,10 @@ def seconds_per_step(lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, s
     return min(seconds[1:])
 
 
-def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int, capacity: int) -> DecodeState:
+def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int) -> DecodeState:
     """A batch that decodes nothing yet, with drafts whose nodes see themselves."""
     request = runtime.put(make_request([slots] * batch))
-    state: DecodeState = runtime.run(clock, step.idle, request, capacity=capacity)
+    state: DecodeState = runtime.run(clock, step.idle, request, capacity=slots)
     nodes = state.draft.mask_BRR.shape[-1]
     mask_BRR = jnp.broadcast_to(jnp.eye(nodes, dtype=bool), state.draft.mask_BRR.shape)
     return dataclasses.replace(

@@ -3,6 +3,7 @@
 # A prompt, or a chunk of one, is padded to at least this many tokens.
 _MIN_PROMPT = 32
 _MIN_CAPACITY = 256
+_VECTOR = 16  # float32 numbers
 
 
 def bucket(size: int, smallest: int) -> int:
@@ -16,20 +17,26 @@ def prompt_width(longest: int) -> int:
     return bucket(longest, _MIN_PROMPT)
 
 
-def cache_slots(longest: int) -> int:
-    """Slots for rows of up to `longest` tokens."""
-    return bucket(longest, _MIN_CAPACITY)
+def cache_slots(longest: int, depth: int = 0) -> int:
+    """Slots for rows of up to `longest` tokens, and for a draft of this depth behind them.
+
+    A multiple of 16, with which the keys of every channel begin at the beginning of a CPU's vector:
+    a few slots more made a step of many rows slower (docs/design.md).
+    """
+    beside = bucket(longest, _MIN_CAPACITY) + -(-depth // _VECTOR) * _VECTOR
+    return min(bucket(longest + depth, _MIN_CAPACITY), beside)
 
 
-def batch_shape(longest_prompt: int, longest: int) -> tuple[int, int]:
-    """Width of the prompts, and slots for tokens, of a batch whose cache never grows.
+def batch_shape(longest_prompt: int, longest: int, depth: int = 0) -> tuple[int, int]:
+    """Width of the prompts, and slots, of a batch whose cache never grows.
 
     Args:
       longest_prompt: tokens of the longest prompt.
       longest: tokens of the longest row, prompt and budget together.
+      depth: of the draft behind them.
     """
     width = prompt_width(longest_prompt)
-    return width, cache_slots(max(width, longest))
+    return width, cache_slots(max(width, longest), depth)
 
 
 def group_size(count: int) -> int:

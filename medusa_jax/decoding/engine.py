@@ -157,7 +157,7 @@ class Engine:
         rows = [row for row in self._rows if row is not None]
         depth = self._steering.depth
         longest = max(min(row.bound, row.length + _ROOM) for row in rows)
-        capacity = max(cache_slots(longest) + depth, least)
+        capacity = max(cache_slots(longest, depth), least)
         if self.state is None:
             self._runtime = self._steering.plan(capacity, self._remaining()).runtime
             idle = self._runtime.put(self._idle)

@@ -141,7 +141,8 @@ class Runtime:
         budgets = np.asarray(request.budget_B).tolist()
         lengths = [*map(len, encoded)]
         longest = max(n + budget for n, budget in zip(lengths, budgets, strict=True))
-        slots = batch_shape(max(lengths), longest)[1] + self.decoder.drafter.max_depth
+        depth = self.decoder.drafter.max_depth
+        slots = batch_shape(max(lengths), longest, depth)[1]
         clock = Clock()
         with clock.measure("prefill"):
             rows = self.prefill(clock, request, encoded)

@@ -48,11 +48,18 @@ def test_a_batch_is_as_wide_as_its_longest_prompt_and_holds_its_longest_row():
     assert batch_shape(300, 301) == (384, 384)
 
 
+def test_room_for_a_draft_is_within_the_bucket_or_a_vector_more():
+    assert batch_shape(20, 252, 4) == (32, 256)
+    assert batch_shape(20, 253, 4) == (32, 256 + 16)
+    assert batch_shape(4000, 4096, 4) == (4096, 4096 + 16)
+    assert batch_shape(4000, 4096, 17) == (4096, 4096 + 32)
+
+
 def test_the_cache_is_sized_by_rows_and_not_by_the_worst_of_each(lm):
     """A long prompt with a short budget beside a short prompt with a long one."""
     long_prompt = [1 + i % 20 for i in range(190)]
     batch = make_runtime(lm).start(make_request([10, 190]), [long_prompt, [5]])
-    assert batch.state.cache.capacity == 256 + 4  # and a step's slack, the depth of the tree
+    assert batch.state.cache.capacity == 256
 
 
 def test_a_full_context_is_used_to_its_last_token(lm):
