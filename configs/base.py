@@ -36,6 +36,7 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.heads_coef = 0.2  # lambda_0, weight of the heads' loss against the base head's.
     c.heads_schedule = "constant"  # Heads' warm-up: lambda_0 grows from 0 by "linear" or "sine".
     c.heads_ramp = 1.0  # Share of the steps that this warm-up takes.
+    c.stop_lm_head = False  # The heads' loss does not train the LM head that they share (ours).
 
     # The heads.
     c.num_heads = 5  # M; the published trees use 4.

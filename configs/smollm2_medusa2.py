@@ -1,4 +1,4 @@
-"""MEDUSA-2 for SmolLM2-135M-Instruct, with either warm-up of the heads and with none.
+"""MEDUSA-2 for SmolLM2-135M-Instruct, with either warm-up of the heads and with none; controls.
 
   python -m train.main --config=configs/smollm2_medusa2.py:two_stage --workdir=runs/two_stage
   python -m train.main --config=configs/smollm2_medusa2.py:one_stage --workdir=runs/one_stage
@@ -8,8 +8,25 @@
 "one_stage" starts with fresh heads and lets lambda_0 rise along a sine; "naive" trains fresh heads
 and adapters together from the first step, which the paper's table 2 shows to be harmful.
 
+Controls, each of which answers a question about these:
+
+  python -m train.main --config=configs/smollm2_medusa2.py:naive_own --workdir=runs/naive_own
+  python -m train.main --config=configs/smollm2_medusa2.py:naive_stopped \\
+    --workdir=runs/naive_stopped
+  python -m train.main --config=configs/smollm2_medusa2.py:lora_only --workdir=runs/lora_only
+  python -m train.main --config=configs/smollm2_medusa2.py:heads_only --workdir=runs/heads_only
+
+"naive_own": is it harmful, too, where the heads have projections of their own, as the paper's do?
+They do not see the root then: no format keeps heads with both.
+"naive_stopped": is it the LM head that they share? Their loss does not train it here.
+"lora_only": what do the adapters do to the model without heads? lambda_0 is 0, and the heads of
+"two_stage" stay as they are.
+"heads_only": what does more training do to the heads of "two_stage" without adapters (MEDUSA-1, on
+the same batches)?
+
 Fifty steps (51k tokens) are what two CPU cores manage in ten minutes: enough to rank the variants.
-On an accelerator, raise steps and batch_size.
+--config.seed=1 and --config.seed=2, in folders of their own, show what chance does; --config.steps
+trains longer. On an accelerator, raise steps and batch_size.
 
 Hardware: 2 CPU cores. Hours: 0.2.
 Expected: docs/results.md.
@@ -20,11 +37,21 @@ from ml_collections import ConfigDict
 from configs import base
 from medusa_jax.io.load import SHIPPED_HEADS
 
+_VARIANTS = {
+    "two_stage": {"medusa": str(SHIPPED_HEADS)},
+    "one_stage": {"heads_schedule": "sine"},
+    "naive": {},
+    "naive_own": {"own_projection": True, "root_conditioned": False, "export_format": "vllm"},
+    "naive_stopped": {"stop_lm_head": True},
+    "lora_only": {"medusa": str(SHIPPED_HEADS), "heads_coef": 0.0},
+    "heads_only": {"medusa": str(SHIPPED_HEADS), "objective": "medusa1", "lora_rank": 0},
+}
+
 
 def get_config(variant: str = "two_stage") -> ConfigDict:
-    """Returns the configuration of "two_stage", "one_stage" or "naive"."""
-    if variant not in ("two_stage", "one_stage", "naive"):
-        raise ValueError(f"{variant!r} is no variant: choose two_stage, one_stage or naive")
+    """Returns the configuration of one of the variants above."""
+    if variant not in _VARIANTS:
+        raise ValueError(f"{variant!r} is no variant: choose one of {', '.join(_VARIANTS)}")
     c = base.get_config()
     c.data = "sharegpt"
     c.held_out = 0.005
@@ -43,8 +70,5 @@ def get_config(variant: str = "two_stage") -> ConfigDict:
     c.eval_every = 50
     c.save_every = 25
     c.export_format = "C"
-    if variant == "two_stage":
-        c.medusa = str(SHIPPED_HEADS)
-    if variant == "one_stage":
-        c.heads_schedule = "sine"
+    c.update(_VARIANTS[variant])
     return c

@@ -191,7 +191,10 @@ def _digest(value: Any) -> str:
 
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+    """Keys that came later are noted where they change a run: those of before did not have them."""
+    late = {field.name: field.default for field in dataclasses.fields(settings)}
+    noted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
+    return {k: v for k, v in noted.items() if v != late[k]}
 
 
 def _closing(checkpoints: Checkpoints, tree: str) -> list[str]:

@@ -40,6 +40,7 @@ class Settings:
     heads_coef: float
     heads_schedule: Literal["constant", "linear", "sine"]
     heads_ramp: float
+    stop_lm_head: bool = False
     num_heads: int
     num_layers: int
     own_projection: bool
@@ -151,7 +152,8 @@ def _typed(kind: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     for key in values:
         if key not in hints:
             raise UserError(unknown(prefix, key, list(hints)))
-    has_default = {field.name for field in dataclasses.fields(kind) if field.default is None}
+    fields = dataclasses.fields(kind)
+    has_default = {field.name for field in fields if field.default is not dataclasses.MISSING}
     for key in hints:
         if key not in values and key not in has_default:
             raise UserError(

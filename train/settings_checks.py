@@ -131,6 +131,11 @@ def _check_combinations(settings: "Settings") -> None:
             f"config.quantize is {settings.quantize}, but {settings.objective} trains the whole "
             "backbone: set config.lora_rank=32, or config.quantize=none"
         )
+    if settings.stop_lm_head and (heads_only or settings.own_projection):
+        what = "medusa1 leaves it" if heads_only else "heads with projections of their own leave it"
+        raise UserError(
+            f"config.stop_lm_head is True, but {what} as it is: set config.stop_lm_head=False"
+        )
     if settings.batch_size % settings.accumulate:
         raise UserError(
             f"config.accumulate is {settings.accumulate}, which does not divide "

@@ -187,6 +187,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig, mesh: Mesh
         settings.objective,
         head_decay=settings.head_decay,
         soft_labels=settings.soft_labels,
+        stop_lm_head=settings.stop_lm_head,
         dtype=settings.dtype,
         remat=False if settings.remat == "none" else settings.remat,
         lora_scale=settings.lora_scale,

@@ -46,6 +46,8 @@ class Objective:
       head_decay: lambda_k = head_decay ** k (paper, equation 1).
       soft_labels: heads learn the base model's distribution at the position that they predict
         instead of the token there (ours; not in the paper).
+      stop_lm_head: the heads' loss stops at the LM head that they share, so that the base head's
+        alone trains it and its adapter (ours; heads with projections of their own share none).
       dtype: compute dtype.
       remat: what layers keep for the backward pass, see `Llama`.
       lora_scale: alpha / r.
@@ -60,6 +62,7 @@ class Objective:
     kind: Kind = "medusa1"
     head_decay: float = 0.8
     soft_labels: bool = False
+    stop_lm_head: bool = False
     dtype: str = "float32"
     remat: Remat = False
     lora_scale: float = 1.0
@@ -112,6 +115,8 @@ class Objective:
         if self.kind == "medusa1":
             params = params | {"backbone": jax.lax.stop_gradient(params["backbone"])}
         base, shared = lm_heads(params)
+        if self.stop_lm_head:
+            shared = jax.lax.stop_gradient(shared)
         inputs = self._inputs(params, batch, key)
         medusa1, sums = self._heads_loss(params["heads"], shared, inputs, labels_BTJ, count_J)
         sums |= accuracy_sums(sums.pop("rank"), labels_BTJ, tree)

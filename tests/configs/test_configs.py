@@ -15,7 +15,10 @@ ARGUMENTS = {
     "vicuna_7b_medusa2": ("stage1", "stage2"),
     "vicuna_13b_medusa2": ("stage1", "stage2"),
     "smollm2_medusa1": ("hard", "soft"),
-    "smollm2_medusa2": ("two_stage", "one_stage", "naive"),
+    "smollm2_medusa2": (
+        *("two_stage", "one_stage", "naive", "naive_own", "naive_stopped"),
+        *("lora_only", "heads_only"),
+    ),
 }
 RECIPES = sorted(
     (file.stem, argument)
@@ -117,12 +120,28 @@ def test_shipped_heads_recipe_is_kept(stage, rate, steps, soft):
     assert (s.weight_decay, s.soft_labels, s.export_format) == (0.01, soft, "C")
 
 
-def test_variants_of_smollm2_differ_in_the_warm_up_alone():
-    """Joint runs are compared with each other, so nothing else may differ."""
-    naive = vars(settings_of("smollm2_medusa2", "naive"))
-    for variant, key in (("two_stage", "medusa"), ("one_stage", "heads_schedule")):
-        other = vars(settings_of("smollm2_medusa2", variant))
-        assert {k for k in naive if naive[k] != other[k]} == {key}
+@pytest.mark.parametrize(
+    ("variant", "control", "keys"),
+    [
+        ("two_stage", "naive", {"medusa"}),
+        ("one_stage", "naive", {"heads_schedule"}),
+        ("naive_own", "naive", {"own_projection", "root_conditioned", "export_format"}),
+        ("naive_stopped", "naive", {"stop_lm_head"}),
+        ("lora_only", "two_stage", {"heads_coef"}),
+        ("heads_only", "two_stage", {"objective", "lora_rank"}),
+    ],
+)
+def test_variants_of_smollm2_differ_in_what_they_are_named_after(variant, control, keys):
+    """They are compared with each other, so nothing else may differ."""
+    one, other = (vars(settings_of("smollm2_medusa2", name)) for name in (variant, control))
+    assert {k for k in one if one[k] != other[k]} == keys
+
+
+def test_controls_leave_out_what_they_say():
+    assert settings_of("smollm2_medusa2", "naive_stopped").stop_lm_head
+    assert settings_of("smollm2_medusa2", "lora_only").heads_coef == 0
+    heads_only = settings_of("smollm2_medusa2", "heads_only")
+    assert (heads_only.objective, heads_only.lora_rank) == ("medusa1", 0)
 
 
 def test_tiny_data_are_varied():

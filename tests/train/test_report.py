@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from train.run import train
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = ["Who is Tim, 1?", "Who is Lily, 7?", "Where is Ben?"]
-FLAGS = ["--max_new_tokens=24", "--count=3", "--compilation_cache=none"]
+FLAGS = ["--max_new_tokens=24", "--count=3", "--compilation_cache=none", "--allow_dirty"]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,11 @@ def folder(tmp_path_factory):
     common = {"steps": 40, "learning_rate": 1e-2, "export_dtype": "float32"}
     with quick_compilation(folder / "compiled"):
         run(make(model, data, export_format="A", **CACHED | common), folder / "heads_only")
-        run(make(model, data, export_format="A", **LORA | common), folder / "joint")
+        for seed, name in enumerate(("joint", "joint_again")):
+            joint = make(model, data, export_format="A", seed=seed, **LORA | common)
+            run(joint, folder / name)
     write_rows(folder / "questions.jsonl", [{"turns": [q, "Why?"]} for q in QUESTIONS])
+    write_rows(folder / "one_question.jsonl", [{"turns": QUESTIONS[:1]}])
     write_rows(folder / "problems.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 4)
     return folder
 
@@ -76,6 +80,91 @@ def test_rows_are_what_decoding_and_evaluation_say(folder):
         assert row["tokens_per_step"] == pytest.approx(tokens / steps, rel=1e-12)
         assert row["reply_tokens"] == tokens / 3
         assert row["run"] in done.stdout
+
+
+def test_questions_are_what_the_models_say(folder):
+    """Agreement, repetition and divergence of every answer, from the models' own answers."""
+    done = report(folder, f"--runs={folder / 'heads_only'},{folder / 'joint'}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "out.json").read_text())
+    original, joint = (
+        medusa_jax.load(str(path), "none", dtype="float32")
+        for path in (folder / "model", folder / "joint" / "export" / "backbone")
+    )
+    prompts = [list(encode_prompt(original, question).ids) for question in QUESTIONS]
+    answers, others = (
+        [x.token_ids for x in medusa_jax.generate(lm, QUESTIONS, max_new_tokens=24)]
+        for lm in (joint, original)
+    )
+    base_row, heads_only_row, joint_row = found["rows"]
+    (of_joint,) = joint_row["prompts"]
+    for row, answer, other in zip(of_joint["questions"], answers, others, strict=True):
+        assert row["tokens"] == len(answer)
+        assert row["is_identical"] == (answer == other)
+        same = [a == b for a, b in zip(answer, other, strict=False)]
+        assert row["agreed"] == (same.index(False) if False in same else len(same))
+        windows = [tuple(answer[t : t + 4]) for t in range(len(answer) - 3)]
+        assert row["repeated"] == sum(w in windows[:t] for t, w in enumerate(windows))
+    for row, prompt, other in zip(of_joint["questions"], prompts, others, strict=True):
+        logs = [np.asarray(log_probs(lm, prompt + other)) for lm in (original, joint)]
+        log_p, log_q = (x[len(prompt) - 1 : -1] for x in logs)
+        wanted = (np.exp(log_p) * (log_p - log_q)).sum()
+        assert row["kl"] == pytest.approx(wanted, rel=1e-3)
+    total = sum(map(len, others))
+    wanted = sum(row["kl"] for row in of_joint["questions"]) / total
+    assert joint_row["kl_divergence"] == pytest.approx(wanted)
+    assert joint_row["agreement"] < 1
+    for row in (base_row, heads_only_row):
+        assert (row["agreement"], row["identical"], row["kl_divergence"]) == (1.0, 1.0, 0.0)
+    assert heads_only_row["versus"]["base"]["lm_loss"]["verdict"] is None
+    assert joint_row["versus"]["base"]["lm_loss"]["verdict"] == "better"
+    assert joint_row["settings"]["lora_rank"] == 4
+
+
+def log_probs(lm, tokens):
+    return jax.nn.log_softmax(forward(lm, np.array([tokens], np.int32))[0])
+
+
+def test_seeds_of_one_run_are_averaged(folder):
+    joint, again = folder / "joint", folder / "joint_again"
+    done = report(
+        folder, f"--runs=both={joint}+{again},one={joint},two={again}", "--reference=base,one"
+    )
+    assert done.returncode == 0, done.stderr
+    _, both, one, two = json.loads((folder / "out.json").read_text())["rows"]
+    assert [member["seed"] for member in both["members"]] == [0, 1]
+    assert both["prompts"] == one["prompts"] + two["prompts"]
+    assert both["lm_loss"] == pytest.approx(math.sqrt(one["lm_loss"] * two["lm_loss"]))
+    assert both["agreement"] == pytest.approx((one["agreement"] + two["agreement"]) / 2)
+    ratio = two["versus"]["one"]["tokens_per_step"]["ratio"]
+    assert ratio == pytest.approx(two["tokens_per_step"] / one["tokens_per_step"])
+    low, high = both["intervals"]["lm_loss"]
+    assert low < min(one["lm_loss"], two["lm_loss"]) < max(one["lm_loss"], two["lm_loss"]) < high
+
+
+def test_numbers_of_no_commit_are_not_written(folder, tmp_path):
+    """A copy of the code outside any repository, then in one with a change."""
+    for package in ("medusa_jax", "train"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    assert "no commit is known of this code" in refusal(folder, tmp_path)
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.com")
+    for words in (["init"], ["add", "."], ["commit", "--message=all"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    # A clean tree is not refused: the next mistake is.
+    assert refusal(folder, tmp_path, "--runs=nowhere").startswith("error: nowhere holds no run")
+    with (tmp_path / "train" / "report.py").open("a") as file:
+        file.write("# changed\n")
+    assert "files differ from those of commit" in refusal(folder, tmp_path)
+
+
+def refusal(folder: Path, code: Path, *flags: str) -> str:
+    command = [sys.executable, "-m", "train.report", f"--runs={folder / 'joint'}"]
+    command += [f"--questions={folder / 'questions.jsonl'}", f"--output={folder / 'new.json'}"]
+    done = subprocess.run([*command, *flags], cwd=code, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "new.json").exists()
+    return done.stderr
 
 
 def test_perplexity_is_that_of_the_answers(folder):
@@ -116,12 +205,21 @@ def test_a_whole_model_is_found(folder):
     ("flags", "message"),
     [
         (["--runs="], "--runs, --questions and --output are all needed: see --help"),
-        (["--runs={0}/joint,{0}/joint"], "--runs: their folders need different names"),
+        (["--runs={0}/joint,{0}/joint"], "--runs: they need different names, none of them base"),
+        (["--runs=base={0}/joint"], "--runs: they need different names, none of them base"),
+        (["--runs={0}/joint+{0}/joint_again"], "joint_again needs a name: NAME="),
+        (["--runs=x={0}/joint+{0}/joint"], "has the same run twice: give it another config.seed"),
+        (["--runs=x={0}/joint+{0}/heads_only"], "differ in config."),
+        (["--reference=nobody"], "--reference: nobody is none of base, heads_only"),
         (["--tree=nope"], "unknown tree 'nope'"),
         (["--tree=chain:9"], "tree chain:9 needs 9 heads, the model has 4"),
         (["--runs=gs://bucket/run"], "--runs: gs://bucket/run is in a bucket: download it"),
         (["--runs=nowhere"], "nowhere holds no run (settings.json is missing): name its --workdir"),
         (["--problems={}/questions.jsonl"], "questions.jsonl:1: expected an object with question"),
+        (
+            ["--questions={}/one_question.jsonl"],
+            "an interval needs 2 questions or more, there is 1",
+        ),
         (["--questions={}/problems.jsonl"], "problems.jsonl:1: expected an object with turns"),
     ],
 )

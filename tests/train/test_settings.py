@@ -62,6 +62,12 @@ def test_settings_from_before_there_were_epochs():
     assert (make_settings(config).steps, make_settings(config).epochs) == (7, None)
 
 
+def test_settings_from_before_the_lm_head_could_be_stopped():
+    config = config_with()
+    del config.stop_lm_head
+    assert make_settings(config).stop_lm_head is False
+
+
 def test_a_run_has_one_length():
     assert refusal(config_with(steps=None)).startswith("config.steps and config.epochs are both N")
     message = refusal(config_with(steps=9, epochs=2.0))
@@ -162,6 +168,12 @@ def test_impossible_mesh(mesh, axis):
         ({"objective": "self_distill"}, "lora_rank", "config.lora_rank=32"),
         ({"lora_rank": 8}, "lora_rank", "config.objective=medusa2"),
         ({"objective": "medusa2", "quantize": "nf4"}, "quantize", "config.lora_rank=32"),
+        ({"stop_lm_head": True}, "stop_lm_head", "medusa1 leaves it as it is"),
+        (
+            {"stop_lm_head": True, "objective": "medusa2"},
+            "stop_lm_head",
+            "projections of their own leave it as it is: set config.stop_lm_head=False",
+        ),
         ({"root_conditioned": True}, "export_format", "only C with the shared LM head"),
         ({"draft_vocab": 100}, "export_format", "save as vllm"),
         ({"export_format": "C"}, "export_format", "save as vllm or A"),

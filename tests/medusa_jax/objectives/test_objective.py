@@ -21,6 +21,7 @@ from tests.medusa_jax.objectives.networks import (
     V,
     adapted_lm_head,
     assert_tree_close,
+    evaluate,
     gradients,
     jitted,
     jitted_hidden,
@@ -150,6 +151,29 @@ def test_medusa1_trains_the_heads_alone():
     out = gradients(dataclasses.replace(BASE, soft_labels=True), parameters())
     assert not any(x.any() for x in jax.tree.leaves(out["backbone"]))
     assert all(x.any() for x in jax.tree.leaves(out["heads"]))
+
+
+@pytest.mark.parametrize("heads", [ROOTED, DRAFT], ids=["rooted", "draft"])
+def test_a_stopped_lm_head_learns_from_the_base_heads_loss_alone(heads):
+    """What reaches the heads and, through the hidden states, the backbone is the same."""
+    params = parameters(heads, lora=True)
+    trained = {name: x for name, x in params.items() if name != "token_map"}
+    plain = dataclasses.replace(BASE, heads=heads, kind="medusa2")
+
+    def grad(objective, heads_coef):
+        def loss(trained):
+            return evaluate(objective, params | trained, BATCH, heads_coef=heads_coef)[0]
+
+        return quick_jit(jax.grad(loss))(trained)
+
+    wanted, base_alone = grad(plain, 0.7), grad(plain, 0.0)
+    got = grad(dataclasses.replace(plain, stop_lm_head=True), 0.7)
+    for part in ("backbone", "lora"):
+        own, other, alone = (x[part].pop("lm_head") for x in (got, wanted, base_alone))
+        assert_tree_close(own, alone, rtol=1e-6, atol=1e-7)
+        changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), own, other)
+        assert min(jax.tree.leaves(changed)) > 1e-4
+    assert_tree_close(got, wanted)
 
 
 def test_neither_remat_nor_blocks_change_gradients():

@@ -1,0 +1,104 @@
+"""Measures models and their heads on every prompt by itself."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medusa_jax import MedusaLM, generate
+from medusa_jax.chat import Example
+from medusa_jax.tree.build import build_tree
+from medusa_jax.tree.presets import load_tree
+from train.evaluation.divergence import mean_divergence
+from train.evaluation.scores import Scores, score
+from train.random_model import load_lm
+from train.reporting.figures import Prompts
+from train.reporting.quality import compare_answers
+from train.reporting.sets import Sets
+
+_BATCH = 16
+
+
+class Models:
+    """Measures models that started from one original; those with the same weights once."""
+
+    def __init__(self, name: str | None, original: MedusaLM, sets: Sets, tree: str) -> None:
+        """Lets the original answer the questions.
+
+        Args:
+          name: of the original, see `load_lm`.
+          original: without heads.
+          sets: the prompts.
+          tree: name of the tree to count steps with.
+        """
+        self._original, self._sets, self._tree = original, sets, tree
+        self._answers = answers_of(original, sets)
+        self._rows = self._measured(original, self._answers)
+        self._known = {name: (self._rows, self._answers)}
+
+    def original(self) -> Prompts:
+        """Its rows: it writes a token a step."""
+        return _with_steps(self._rows, [row["tokens"] for row in self._rows["questions"]])
+
+    def run(self, model: str | None, medusa: str) -> tuple[Prompts, list[Scores]]:
+        """An export's rows, and the scores of its heads on every answer.
+
+        Args:
+          model: name or folder, see `load_lm`.
+          medusa: folder of the heads.
+        """
+        lm = load_lm(model, medusa, dtype="float32")
+        if model not in self._known:
+            answers = answers_of(lm, self._sets)
+            self._known[model] = self._measured(lm, answers), answers
+        prompts, answers = self._known[model]
+        assert lm.heads_config is not None  # a run always exports some
+        tree = load_tree(self._tree, lm.heads_config.num_heads)
+        scores = [score(lm, tree, [answer], lambda count: None) for answer in answers]
+        return _with_steps(prompts, [own.steps for own in scores]), scores
+
+    def _measured(self, lm: MedusaLM, answers: Sequence[Example]) -> Prompts:
+        """A row of every prompt with all that does not depend on heads."""
+        plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
+        questions = []
+        for answer, other in zip(answers, self._answers, strict=True):
+            row = compare_answers(_own_tokens(answer), _own_tokens(other))
+            kl = 0.0 if lm is self._original else mean_divergence(self._original, lm, [other])
+            questions.append(row | {"kl": kl * row["original_tokens"]})
+        return {
+            "conversations": [_loss(plain, x) for x in self._sets.conversations],
+            "problems": [_loss(plain, x) for x in self._sets.problems],
+            "questions": questions,
+        }
+
+
+def answers_of(lm: MedusaLM, sets: Sets) -> list[Example]:
+    """The questions with the model's greedy answers, token by token; no tree is needed for them."""
+    answers = generate(
+        lm.with_tree("chain:0"),
+        sets.questions,
+        batch_size=_BATCH,
+        max_new_tokens=sets.max_new_tokens,
+    )
+    return [
+        Example(
+            np.asarray([*prompt.ids, *answer.token_ids], np.int32),
+            np.arange(len(prompt.ids) + answer.num_new_tokens) >= len(prompt.ids),
+        )
+        for prompt, answer in zip(sets.questions, answers, strict=True)
+    ]
+
+
+def _own_tokens(answer: Example) -> list[int]:
+    return answer.token_T[answer.is_label_T].tolist()
+
+
+def _loss(lm: MedusaLM, example: Example) -> dict[str, Any]:
+    scores = score(lm, build_tree([]), [example], lambda count: None)
+    return {"loss": scores.lm_loss, "tokens": scores.num_tokens}
+
+
+def _with_steps(prompts: Prompts, steps: Sequence[int]) -> Prompts:
+    pairs = zip(prompts["questions"], steps, strict=True)
+    return prompts | {"questions": [row | {"steps": own} for row, own in pairs]}

@@ -1,0 +1,117 @@
+"""The prompts of a report, read and tokenized."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medusa_jax import MedusaLM
+from medusa_jax.chat import Encoded, Example, tokenize
+from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.errors import UserError
+from train.data.json_rows import read_json_rows
+from train.data.pipeline import load_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """What is read and asked, the same for all models.
+
+    Attributes:
+      conversations: with their replies.
+      problems: with their answers; may be none.
+      questions: to be answered.
+      max_new_tokens: of an answer.
+
+    Raises:
+      UserError: one of them has a single prompt, of which there is no interval.
+    """
+
+    conversations: list[Example]
+    problems: list[Example]
+    questions: list[Encoded]
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        for name in ("conversations", "problems", "questions"):
+            if len(getattr(self, name)) == 1:
+                raise UserError(f"an interval needs 2 {name} or more, there is 1: give others")
+        if not self.questions:
+            raise UserError("there are no questions: name a file that has some")
+
+
+def read_questions(path: str) -> list[str]:
+    """The first turns of a file like MT-bench's.
+
+    Raises:
+      UserError: the file cannot be read, or a row has no turns.
+    """
+    return [row["turns"][0] for row in _rows(path, {"turns": list})]
+
+
+def read_problems(path: str, count: int) -> list[dict[str, str]]:
+    """The first rows, with "question" and "answer", of a file like GSM8K's.
+
+    Raises:
+      UserError: the file cannot be read, or one of them is another.
+    """
+    return list(itertools.islice(_rows(path, {"question": str, "answer": str}), count))
+
+
+def _rows(path: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
+    """Objects with these keys; the first other one raises."""
+    for row in read_json_rows(Path(path).expanduser()):
+        is_good = isinstance(row.value, dict) and all(
+            isinstance(row.value.get(key), kind) and row.value[key] for key, kind in kinds.items()
+        )
+        if not is_good:
+            problem = row.problem or f"expected an object with {', '.join(kinds)}"
+            raise UserError(f"{path}:{row.line}: {problem}")
+        yield row.value
+
+
+def held_out_conversations(
+    lm: MedusaLM, data: str, share: float, count: int, max_length: int
+) -> list[Example]:
+    """Conversations that no run has learned from, provided that their ids are the same.
+
+    Args:
+      lm: whose tokens.
+      data: see `load_data`.
+      share: the smallest that a run has held out.
+      count: at most so many.
+      max_length: longer ones are cut.
+    """
+    splits = load_data(
+        data,
+        lm.tokenizer,
+        seq_len=max_length,
+        held_out=share,
+        data_errors="skip",  # what a run has accepted
+        progress=False,
+    )
+    rows = (splits.held_out[i] for i in range(min(count, len(splits.held_out))))
+    return [Example(row["token"], row["is_label"]) for row in rows]
+
+
+def tokenized_problems(
+    lm: MedusaLM, problems: Sequence[dict[str, str]], max_length: int
+) -> list[Example]:
+    """Each a conversation of a question and its answer."""
+    return [_problem(lm, row, max_length) for row in problems]
+
+
+def _problem(lm: MedusaLM, row: dict[str, str], max_length: int) -> Example:
+    pairs = (("user", row["question"]), ("assistant", row["answer"]))
+    messages = [{"role": role, "content": content} for role, content in pairs]
+    return tokenize(lm.tokenizer, messages, truncated=False, max_length=max_length)
+
+
+def encoded_questions(lm: MedusaLM, questions: Sequence[str]) -> list[Encoded]:
+    """Each with the chat template.
+
+    Raises:
+      UserError: one is longer than the model's context.
+    """
+    return [encode_prompt(lm, question) for question in questions]
