@@ -12,17 +12,21 @@ from train.reporting.figures import FIGURES, Figure
 
 
 def print_rows(rows: Sequence[dict[str, Any]], references: Sequence[str]) -> None:
-    """Prints rows of `make_rows`, every interval in brackets."""
-    console = Console(highlight=False)
+    """Prints rows of `make_rows`, every interval in brackets; no line is cut."""
     for figure in FIGURES:
         if figure.name in rows[0]:
-            console.print(_table(figure, rows, references))
+            table = _table(figure, rows, references)
+            console = Console(highlight=False)
+            wide = console.measure(table, options=console.options.update(width=1000)).maximum
+            console = Console(highlight=False, width=max(console.width, wide))
+            console.print(f"[bold]{figure.title}[/]")
+            console.print(table)
 
 
 def _table(figure: Figure, rows: Sequence[dict[str, Any]], references: Sequence[str]) -> Table:
     names = [name for reference in references for name in (f"vs {reference}", "")]
     # Text, as a name's brackets are no markup.
-    columns = [Column(Text(title)) for title in ("run", figure.title, *names)]
+    columns = [Column(Text(title)) for title in ("run", "", *names)]
     table = Table(*columns, box=SIMPLE_HEAD, show_edge=False)
     for row in rows:
         cells = [_with_interval(row[figure.name], row["intervals"][figure.name])]
