@@ -12,7 +12,7 @@ from medusa_jax.io.load import SHIPPED_HEADS
 from tests.train.small_runs import run
 from train.settings import make_settings
 
-SIZES = {"batch_size": 4, "seq_len": 64, "steps": 3, "warmup_steps": 1, "lora_rank": 4}
+SIZES = {"batch_size": 4, "seq_len": 64, "steps": 3, "warmup_steps": 1}
 SIZES |= {"draft_vocab": 32, "log_every": 1, "held_out": 0.1, "export_dtype": "float32"}
 
 
@@ -26,10 +26,9 @@ def trained(model, data, tmp_path_factory):
         config = smollm2_medusa2.get_config(variant)
         if config.medusa == str(SHIPPED_HEADS):
             config.medusa = str(folder / "naive" / "export")
-        if not config.lora_rank:
-            config.update(SIZES | {"lora_rank": 0}, model=model, data=data)
-        else:
-            config.update(SIZES, model=model, data=data)
+        rank = min(config.lora_rank, 4)
+        config.update(SIZES, model=model, data=data, lora_rank=rank)
+        config.mesh.data = 1
         rows = run(make_settings(config), folder / variant)
         return load(folder / variant / "export"), rows
 

@@ -58,11 +58,17 @@ def report(folder: Path, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
 
 
-def test_rows_are_what_decoding_and_evaluation_say(folder):
+@pytest.fixture(scope="module")
+def reported(folder):
+    """What the report of two runs says, and prints."""
     runs = f"--runs={folder / 'heads_only'},{folder / 'joint'}"
     done = report(folder, runs, f"--problems={folder / 'problems.jsonl'}")
     assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "out.json").read_text())
+    return json.loads((folder / "out.json").read_text()), done.stdout
+
+
+def test_rows_are_what_decoding_and_evaluation_say(folder, reported):
+    found, printed = reported
     assert found["command"].startswith("python -m train.report")
     base, heads_only, joint = found["rows"]
     assert [row["run"] for row in found["rows"]] == ["base", "heads_only", "joint"]
@@ -78,15 +84,13 @@ def test_rows_are_what_decoding_and_evaluation_say(folder):
         tokens = sum(answer.num_new_tokens for answer in answers)
         steps = sum(answer.num_steps for answer in answers)
         assert row["tokens_per_step"] == pytest.approx(tokens / steps, rel=1e-12)
-        assert row["reply_tokens"] == tokens / 3
-        assert row["run"] in done.stdout
+        assert row["reply_tokens"] == pytest.approx(tokens / 3)
+        assert row["run"] in printed
 
 
-def test_questions_are_what_the_models_say(folder):
+def test_questions_are_what_the_models_say(folder, reported):
     """Agreement, repetition and divergence of every answer, from the models' own answers."""
-    done = report(folder, f"--runs={folder / 'heads_only'},{folder / 'joint'}")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((folder / "out.json").read_text())
+    found, _ = reported
     original, joint = (
         medusa_jax.load(str(path), "none", dtype="float32")
         for path in (folder / "model", folder / "joint" / "export" / "backbone")
@@ -167,11 +171,9 @@ def refusal(folder: Path, code: Path, *flags: str) -> str:
     return done.stderr
 
 
-def test_perplexity_is_that_of_the_answers(folder):
+def test_perplexity_is_that_of_the_answers(folder, reported):
     """By hand: the model's own log-probabilities of "2" and of the end of turn."""
-    done = report(folder, f"--runs={folder / 'joint'}", f"--problems={folder / 'problems.jsonl'}")
-    assert done.returncode == 0, done.stderr
-    (base, _) = json.loads((folder / "out.json").read_text())["rows"]
+    base = reported[0]["rows"][0]
     lm = medusa_jax.load(str(folder / "model"), "none", dtype="float32")
     prompt = list(encode_prompt(lm, "1 + 1?").ids)
     answer = [lm.tokenizer.convert_tokens_to_ids(token) for token in ("2", "<|im_end|>")]

@@ -49,7 +49,7 @@ def parse_runs(texts: Sequence[str]) -> list[Runs]:
 def _runs(text: str) -> Runs:
     name, equals, rest = text.partition("=")
     folders = tuple(_local(name) for name in (rest if equals else text).split("+"))
-    if len(folders) > 1 and not equals:
+    if not equals and "+" in text:
         raise UserError(f"--runs: {text} needs a name: NAME={text}")
     settings = tuple(read_run(folder)[0] for folder in folders)
     _check_seeds(text, settings)
@@ -66,8 +66,6 @@ def _local(name: str) -> Path:
 
 def _check_seeds(text: str, settings: Sequence[Settings]) -> None:
     """Runs of one name have seeds of their own, perhaps other heads to start from, no more."""
-    if len({(own.seed, own.medusa) for own in settings}) < len(settings):
-        raise UserError(f"--runs: {text} has the same run twice: give it another config.seed")
     first = dataclasses.asdict(settings[0])
     for other in map(dataclasses.asdict, settings[1:]):
         for key in first:
@@ -76,6 +74,8 @@ def _check_seeds(text: str, settings: Sequence[Settings]) -> None:
                     f"--runs: {text} differ in config.{key} ({first[key]}, {other[key]}): name "
                     "together only what differs in config.seed"
                 )
+    if len({(own.seed, own.medusa) for own in settings}) < len(settings):
+        raise UserError(f"--runs: {text} has the same run twice: give it another config.seed")
 
 
 def _export(folder: Path, settings: Settings) -> tuple[str | None, str]:
