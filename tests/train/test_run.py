@@ -157,6 +157,14 @@ def test_the_folder_of_another_run(finished, data, tmp_path):
     assert contents(workdir) == before
 
 
+def test_a_run_from_before_a_key_goes_on_as_it_was(finished):
+    """What came later is noted only where it changes a run, so that older notes are like new."""
+    settings, workdir = finished("medusa2_lora")
+    assert "stop_lm_head" not in json.loads((workdir / "run.json").read_text())
+    message = refused(dataclasses.replace(settings, stop_lm_head=True), workdir)
+    assert "holds a run with stop_lm_head = None, this one has True" in message
+
+
 def test_files_that_have_changed_since(model, tmp_path, monkeypatch):
     """The names in the settings are the same."""
     data, tree = write_data(tmp_path / "data.jsonl"), tmp_path / "tree.json"
