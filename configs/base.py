@@ -42,7 +42,10 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.num_heads = 5  # M; the published trees use 4.
     c.num_layers = 1  # Residual blocks per head.
     c.own_projection = True  # Each head has a vocabulary projection; else all share the LM head.
-    c.root_conditioned = False  # Heads also see the token that the base head just chose (ours).
+    # What heads also see (not in the paper): "root", the token that the base head just chose;
+    # "markov", "gated_markov", "branch", "recurrent": tokens that other heads proposed (docs).
+    c.conditioning = "none"
+    c.markov_rank = 64  # Of the correction of "markov" and "gated_markov" heads.
     c.draft_vocab = 0  # Heads propose only this many most frequent tokens (ours); 0: all tokens.
 
 

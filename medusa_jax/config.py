@@ -1,6 +1,7 @@
 """Static descriptions of the networks: frozen, hashable, usable as jit statics."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,9 @@ class LlamaConfig:
     windows: tuple[int | None, ...] = ()
 
 
+Conditioning = Literal["none", "root", "markov", "gated_markov", "branch", "recurrent"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MedusaConfig:
     """Medusa heads (paper, section 2.1.1): residual blocks, then a vocabulary projection.
@@ -78,8 +82,18 @@ class MedusaConfig:
       own_projection: every head has its own projection (formats A, B, vLLM); otherwise the
         backbone's LM head is shared (format C).
       draft_vocab: `vocab_size` rows chosen by a `token_map` rather than all V.
-      root_conditioned: the first block also sees the embedding of the token at t + 1, which the
-        base head has fixed before any head runs (ours; not in the paper).
+      conditioning: what a head sees beside the hidden state. "none": nothing, as in the paper. The
+        others are not in the paper; equations in `medusa_jax.nn.heads` and `medusa_jax.nn.branch`.
+        "root": the token at t + 1, which the base head has fixed before any head runs. "markov",
+        "gated_markov": the root, and a correction of the logits by the token that comes right
+        before the one to predict (DSpark, arXiv 2607.05147). "branch": all tokens from the root on
+        (Hydra, arXiv 2402.05109). "recurrent": likewise, by one cell that all heads share as they
+        share their blocks' matrices (ReDrafter, arXiv 2403.09919).
+      markov_rank: r of the Markov correction; 0 without one.
+
+    Raises:
+      ValueError: a correction needs a rank, and nothing else has one; recurrent heads differ in
+        their biases alone, and heads that see their branch share the LM head.
     """
 
     num_heads: int
@@ -89,4 +103,34 @@ class MedusaConfig:
     bias: bool = True
     own_projection: bool = False
     draft_vocab: bool = False
-    root_conditioned: bool = False
+    conditioning: Conditioning = "none"
+    markov_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.corrects != (self.markov_rank > 0):
+            rank, kind = self.markov_rank, self.conditioning
+            raise ValueError(f"markov_rank {rank} does not suit {kind} heads")
+        if self.conditioning == "recurrent" and not self.bias:
+            raise ValueError("recurrent heads need biases: nothing else tells them apart")
+        if self.sees_branch and (self.own_projection or not self.num_layers):
+            raise ValueError(f"{self.conditioning} heads need blocks and share the LM head")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether a low-rank term of the token before corrects the logits."""
+        return self.conditioning in ("markov", "gated_markov")
+
+    @property
+    def sees_root(self) -> bool:
+        """Whether heads need the token at t + 1."""
+        return self.conditioning != "none"
+
+    @property
+    def sees_branch(self) -> bool:
+        """Whether what a head proposes depends on tokens that other heads have proposed."""
+        return self.conditioning not in ("none", "root")
+
+    @property
+    def tokens_seen(self) -> int:
+        """How many of the tokens from t + 1 on the last head needs."""
+        return self.num_heads if self.sees_branch else int(self.sees_root)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.nn.params import backbone_params, by_path, heads_params
+from medusa_jax.nn.params import all_heads_params, backbone_params, by_path
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -28,7 +28,8 @@ _MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "block": "tensor",  # outputs of the Medusa heads' residual blocks
     "embed": "fsdp",  # the residual stream
-    "medusa": None,  # which Medusa head
+    "medusa": None,  # which Medusa head,
+    "pair": None,  # and which token before it
     "layer": None,
     "rank": None,
 }
@@ -267,9 +268,8 @@ def _known_axes() -> dict[tuple[str, str], tuple[str | None, ...]]:
     backbone = LlamaConfig(
         1, 1, 1, 1, 1, 1, 1, 1, qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True
     )
-    heads = MedusaConfig(1, 1, 1, own_projection=True, root_conditioned=True)
     known: dict[tuple[str, str], tuple[str | None, ...]] = {}
-    for records in (backbone_params(backbone), heads_params(heads)):
+    for records in (backbone_params(backbone), *all_heads_params()):
         for (*_, module, name), record in by_path(records).items():
             known[module, name] = record.axes
             if name == "weight":  # (..., out, in): an adapter's A is (rank, in), its B (out, rank)

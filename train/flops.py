@@ -103,10 +103,12 @@ def _mean_keys(seq_len: int, window: int | None) -> float:
 
 def _head_flops(heads: MedusaConfig, work: Work) -> float:
     D, M = heads.hidden_size, heads.num_heads
-    first = (1 + heads.root_conditioned) * bool(heads.num_layers)
-    blocks = 6 * M * D * D * (heads.num_layers - bool(heads.num_layers) + first)
+    # Matrices [D, D] that are applied per position to what heads see, and those after them.
+    seen = _matrices_on_inputs(heads)
+    blocks = 6 * D * D * (M * (heads.num_layers - bool(heads.num_layers)) + seen)
     if work.objective == "medusa1":  # nothing wants the gradient of what the heads see
-        blocks -= 2 * M * D * D * first
+        blocks -= 2 * D * D * seen
+    blocks += _conditioning_flops(heads)
     projection = M * heads.vocab_size * D
     if heads.own_projection and work.objective == "medusa1" and not heads.num_layers:
         return 4 * projection
@@ -114,6 +116,25 @@ def _head_flops(heads: MedusaConfig, work: Work) -> float:
         return blocks + 6 * projection
     adapter = 0 if work.objective == "medusa1" else work.lora_rank * (D + heads.vocab_size)
     return blocks + 4 * projection + 6 * M * adapter
+
+
+def _matrices_on_inputs(heads: MedusaConfig) -> int:
+    """Applied to the hidden state or to embeddings, which need no gradient with MEDUSA-1."""
+    M = heads.num_heads
+    if heads.conditioning == "branch":
+        return M + M * (M + 1) // 2
+    if heads.conditioning == "recurrent":
+        return 2 * M
+    return M * (1 + heads.sees_root) * bool(heads.num_layers)
+
+
+def _conditioning_flops(heads: MedusaConfig) -> float:
+    """Of cells (their states and what they put out) and of corrections."""
+    M, D, r = heads.num_heads, heads.hidden_size, heads.markov_rank
+    if heads.conditioning == "recurrent":
+        return 6 * D * D * (M - 1 + M)
+    gate = 6 * r * (D + r) if heads.conditioning == "gated_markov" else 0
+    return M * (4 * r * D + 6 * r * heads.vocab_size + gate)
 
 
 def mfu(flops_per_step: float, seconds: float, device: Any) -> float | None:

@@ -6,7 +6,7 @@ import typing
 from typing import Any, Literal
 
 from medusa_jax.cli_config import unknown
-from medusa_jax.config import MedusaConfig
+from medusa_jax.config import Conditioning, MedusaConfig
 from medusa_jax.errors import UserError
 from train.data.pipeline import DataErrors
 from train.settings_checks import check_settings
@@ -44,7 +44,8 @@ class Settings:
     num_heads: int
     num_layers: int
     own_projection: bool
-    root_conditioned: bool
+    conditioning: Conditioning
+    markov_rank: int
     draft_vocab: int
     steps: int | None
     epochs: float | None = None
@@ -113,7 +114,8 @@ class Settings:
             bias=bias,
             own_projection=self.own_projection,
             draft_vocab=draft_vocab,
-            root_conditioned=self.root_conditioned,
+            conditioning=self.conditioning,
+            markov_rank=self.markov_rank if "markov" in self.conditioning else 0,
         )
 
 

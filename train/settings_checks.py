@@ -15,6 +15,7 @@ _SMALLEST = {
     "num_heads": 1,
     "num_layers": 0,
     "draft_vocab": 0,
+    "markov_rank": 1,
     "steps": 1,
     "batch_size": 1,
     "seq_len": 2,
@@ -49,6 +50,7 @@ def check_settings(settings: "Settings") -> None:
     _check_ranges(settings)
     _check_length(settings)
     _check_combinations(settings)
+    _check_conditioning(settings)
     _check_tree(settings)
     _check_export(settings)
 
@@ -158,6 +160,20 @@ def _check_tree(settings: "Settings") -> None:
         load_tree(settings.tree, settings.num_heads)
     except UserError as error:
         raise UserError(f"config.tree: {error}") from None
+
+
+def _check_conditioning(settings: "Settings") -> None:
+    sees_branch = settings.conditioning not in ("none", "root")
+    if sees_branch and settings.own_projection:
+        raise UserError(
+            f"config.own_projection is True, but {settings.conditioning} heads share the LM head: "
+            "set config.own_projection=False"
+        )
+    if sees_branch and not settings.num_layers:
+        raise UserError(
+            f"config.num_layers is 0, but {settings.conditioning} heads need a block to see their "
+            "branch with: set config.num_layers=1"
+        )
 
 
 def _check_export(settings: "Settings") -> None:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.nn.branch import can_learn_to_see, extended
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import init_lora
@@ -92,7 +93,7 @@ def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None)
     if lm.heads_config is None:
         return wanted
     _check_draft_vocab(settings, lm.heads_config)
-    if lm.heads_config == wanted:
+    if lm.heads_config == wanted or can_learn_to_see(lm.heads_config, wanted):
         return wanted
     for field in dataclasses.fields(wanted):
         asked, found = (getattr(c, field.name) for c in (wanted, lm.heads_config))
@@ -122,7 +123,7 @@ def _split(
     mesh: Mesh,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters that are trained, in float32, and those that are not."""
-    trained: dict[str, Any] = {"heads": _heads_params(lm, heads, token_map, mesh)}
+    trained: dict[str, Any] = {"heads": _heads_params(lm, heads, token_map, mesh, settings.seed)}
     frozen: dict[str, Any] = {}
     if token_map is not None:
         token_map = token_map.astype(np.int32)
@@ -144,20 +145,24 @@ def _split(
 
 
 def _heads_params(
-    lm: MedusaLM, heads: MedusaConfig, token_map: np.ndarray | None, mesh: Mesh
+    lm: MedusaLM, heads: MedusaConfig, token_map: np.ndarray | None, mesh: Mesh, seed: int
 ) -> dict[str, Any]:
     """The given heads, or fresh ones, in float32 and in their shards."""
 
     def fresh(lm_head_VD: jax.Array) -> dict[str, Any]:
-        return init_heads(heads, lm_head_VD, jnp.float32, token_map)
+        return init_heads(heads, lm_head_VD, jnp.float32, token_map, jax.random.key(seed))
 
-    def given(params: dict[str, Any]) -> dict[str, Any]:
-        return jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    def given(inputs: Any) -> dict[str, Any]:
+        params, lm_head_VD = inputs
+        params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+        return params if heads == lm.heads_config else extended(params, fresh(lm_head_VD))
 
+    lm_head_VD = lm_head_weight(lm.params)
     if lm.heads_params is None:
-        params = _sharded(mesh, fresh, lm_head_weight(lm.params), abstract=_is_abstract(lm))
+        params = _sharded(mesh, fresh, lm_head_VD, abstract=_is_abstract(lm))
     else:
-        params = _sharded(mesh, given, lm.heads_params, abstract=_is_abstract(lm))
+        inputs = lm.heads_params, lm_head_VD
+        params = _sharded(mesh, given, inputs, abstract=_is_abstract(lm))
     return {name: part for name, part in params.items() if name != "token_map"}
 
 

@@ -11,15 +11,15 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
-from medusa_jax.decoding.dynamic import dynamic_drafter
+from medusa_jax.decoding.drafters import Drafter, NoDrafter
+from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.state import Request
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.quantize import int8
 from medusa_jax.sharding import decoding_config, param_shardings, replicated, with_shardings
-from medusa_jax.tree.dynamic import AnyTree, DynamicTree
+from medusa_jax.tree.dynamic import AnyTree
 
 _EOS_SLOTS = 8
 
@@ -140,11 +140,8 @@ def _drafter(wish: Wish, backbone: Any) -> tuple[Drafter, Any]:
     made: list[Drafter] = []
 
     def parameters(backbone: Any) -> Any:
-        args = wish.heads, _heads(wish), backbone
-        if isinstance(wish.tree, DynamicTree):
-            drafter, params = dynamic_drafter(*args, wish.tree, wish.dtype)
-        else:
-            drafter, params = medusa_drafter(*args, wish.tree, wish.dtype, wish.platform)
+        args = wish.heads, _heads(wish), backbone, wish.tree, wish.dtype, wish.platform
+        drafter, params = make_drafter(*args)
         made.append(drafter)
         return params
 

@@ -73,7 +73,7 @@ def label_ranks(
                 _params(lm),
                 request,
                 hidden_TD[at_T - 1],
-                ids[at_T],
+                _branch(ids, at_T, M),
                 at_T.astype(np.int32),
                 _draft_ids(lm, label_TM[at_T - first]),
             )
@@ -129,6 +129,11 @@ def _labels(ids: np.ndarray, first: int, num_heads: int) -> np.ndarray:
     return np.stack([padded[m : m + num] for m in range(1, num_heads + 1)], axis=1)
 
 
+def _branch(ids: np.ndarray, at_T: np.ndarray, num_heads: int) -> np.ndarray:
+    """int32 [T, M], what was written from each place on; anything beyond the end."""
+    return ids[np.minimum(at_T[:, None] + np.arange(num_heads), len(ids) - 1)]
+
+
 def _draft_ids(lm: MedusaLM, label_TM: np.ndarray) -> np.ndarray:
     """Labels in the heads' vocabulary; OUTSIDE where it does not have them."""
     if lm.heads_params is None or "token_map" not in lm.heads_params:
@@ -155,14 +160,19 @@ def _ranks(
     params: dict[str, Any],
     request: Request,
     hidden_TD: jax.Array,
-    root_T: jax.Array,
+    branch_TM: jax.Array,
     position_T: jax.Array,
     label_TM: jax.Array,
 ) -> jax.Array:
     """int32 [T, M]: positions are taken for the rows of a batch."""
-    root_TD = take_rows(params["embed"], root_T) if config.root_conditioned else None
+    branch_TJD = None
+    if config.sees_root:
+        branch_TJD = take_rows(params["embed"], branch_TM[:, : config.tokens_seen])
     logits_TMV = head_logits(
-        config, params["heads"], params["shared"], hidden_TD, root_TD, dtype=dtype
+        config, params["heads"], params["shared"], hidden_TD, branch_TJD, dtype=dtype
     )
-    score_TMV = rule.rank(logits_TMV, request, position_T, params.get("token_map"))
-    return label_rank(score_TMV, label_TM)
+    ahead_1M = 1 + jnp.arange(config.num_heads, dtype=jnp.int32)[None]
+    position_TM = position_T[:, None] + ahead_1M
+    return label_rank(
+        rule.rank(logits_TMV, request, position_TM, params.get("token_map")), label_TM
+    )

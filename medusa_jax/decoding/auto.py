@@ -12,14 +12,12 @@ from typing import Any
 import jax
 
 from medusa_jax.decoding.buckets import cache_slots
-from medusa_jax.decoding.drafters import MedusaDrafter
 from medusa_jax.decoding.options import GenerationConfig, make_rule
 from medusa_jax.decoding.programs import abstract
 from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.decoding.steering import Call, OneTree, Plan, Steering
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import Tree, build_tree
-from medusa_jax.tree.pad import padded
 from medusa_jax.tuning.choose import Choice, choice
 from medusa_jax.tuning.policy import Policy
 from medusa_jax.tuning.prospect import Prospect
@@ -173,11 +171,9 @@ def _depth(runtime: Runtime) -> int:
 def _with_tree(runtime: Runtime, tree: Tree, platform: str) -> Runtime:
     """The same with another tree of the same depth."""
     drafter: Any = runtime.decoder.drafter
-    assert isinstance(drafter, MedusaDrafter)
-    tree = padded(tree, drafter.proposer.heads.vocab_size, platform)
-    proposer = dataclasses.replace(drafter.proposer, top_k=tree.top_k)
-    decoder = dataclasses.replace(runtime.decoder, drafter=MedusaDrafter(proposer))
-    params = {**runtime.params, "drafter": {**runtime.params["drafter"], "tree": runtime.put(tree)}}
+    drafter, own = drafter.for_tree(tree, platform)
+    decoder = dataclasses.replace(runtime.decoder, drafter=drafter)
+    params = {**runtime.params, "drafter": runtime.params["drafter"] | runtime.put(own)}
     return dataclasses.replace(runtime, decoder=decoder, params=params, shapes=abstract(params))
 
 

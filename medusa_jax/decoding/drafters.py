@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding.draft import Draft, root_draft
+from medusa_jax.nn.branch import first_heads
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import draft_rows, take_rows
 from medusa_jax.nn.llama import lm_head_weight
@@ -16,9 +17,9 @@ from medusa_jax.nn.vocabulary import best_tokens
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.pad import padded
 
-# Scores of head logits float32 [B, M, V]; of those of a draft vocabulary, whose tokens (int32 [Vd])
-# come second: what proposals are ranked by, see `rules.rule.Rule.rank`.
-Rank = Callable[[jax.Array, jax.Array | None], jax.Array]
+# (logits float32 [B, X, V], how far from the root the proposed tokens are, int32 [X] or [1], the
+# tokens of a draft vocabulary, int32 [Vd]) -> what proposals are ranked by: `rules.rule.Rule.rank`.
+Rank = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
 class Drafter(Protocol):
@@ -86,7 +87,8 @@ class Proposer:
         """
         with jax.named_scope("medusa_heads"):
             token_map = params["drafter"]["heads"].get("token_map")
-            score_BMV = rank(self._logits(params, hidden_BD, root_B), token_map)
+            distance_M = 1 + jnp.arange(self.heads.num_heads, dtype=jnp.int32)
+            score_BMV = rank(self._logits(params, hidden_BD, root_B), distance_M, token_map)
             top_BMk, token_BMk = best_tokens(score_BMV, self.top_k)
             if token_map is not None:
                 token_BMk = token_map[token_BMk]
@@ -96,13 +98,13 @@ class Proposer:
         """Of all heads: float32 [B, M, V], or [B, M, Vd]."""
         own, backbone = params["drafter"], params["backbone"]
         weights = {k: v for k, v in own["heads"].items() if k != "token_map"}
-        lm_head_VD = root_BD = None
+        lm_head_VD = branch_B1D = None
         if not self.heads.own_projection:
             lm_head_VD = own["lm_head"] if self.heads.draft_vocab else lm_head_weight(backbone)
-        if self.heads.root_conditioned:
-            root_BD = take_rows(backbone["embed"]["weight"], root_B)
+        if self.heads.sees_root:
+            branch_B1D = take_rows(backbone["embed"]["weight"], root_B[:, None])
         logits: Any = MedusaHeads(self.heads, jnp.dtype(self.dtype)).apply(
-            {"params": weights}, hidden_BD, lm_head_VD, root_BD
+            {"params": weights}, hidden_BD, lm_head_VD, branch_B1D
         )
         return logits
 
@@ -134,10 +136,7 @@ def make_proposer(
       own have a draft vocabulary: the rows of the LM head that it names.
     """
     if depth < config.num_heads:
-        config = dataclasses.replace(config, num_heads=depth)
-        of_all = {k: v for k, v in heads.items() if k == "token_map"}
-        per_head = {k: v for k, v in heads.items() if k != "token_map"}
-        heads = of_all | jax.tree.map(lambda x: x[:depth], per_head)
+        config, heads = dataclasses.replace(config, num_heads=depth), first_heads(heads, depth)
     params: dict[str, Any] = {"heads": heads}
     if config.draft_vocab and not config.own_projection:
         params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
@@ -161,6 +160,11 @@ class MedusaDrafter:
     def max_depth(self) -> int:
         """See `Drafter.max_depth`."""
         return self.proposer.heads.num_heads
+
+    def for_tree(self, tree: Tree, platform: str) -> "tuple[MedusaDrafter, dict[str, Any]]":
+        """The same heads for another tree of the same depth, and the arrays that depend on it."""
+        tree = padded(tree, self.proposer.heads.vocab_size, platform)
+        return MedusaDrafter(dataclasses.replace(self.proposer, top_k=tree.top_k)), {"tree": tree}
 
     def draft(
         self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank

@@ -7,6 +7,7 @@ are right and the heads independent. Source: DDTree (arXiv 2604.12989).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from medusa_jax.tree.dynamic import DynamicTree, heads_used
 
 # Heads are surer of themselves on new text than they should be. docs/benchmarks.md has the figures.
 _TEMPERATURE = 1.4
-_MOST_RANKS = 32  # of a head; higher ones are hardly ever among the best 64 nodes
+MOST_RANKS = 32  # of a head; higher ones are hardly ever among the best 64 nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DynamicDrafter:
         """See `Drafter.draft`."""
         score_BMV, top_BMk, token_BMk = self.proposer.propose(params, hidden_BD, root_B, rank)
         with jax.named_scope("dynamic_tree"):
-            parent_BR, depth_BR, rank_BR = best_nodes(_log_p(score_BMV, top_BMk), self.num_nodes)
+            parent_BR, depth_BR, rank_BR = best_nodes(log_p(score_BMV, top_BMk), self.num_nodes)
             row_B1 = jnp.arange(root_B.shape[0], dtype=jnp.int32)[:, None]
             token_BR = token_BMk[row_B1, jnp.maximum(depth_BR - 1, 0), rank_BR]
             mask_BRR = ancestors(parent_BR, self.max_depth)
@@ -75,13 +76,13 @@ def dynamic_drafter(
         heads,
         backbone,
         depth=heads_used(tree, config.num_heads),
-        top_k=min(tree.R - 1, _MOST_RANKS, config.vocab_size),
+        top_k=min(tree.R - 1, MOST_RANKS, config.vocab_size),
         dtype=dtype,
     )
     return DynamicDrafter(proposer, tree.R), params
 
 
-def _log_p(score_BMV: jax.Array, top_BMk: jax.Array) -> jax.Array:
+def log_p(score_BMV: jax.Array, top_BMk: jax.Array) -> jax.Array:
     """Log-probabilities of the best tokens of each head; at most 0, also in floating point."""
     # The maximum, not the first: a slice of what `top_k` gives makes XLA sort the whole vocabulary.
     peak_BM1 = jnp.max(top_BMk, axis=-1, keepdims=True)
@@ -118,7 +119,25 @@ def best_nodes(log_p_BMk: jax.Array, num_nodes: int) -> tuple[jax.Array, jax.Arr
         offset += levels[-1][0].shape[1]
         depth = jnp.full(value.shape, m + 1, jnp.int32)
         levels.append((value, parent, depth, jnp.asarray(rank_C)[chosen]))
-    value_BP, parent_BP, depth_BP, rank_BP = (
+    rank_BP = jnp.concatenate([rank for *_, rank in levels], axis=1)
+    parent_BR, kept_BN, depth_BR = best_of_levels([level[:3] for level in levels], most)
+    return parent_BR, depth_BR, _kept(rank_BP, kept_BN, 0)
+
+
+def best_of_levels(
+    levels: Sequence[tuple[jax.Array, jax.Array, jax.Array]], most: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The most valuable nodes of all depths; no node may be worth more than its parent.
+
+    Args:
+      levels: by depth the values (float32 [B, C]), parents (int32, numbers in the concatenated
+        levels, of the root -1) and depths (int32) of its nodes, in the order of falling value.
+      most: nodes wanted below the root.
+
+    Returns:
+      Parents int32 [B, R], the numbers of the kept nodes [B, R - 1], and their depths [B, R].
+    """
+    value_BP, parent_BP, depth_BP = (
         jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
     )
     _, kept_BN = jax.lax.top_k(value_BP, min(most, value_BP.shape[1]))
@@ -127,7 +146,7 @@ def best_nodes(log_p_BMk: jax.Array, num_nodes: int) -> tuple[jax.Array, jax.Arr
     above_BR = _kept(parent_BP, kept_BN, -1)
     is_parent_BRR = number_BR[:, None, :] == above_BR[:, :, None]
     parent_BR = jnp.argmax(is_parent_BRR, axis=-1).astype(jnp.int32)
-    return parent_BR, _kept(depth_BP, kept_BN, 0), _kept(rank_BP, kept_BN, 0)
+    return parent_BR, kept_BN, _kept(depth_BP, kept_BN, 0)
 
 
 def _kept(x_BP: jax.Array, kept_BN: jax.Array, of_root: int) -> jax.Array:

@@ -15,15 +15,15 @@ from medusa_jax.decoding import prefill, step
 from medusa_jax.decoding.buckets import batch_shape, prompt_width
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.drafters import Drafter, NoDrafter, medusa_drafter
-from medusa_jax.decoding.dynamic import dynamic_drafter
+from medusa_jax.decoding.drafters import Drafter, NoDrafter
+from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Request
 from medusa_jax.model import MedusaLM, check_tree
 from medusa_jax.sharding import mesh_of, param_shardings, replicated
-from medusa_jax.tree.dynamic import AnyTree, DynamicTree
+from medusa_jax.tree.dynamic import AnyTree
 
 ALL_STEPS = np.iinfo(np.int32).max
 _EOS_SLOTS = 8
@@ -188,11 +188,9 @@ def make_runtime(
     drafter: Drafter = NoDrafter()
     if tree.R > 1 and lm.heads_config is not None and lm.heads_params is not None:
         heads = _beside(lm.heads_params, params["backbone"], mesh)
-        args = lm.heads_config, heads, params["backbone"]
-        if isinstance(tree, DynamicTree):
-            drafter, params["drafter"] = dynamic_drafter(*args, tree, lm.dtype)
-        else:
-            drafter, params["drafter"] = medusa_drafter(*args, tree, lm.dtype, lm.platform)
+        drafter, params["drafter"] = make_drafter(
+            lm.heads_config, heads, params["backbone"], tree, lm.dtype, lm.platform
+        )
     decoder = Decoder(
         lm.config,
         rule or Greedy(),
@@ -203,8 +201,9 @@ def make_runtime(
         mesh,
     )
     runtime = Runtime(decoder, params, mesh, None)
-    if "tree" in params.get("drafter", {}):
-        params["drafter"]["tree"] = runtime.put(params["drafter"]["tree"])
+    for name in ("tree", "parents", "place_R"):  # what is still on the host
+        if name in params.get("drafter", {}):
+            params["drafter"][name] = runtime.put(params["drafter"][name])
     return dataclasses.replace(runtime, shapes=abstract(params))
 
 

@@ -249,8 +249,10 @@ def _draft(
 ) -> Draft:
     """What follows the roots, which stand at `position_B`."""
 
-    def rank(logits_BMV: jax.Array, token_V: jax.Array | None) -> jax.Array:
-        return decoder.rule.rank(request.biased(logits_BMV, token_V), request, position_B, token_V)
+    def rank(logits_BXV: jax.Array, distance_X: jax.Array, token_V: jax.Array | None) -> jax.Array:
+        biased_BXV = request.biased(logits_BXV, token_V)
+        position_BX = position_B[:, None] + distance_X[None]
+        return decoder.rule.rank(biased_BXV, request, position_BX, token_V)
 
     return decoder.drafter.draft(params, hidden_BD, root_B, rank)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.branch import branch_terms, correction, head_hidden, own_params, unit_size
 from medusa_jax.nn.layers import Weights, draft_rows, project
 from medusa_jax.nn.params import heads_params
 from medusa_jax.nn.product import product
@@ -18,10 +19,11 @@ class MedusaHeads(nn.Module):
     With L layers the residual block is repeated with weights of its own; the original code repeats
     one module, so that its L layers share one matrix. Parameters (`heads_params`):
     {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, V, D]}},
-    "bias" and "projection" only where the configuration has them; root-conditioned heads add
+    "bias" and "projection" only where the configuration has them. Root-conditioned heads add
     {"root": {"weight": [M, D, D]}}, and their first block is SiLU(W1 h + U e + b1) + h with e the
-    embedding of the token at t + 1, scaled to unit root mean square. A `token_map` leaf beside them
-    is data for whoever turns draft ids into tokens: it is neither declared nor read here.
+    embedding of the token at t + 1, scaled to unit root mean square; `nn.branch` has the equations
+    of those that see more. A `token_map` leaf beside them is data for whoever turns draft ids into
+    tokens: it is neither declared nor read here.
 
     Attributes:
       config: the heads.
@@ -34,17 +36,13 @@ class MedusaHeads(nn.Module):
     def setup(self) -> None:
         """Declares the parameters in the layout of the checkpoint loaders."""
         records = heads_params(self.config)
-        self.blocks = Weights(records["blocks"])
-        if self.config.root_conditioned:
-            self.root = Weights(records["root"])
-        if self.config.own_projection:
-            self.projection = Weights(records["projection"])
+        self.modules = {name: Weights(record, name=name) for name, record in records.items()}
 
     def __call__(
         self,
         hidden: jax.Array,
         lm_head_VD: jax.Array | None = None,
-        root: jax.Array | None = None,
+        branch: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of every head.
 
@@ -52,26 +50,51 @@ class MedusaHeads(nn.Module):
           hidden: [..., D], any float dtype: the backbone's hidden state after the final norm.
           lm_head_VD: rows of the LM head to share, already chosen by `token_map` when the heads
             have a draft vocabulary; needed, and used, only without projections of their own.
-          root: [..., D], embeddings of the tokens at t + 1; needed by root-conditioned heads.
+          branch: [..., J, D], embeddings of the tokens from t + 1 on, at least as many as
+            `config.tokens_seen`.
 
         Returns:
           float32 [..., M, V].
 
         Raises:
-          ValueError: the heads have no projection and no `lm_head_VD` was given.
+          ValueError: the heads have no projection and no `lm_head_VD` was given, or see tokens
+            that were not given.
         """
-        x = self.hidden(hidden, root)
+        x = self.hidden(hidden, branch)
         with jax.named_scope("medusa_projection"):
             if self.config.own_projection:
-                return _per_head(x, self.projection()["weight"], self.dtype)
+                return _per_head(x, self.modules["projection"]()["weight"], self.dtype)
             if lm_head_VD is None:
                 raise ValueError("heads without own projections need the LM head's rows")
-            return project(x, lm_head_VD, self.dtype)
+            logits = project(x, lm_head_VD, self.dtype)
+        return logits + self.correction(x, branch) if self.config.corrects else logits
 
-    def hidden(self, hidden: jax.Array, root: jax.Array | None = None) -> jax.Array:
-        """What the heads project: hidden [..., D] (and root [..., D]) -> [..., M, D] in `dtype`."""
+    def hidden(self, hidden: jax.Array, branch: jax.Array | None = None) -> jax.Array:
+        """What the heads project: hidden [..., D] (and `branch`) -> [..., M, D] in `dtype`."""
+        c, dtype = self.config, self.dtype
+        _check_seen(c, branch, 1 if c.corrects else c.tokens_seen)
+        if branch is not None and c.conditioning in ("branch", "recurrent"):
+            params = self._params()
+            terms = branch_terms(c, params, branch[..., : c.num_heads, :], dtype)
+            of_head = [
+                head_hidden(own_params(c, params, m), hidden, term, dtype)
+                for m, term in enumerate(terms)
+            ]
+            return jnp.stack(of_head, axis=-2)
+        return self._side_by_side(hidden, branch)
+
+    def correction(self, hidden: jax.Array, branch: Any) -> jax.Array:
+        """What "markov" heads add to their logits: hidden [..., M, D] -> float32 [..., M, V]."""
+        _check_seen(self.config, branch, self.config.tokens_seen)
+        before = branch[..., : self.config.num_heads, :]
+        return correction(self._params(), hidden, before, self.dtype)
+
+    def _params(self) -> dict[str, Any]:
+        return {name: module() for name, module in self.modules.items()}
+
+    def _side_by_side(self, hidden: jax.Array, branch: jax.Array | None) -> jax.Array:
         c = self.config
-        blocks = self.blocks()
+        blocks = self.modules["blocks"]()
         shape = (*hidden.shape[:-1], c.num_heads, c.hidden_size)
         x = jnp.broadcast_to(hidden.astype(self.dtype)[..., None, :], shape)
         with jax.named_scope("medusa_blocks"):
@@ -79,22 +102,18 @@ class MedusaHeads(nn.Module):
                 # Stacked [M, L, ...]; of a quantised weight the scales are cut like the codes.
                 block = jax.tree.map(lambda stack, layer=layer: stack[:, layer], blocks)
                 y = _per_head(x, block["weight"], self.dtype)
-                if c.root_conditioned and layer == 0:
-                    y = y + self._from_root(root, shape)
+                if branch is not None and c.sees_root and layer == 0:
+                    e = jnp.broadcast_to(unit_size(branch[..., :1, :]), shape)
+                    y = y + _per_head(e, self.modules["root"]()["weight"], self.dtype)
                 if c.bias:
                     y = y + jnp.broadcast_to(block["bias"].astype(jnp.float32), shape)
                 x = (x.astype(jnp.float32) + nn.silu(y)).astype(self.dtype)
         return x
 
-    def _from_root(self, root: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
-        """What the token at t + 1 adds to every head's first block: float32 [..., M, D]."""
-        if root is None:
-            raise ValueError("root-conditioned heads need the embedding of the next token")
-        e = root.astype(jnp.float32)
-        # Embeddings are much smaller than hidden states; unit size suits every model.
-        e = e * jax.lax.rsqrt(jnp.mean(e * e, axis=-1, keepdims=True) + 1e-12)
-        e = jnp.broadcast_to(e[..., None, :], shape)
-        return _per_head(e, self.root()["weight"], self.dtype)
+
+def _check_seen(config: MedusaConfig, branch: jax.Array | None, wanted: int) -> None:
+    if wanted > (0 if branch is None else branch.shape[-2]):
+        raise ValueError(f"{config.conditioning} heads need {wanted} tokens after each")
 
 
 def _per_head(x: jax.Array, weight_MFD: Any, dtype: Any) -> jax.Array:
@@ -110,6 +129,7 @@ def init_heads(
     lm_head_VD: jax.Array,
     dtype: Any,
     token_map: Any = None,
+    key: jax.Array | None = None,
 ) -> dict[str, Any]:
     """Parameters with which every head equals the backbone's LM head.
 
@@ -121,6 +141,8 @@ def init_heads(
       lm_head_VD: the whole LM head, [V, D], any float dtype.
       dtype: dtype of the parameters.
       token_map: int [Vd], the draft vocabulary, when the configuration has one.
+      key: of what does not begin at 0: the inner matrices of recurrent cells and corrections;
+        None: that of seed 0.
 
     Returns:
       The parameters in the layout of `MedusaHeads`, with "token_map" (int32) where given.
@@ -134,7 +156,11 @@ def init_heads(
     rows = draft_rows(lm_head_VD, token_map)
     if rows.shape != (c.vocab_size, c.hidden_size):
         raise ValueError(f"LM head rows {rows.shape} do not fit {(c.vocab_size, c.hidden_size)}")
-    params: dict[str, Any] = jax.tree.map(lambda p: jnp.zeros(p.shape, dtype), heads_params(c))
+    records, structure = jax.tree.flatten(heads_params(c))
+    keys = jax.random.split(jax.random.key(0) if key is None else key, len(records))
+    params: dict[str, Any] = structure.unflatten(
+        p.init(k, p.shape, dtype) for p, k in zip(records, keys, strict=True)
+    )
     if c.own_projection:
         weight = jnp.broadcast_to(rows.astype(dtype), (c.num_heads, *rows.shape))
         params["projection"] = {"weight": weight}

@@ -5,16 +5,18 @@ loaders and exporters follow them: a new parameter is one line here and its use 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Mapping
+from typing import Any, get_args
 
 import jax
 from flax.traverse_util import flatten_dict
 
-from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.config import Conditioning, LlamaConfig, MedusaConfig
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 _ZEROS, _ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
+# Of what is multiplied by a matrix that begins at 0: were both 0, neither would ever learn.
+_SAME_SIZE = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,23 +111,58 @@ def heads_params(config: MedusaConfig) -> dict[str, Any]:
       config: of the heads.
     """
     M, L, D, V = config.num_heads, config.num_layers, config.hidden_size, config.vocab_size
+    blocks = 1 if config.conditioning == "recurrent" else M
     axes = ("medusa", "layer", "block", "embed")
     medusa, vllm = "{head}.{layer}.linear", "blocks.{head}.layers.{layer}"
     names = {"medusa": f"{medusa}.weight", "vllm": f"{vllm}.weight"}
-    params: dict[str, Any] = {"blocks": {"weight": Param((M, L, D, D), axes, _ZEROS, names)}}
+    params: dict[str, Any] = {"blocks": {"weight": Param((blocks, L, D, D), axes, _ZEROS, names)}}
     if config.bias:
         names = {"medusa": f"{medusa}.bias", "vllm": f"{vllm}.bias"}
         params["blocks"]["bias"] = Param((M, L, D), axes[:-1], _ZEROS, names)
-    if config.root_conditioned:
-        axes = ("medusa", "block", "embed")
-        names = {"medusa": "{head}.root.weight"}
-        params["root"] = {"weight": Param((M, D, D), axes, _ZEROS, names)}
     if config.own_projection:
         axes = ("medusa", "vocab", "embed")
         # In the original's sequence of modules the projection follows the blocks: its layer is L.
         names = {"medusa": "{head}.{layer}.weight", "vllm": "lm_heads.{head}.weight"}
         params["projection"] = {"weight": Param((M, V, D), axes, _ZEROS, names)}
+    return params | _conditioning_params(config)
+
+
+def all_heads_params() -> list[dict[str, Any]]:
+    """Records of small heads of all kinds: together they have every parameter that there can be."""
+    kinds = [MedusaConfig(1, 1, 1, own_projection=True, conditioning="root")]
+    for kind in get_args(Conditioning)[2:]:
+        rank = 1 if "markov" in kind else 0
+        kinds.append(MedusaConfig(1, 1, 1, conditioning=kind, markov_rank=rank))
+    return [heads_params(kind) for kind in kinds]
+
+
+def _conditioning_params(config: MedusaConfig) -> dict[str, Any]:
+    """Records of what heads have beyond the paper's; no format but our own can hold them."""
+    M, D, V, r = config.num_heads, config.hidden_size, config.vocab_size, config.markov_rank
+    kind, block = config.conditioning, ("block", "embed")
+    params: dict[str, Any] = {}
+    if config.sees_root and kind not in ("branch", "recurrent"):
+        params["root"] = _own((M, D, D), ("medusa", *block), _ZEROS, "{head}.root")
+    if kind == "branch":  # head k sees k tokens: M (M + 1) / 2 pairs, in the order of the heads
+        shape = (M * (M + 1) // 2, D, D)
+        params["branch"] = _own(shape, ("pair", *block), _ZEROS, "{head}.branch.{layer}")
+    if kind == "recurrent":
+        params["cell_token"] = _own((D, D), block, _SAME_SIZE, "cell.token")
+        params["cell_token"] |= _own((D,), block[:1], _ZEROS, "cell.token", "bias")
+        params["cell_state"] = _own((D, D), block, _SAME_SIZE, "cell.state")
+        params["cell_out"] = _own((D, D), block, _ZEROS, "cell.out")
+    if config.corrects:
+        params["markov_in"] = _own((r, D), ("rank", "embed"), _SAME_SIZE, "markov.in")
+        params["markov_out"] = _own((V, r), ("vocab", "rank"), _ZEROS, "markov.out")
+    if kind == "gated_markov":
+        params["markov_gate"] = _own((r, D + r), ("rank", None), _ZEROS, "markov.gate")
     return params
+
+
+def _own(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], init: Any, name: str, kind: str = "weight"
+) -> dict[str, Param]:
+    return {kind: Param(shape, axes, init, {"medusa": f"{name}.{kind}"})}
 
 
 def by_path(records: Mapping[str, Any]) -> dict[tuple[str, ...], Param]:
@@ -149,15 +186,34 @@ def heads_config_of(params: Mapping[str, Any], vocab_size: int) -> MedusaConfig:
       params: in the layout of `heads_params`, with the "token_map" where there is one.
       vocab_size: V of the backbone.
     """
-    M, L, D, _ = params["blocks"]["weight"].shape
+    blocks = params["blocks"]
+    M = blocks["bias"].shape[0] if "cell_out" in params else blocks["weight"].shape[0]
+    _, L, D, _ = blocks["weight"].shape
     token_map = params.get("token_map")
     return MedusaConfig(
         num_heads=M,
         num_layers=L,
         hidden_size=D,
         vocab_size=vocab_size if token_map is None else len(token_map),
-        bias="bias" in params["blocks"],
+        bias="bias" in blocks,
         own_projection="projection" in params,
         draft_vocab=token_map is not None,
-        root_conditioned="root" in params,
+        conditioning=conditioning_of(params),
+        markov_rank=params["markov_in"]["weight"].shape[0] if "markov_in" in params else 0,
     )
+
+
+def conditioning_of(modules: Container[str]) -> Conditioning:
+    """What heads see, from the names of their modules.
+
+    Args:
+      modules: those of `heads_params`, e.g. "blocks" and "root".
+    """
+    tells: dict[str, Conditioning] = {
+        "cell_out": "recurrent",
+        "branch": "branch",
+        "markov_gate": "gated_markov",
+        "markov_in": "markov",
+        "root": "root",
+    }
+    return next((kind for module, kind in tells.items() if module in modules), "none")

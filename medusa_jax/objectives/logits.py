@@ -66,7 +66,7 @@ def head_logits(
     heads: dict[str, Any],
     lm_head: LMHead,
     hidden: jax.Array,
-    root: jax.Array | None,
+    branch: jax.Array | None,
     *,
     dtype: str,
     lora_scale: float = 1.0,
@@ -78,7 +78,7 @@ def head_logits(
       heads: their parameters.
       lm_head: the rows to share; not used by heads with projections of their own.
       hidden: [..., D], the backbone's hidden states.
-      root: [..., D], embeddings of the tokens at t + 1; needed by root-conditioned heads.
+      branch: [..., J, D], embeddings of the tokens from t + 1 on, see `MedusaHeads`.
       dtype: compute dtype.
       lora_scale: alpha / r.
 
@@ -87,7 +87,10 @@ def head_logits(
     """
     module, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": heads}
     if config.own_projection:
-        logits: Any = module.apply(variables, hidden, None, root)
+        logits: Any = module.apply(variables, hidden, None, branch)
         return logits
-    x: Any = module.apply(variables, hidden, root, method="hidden")
-    return lm_head_logits(lm_head, x, dtype=dtype, lora_scale=lora_scale)
+    x: Any = module.apply(variables, hidden, branch, method="hidden")
+    logits = lm_head_logits(lm_head, x, dtype=dtype, lora_scale=lora_scale)
+    if config.corrects:
+        logits = logits + module.apply(variables, x, branch, method="correction")
+    return logits

@@ -31,7 +31,7 @@ from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]
 
-_OF_HEADS = ("hidden", "root", "following")  # what the heads' logits are made of
+_OF_HEADS = ("hidden", "branch", "following")  # what the heads' logits are made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Objective:
           params: see the module.
           batch: packed sequences {"token", "is_label", "segment", "position"}, each [B, T]; or, for
             "medusa1", hidden states computed before: {"hidden" [B, T, 1 or M + 1, D], of t and, for
-            soft labels, of the M positions after it; "next" int [B, T], the tokens at t + 1;
-            "labels" int [B, T, J], token ids}.
+            soft labels, of the M positions after it; "next" int [B, T, M], the tokens from t + 1
+            on; "labels" int [B, T, J], token ids}.
           labels_BTJ: `self.labels` of it.
           count_J: float32, `count_labels` of the whole batch: the losses of its parts then add up.
           heads_coef: lambda_0 of MEDUSA-2; not used by "medusa1".
@@ -167,7 +167,7 @@ class Objective:
             return None, (loss, head_loss_M, rank_BTM)
 
         own = {
-            "heads": jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), heads),
+            "heads": jax.tree.map(lambda x: x[:, None] if takes_turns else x[None], heads),
             "count_M": jnp.maximum(count_J[1:], 1).reshape(-1, size),
             "first": jnp.arange(1, M + 1, size, dtype=jnp.int32),
             "labels": _in_turns(labels_BTJ[..., 1:], size),
@@ -184,7 +184,7 @@ class Objective:
         lm_head = params.get("lm_head", {})
         heads = dataclasses.replace(self.heads, num_heads=labels_BTM.shape[-1])
         logits_BTMV = head_logits(
-            heads, params["heads"], lm_head, x["hidden"], x.get("root"), **options
+            heads, params["heads"], lm_head, x["hidden"], x.get("branch"), **options
         )
         teacher_BTMV = None
         if self.soft_labels:  # What only teaches does not learn.
@@ -221,13 +221,13 @@ class Objective:
     ) -> dict[str, jax.Array]:
         """Everything per position that the logits are made of, each [B, T, ...]."""
         if "hidden" in batch:
-            hidden_BTD, next_BT = batch["hidden"][:, :, 0], batch["next"]
+            hidden_BTD = batch["hidden"][:, :, 0]
         else:
             hidden_BTD = self.hidden(params, batch, key=key)
-            next_BT = jnp.roll(batch["token"], -1, axis=1)
         inputs = {"hidden": hidden_BTD.astype(self.dtype)}
-        if self.heads.root_conditioned:
-            inputs["root"] = take_rows(params["backbone"]["embed"]["weight"], next_BT)
+        if self.heads.sees_root:
+            table_VD = params["backbone"]["embed"]["weight"]
+            inputs["branch"] = take_rows(table_VD, self._branch(batch))
         if self.soft_labels:
             inputs["following"] = jax.lax.stop_gradient(self._following(hidden_BTD, batch))
         if self.kind == "self_distill":
@@ -237,6 +237,14 @@ class Objective:
             own_key = None if key is None else jax.random.fold_in(key, 1)
             inputs["dropped"] = dropped(inputs["hidden"], self.lora_dropout, own_key)
         return inputs
+
+    def _branch(self, batch: dict[str, Any]) -> jax.Array:
+        """The tokens after each position that the heads see, int [B, T, J]: the true ones."""
+        seen = self.heads.tokens_seen
+        if "hidden" in batch:
+            return batch["next"][:, :, :seen]
+        ahead = range(1, seen + 1)
+        return jnp.stack([jnp.roll(batch["token"], -j, axis=1) for j in ahead], axis=2)
 
     def _following(self, hidden_BTD: jax.Array, batch: dict[str, Any]) -> jax.Array:
         """Hidden states of the M positions after each, [B, T, M, D]; anything beyond the end."""

@@ -63,7 +63,7 @@ def test_unknown_argument_is_refused(name):
 
 def check_heads_and_adapters(s, *, lora: bool):
     assert (s.num_heads, s.num_layers, s.head_decay, s.own_projection) == (5, 1, 0.8, True)
-    assert (s.root_conditioned, s.soft_labels, s.draft_vocab) == (False, False, 0)
+    assert (s.conditioning, s.soft_labels, s.draft_vocab) == ("none", False, 0)
     assert s.head_lr_multiplier == 4.0
     assert s.weight_decay == 0.0
     assert (s.lora_rank, s.lora_alpha, s.lora_dropout) == (32 if lora else 0, 16.0, 0.05)
@@ -114,7 +114,7 @@ def test_self_distillation_is_the_papers(name, model):
 def test_shipped_heads_recipe_is_kept(stage, rate, steps, soft):
     """What trained the heads in the package."""
     s = settings_of("smollm2_medusa1", stage)
-    assert (s.num_heads, s.num_layers, s.root_conditioned, s.draft_vocab) == (4, 2, True, 8192)
+    assert (s.num_heads, s.num_layers, s.conditioning, s.draft_vocab) == (4, 2, "root", 8192)
     assert s.learning_rate * s.head_lr_multiplier == rate
     assert (s.steps, s.batch_size * s.seq_len, s.warmup_steps) == (steps, 512, 50)
     assert (s.weight_decay, s.soft_labels, s.export_format) == (0.01, soft, "C")

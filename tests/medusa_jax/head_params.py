@@ -16,16 +16,35 @@ def random_heads(config: MedusaConfig, dtype=np.float32) -> dict:
     def draw(*shape):
         return rng.normal(size=shape).astype(dtype)
 
-    blocks = {"weight": draw(config.num_heads, config.num_layers, D, D)}
+    shared = config.conditioning == "recurrent"
+    blocks = {"weight": draw(1 if shared else config.num_heads, config.num_layers, D, D)}
     if config.bias:
         blocks["bias"] = draw(config.num_heads, config.num_layers, D)
     params = {"blocks": blocks}
-    if config.root_conditioned:
-        params["root"] = {"weight": draw(config.num_heads, D, D)}
+    params |= conditioning(config, draw)
     if config.own_projection:
         params["projection"] = {"weight": draw(config.num_heads, config.vocab_size, D)}
     if config.draft_vocab:
         params["token_map"] = TOKEN_MAP
+    return params
+
+
+def conditioning(config: MedusaConfig, draw, D: int = D) -> dict:
+    """What heads have that see more than the hidden state, written down by kind."""
+    heads, rank, kind = config.num_heads, config.markov_rank, config.conditioning
+    params = {}
+    if kind in ("root", "markov", "gated_markov"):
+        params["root"] = {"weight": draw(heads, D, D)}
+    if kind == "branch":
+        params["branch"] = {"weight": draw(sum(range(heads + 1)), D, D)}
+    if kind == "recurrent":
+        params["cell_token"] = {"weight": draw(D, D), "bias": draw(D)}
+        params |= {name: {"weight": draw(D, D)} for name in ("cell_state", "cell_out")}
+    if kind in ("markov", "gated_markov"):
+        params["markov_in"] = {"weight": draw(rank, D)}
+        params["markov_out"] = {"weight": draw(config.vocab_size, rank)}
+    if kind == "gated_markov":
+        params["markov_gate"] = {"weight": draw(rank, D + rank)}
     return params
 
 

@@ -33,6 +33,13 @@ HEADS = {
     ("blocks", "bias"): P(None, None, "tensor"),
     ("projection", "weight"): P(None, "tensor", "fsdp"),
     ("root", "weight"): P(None, "tensor", "fsdp"),
+    ("branch", "weight"): P(None, "tensor", "fsdp"),
+    ("cell_token", "weight"): P("tensor", "fsdp"),
+    ("cell_token", "bias"): P("tensor"),
+    ("cell_out", "weight"): P("tensor", "fsdp"),
+    ("markov_in", "weight"): P(None, "fsdp"),
+    ("markov_out", "weight"): P("tensor", None),
+    ("markov_gate", "weight"): P(None, None),
     ("token_map",): P(None),
 }
 
@@ -103,6 +110,12 @@ def test_heads():
         "blocks": {"weight": struct(5, 2, 16, 16), "bias": struct(5, 2, 16)},
         "projection": {"weight": struct(5, 24, 16)},
         "root": {"weight": struct(5, 16, 16)},
+        "branch": {"weight": struct(15, 16, 16)},
+        "cell_token": {"weight": struct(16, 16), "bias": struct(16)},
+        "cell_out": {"weight": struct(16, 16)},
+        "markov_in": {"weight": struct(2, 16)},
+        "markov_out": {"weight": struct(24, 2)},
+        "markov_gate": {"weight": struct(2, 18)},
         "token_map": struct(24),
     }
     assert specs(param_shardings(make_mesh(2, 2, 2), shapes)) == HEADS

@@ -21,7 +21,7 @@ SCALE = 0.5
 TOKEN_MAP = np.array([3, 5, 70, 71, 200], np.int32)
 OWN = MedusaConfig(2, 64, 264, own_projection=True)
 SHARED = MedusaConfig(2, 64, 264, num_layers=2)
-ROOT = dataclasses.replace(SHARED, root_conditioned=True)
+ROOT = dataclasses.replace(SHARED, conditioning="root")
 DRAFT = dataclasses.replace(SHARED, vocab_size=5, draft_vocab=True)
 
 

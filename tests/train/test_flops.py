@@ -1,13 +1,14 @@
 """Counted operations against sums done by hand and against what XLA says of the compiled model."""
 
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.config import LlamaConfig, MedusaConfig
+from medusa_jax.config import Conditioning, LlamaConfig, MedusaConfig
 from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
@@ -68,7 +69,7 @@ def test_heads_of_every_kind():
     )
     bare = dataclasses.replace(own, num_layers=0)
     assert flops_per_token(SMALL, bare, 3, Work("medusa1", cached=True)) == 4 * PROJECTION
-    rooted = dataclasses.replace(HEADS, root_conditioned=True, vocab_size=4)
+    rooted = dataclasses.replace(HEADS, conditioning="root", vocab_size=4)
     assert flops_per_token(SMALL, rooted, 3, Work("medusa1", cached=True)) == (
         8 * BLOCKS + 4 * 3 * 8
     )
@@ -114,16 +115,26 @@ def test_forward_pass_agrees_with_the_compiler():
     assert measured == pytest.approx(counted, rel=0.05)
 
 
-def test_heads_update_agrees_with_the_compiler():
+@pytest.mark.parametrize("kind", get_args(Conditioning))
+def test_heads_update_agrees_with_the_compiler(kind):
     """Forward and gradient of the heads alone, frozen hidden states and projection."""
-    heads = MedusaConfig(num_heads=3, hidden_size=64, vocab_size=512, num_layers=2)
+    heads = MedusaConfig(
+        num_heads=3,
+        hidden_size=64,
+        vocab_size=512,
+        num_layers=2,
+        conditioning=kind,
+        markov_rank=16 if "markov" in kind else 0,
+    )
     weight = jnp.ones((512, 64))
     params = init_heads(heads, weight, jnp.float32)
 
-    def loss(params, hidden):
-        return jax.nn.logsumexp(MedusaHeads(heads).apply({"params": params}, hidden, weight)).sum()
+    def loss(params, hidden, branch):
+        logits = MedusaHeads(heads).apply({"params": params}, hidden, weight, branch)
+        return jax.nn.logsumexp(logits).sum()
 
-    measured = compiled_flops(jax.grad(loss), params, np.ones((32, 64), np.float32)) / 32
+    inputs = np.ones((32, 64), np.float32), np.ones((32, 3, 64), np.float32)
+    measured = compiled_flops(jax.grad(loss), params, *inputs) / 32
     counted = flops_per_token(SMALL, heads, 1, Work("medusa1", cached=True))
     assert measured == pytest.approx(counted, rel=0.05)
 

@@ -28,7 +28,7 @@ def learned(model, data, tmp_path_factory) -> tuple[Path, Path]:
     """Folders of the two stages of MEDUSA-2: heads alone, then everything from these heads."""
     folder = tmp_path_factory.mktemp("learned")
     heads = {
-        "root_conditioned": True,
+        "conditioning": "root",
         "draft_vocab": 40,
         "own_projection": False,
         "export_format": "C",
@@ -54,7 +54,7 @@ def test_the_second_stage_starts_from_the_heads_of_the_first(learned):
 def test_trained_heads_speed_up_and_change_nothing(learned):
     export = learned[0] / "2" / "export"
     lm = medusa_jax.load(str(export), tree="mc_sim_7b_63")
-    assert lm.heads_config.root_conditioned
+    assert lm.heads_config.conditioning == "root"
     assert lm.heads_config.draft_vocab
     assert lm.heads_config.vocab_size < 40
     medusa, plain = greedy(lm, "mc_sim_7b_63"), greedy(lm, "chain:0")

@@ -45,7 +45,7 @@ RECIPES = {
     "shared": {
         "objective": "medusa1",
         "own_projection": False,
-        "root_conditioned": True,
+        "conditioning": "root",
         "soft_labels": True,
         "draft_vocab": 36,
         "export_format": "none",

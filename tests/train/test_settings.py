@@ -174,7 +174,13 @@ def test_impossible_mesh(mesh, axis):
             "stop_lm_head",
             "projections of their own leave it as it is: set config.stop_lm_head=False",
         ),
-        ({"root_conditioned": True}, "export_format", "only C with the shared LM head"),
+        ({"conditioning": "root"}, "export_format", "only C with the shared LM head"),
+        ({"conditioning": "branch"}, "own_projection", "set config.own_projection=False"),
+        (
+            {"conditioning": "recurrent", "own_projection": False, "num_layers": 0},
+            "num_layers",
+            "set config.num_layers=1",
+        ),
         ({"draft_vocab": 100}, "export_format", "save as vllm"),
         ({"export_format": "C"}, "export_format", "save as vllm or A"),
         (
@@ -197,8 +203,8 @@ def test_contradictions_are_refused_before_hours_are_spent(changes, named, mend)
         {"objective": "medusa2", "quantize": "int8", "lora_rank": 4},
         {"objective": "self_distill", "lora_rank": 4},
         {"hidden_states": "cached"},
-        {"root_conditioned": True, "export_format": "none"},
-        {"root_conditioned": True, "own_projection": False, "export_format": "C"},
+        {"conditioning": "root", "export_format": "none"},
+        {"conditioning": "root", "own_projection": False, "export_format": "C"},
         {"draft_vocab": 100, "export_format": "vllm"},
     ],
 )

@@ -110,7 +110,7 @@ def test_fresh_heads_are_rows_of_the_lm_head_given_ones_are_taken():
 
 def test_the_heads_are_those_of_the_settings():
     settings = settings_of(
-        num_heads=5, num_layers=2, own_projection=False, root_conditioned=True, export_format="none"
+        num_heads=5, num_layers=2, own_projection=False, conditioning="root", export_format="none"
     )
     assert heads_config(settings, model(), np.arange(16)) == MedusaConfig(
         num_heads=5,
@@ -119,10 +119,26 @@ def test_the_heads_are_those_of_the_settings():
         vocab_size=16,
         own_projection=False,
         draft_vocab=True,
-        root_conditioned=True,
+        conditioning="root",
     )
     without_bias = dataclasses.replace(HEADS, bias=False)
     assert heads_config(settings_of(), model(without_bias), None) == without_bias
+
+
+def test_heads_may_learn_to_see_more():
+    plain = dataclasses.replace(HEADS, own_projection=False)
+    changes = {"own_projection": False, "export_format": "none", "markov_rank": 3}
+    settings = settings_of(conditioning="gated_markov", **changes)
+    experiment = build(settings, model(plain), make_mesh(*MESH), None)
+    assert (experiment.heads.conditioning, experiment.heads.markov_rank) == ("gated_markov", 3)
+    heads, before = experiment.state["params"]["heads"], random_heads(plain)
+    jax.tree.map(np.testing.assert_array_equal, heads["blocks"], before["blocks"])
+    assert heads["markov_gate"]["weight"].shape == (3, 32 + 3)
+    with pytest.raises(UserError, match="have conditioning none, the configuration asks for recu"):
+        heads_config(settings_of(conditioning="recurrent", **changes), model(plain), None)
+    root = dataclasses.replace(plain, conditioning="root")
+    with pytest.raises(UserError, match="have conditioning root, the configuration asks for none"):
+        heads_config(settings_of(medusa="some/heads", **changes), model(root), None)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +146,6 @@ def test_the_heads_are_those_of_the_settings():
     [
         ({"num_layers": 2}, "num_layers 1, the configuration asks for 2"),
         ({"num_heads": 5}, "num_heads 4, the configuration asks for 5"),
-        (
-            {"root_conditioned": True, "export_format": "none"},
-            "root_conditioned False, the configuration asks for True",
-        ),
     ],
 )
 def test_other_heads_to_start_from_are_refused(changes, words):

@@ -54,9 +54,10 @@ def cached_batch(
 ) -> dict[str, Any]:
     """The positions of a packed batch as `train.data.hidden_states` keeps them."""
     params = {"backbone": backbone}
+    ahead = range(1, objective.heads.num_heads + 1)
     hidden_BTD = jax.jit(lambda *args: objective.hidden(*args).astype(jnp.float16))(params, batch)
     return {
         "hidden": np.asarray(hidden_BTD)[:, :, None],
-        "next": np.roll(batch["token"], -1, axis=1),
+        "next": np.stack([np.roll(batch["token"], -j, axis=1) for j in ahead], axis=-1),
         "labels": np.asarray(objective.labels({}, batch)),
     }

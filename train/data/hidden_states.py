@@ -24,7 +24,7 @@ from train.data.padded import batches_of_like_length, hidden_and_labels, pad
 from train.distributed import from_each, is_first_process, together
 
 _TOKENS_PER_SHARD = 8192
-_LAYOUT = 4  # of a shard; older ones are not read
+_LAYOUT = 5  # of a shard; older ones are not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,14 @@ class HiddenStates:
     Attributes:
       hidden_S: of each shard float16 [t, D], inputs of the heads, mapped from a file; from the
         first position of a conversation that has a label on.
-      next_T: int32, the token after each position (what the base head predicts there).
+      next_TM: int32, the M tokens after each position: what the base head predicts there, and what
+        heads may see of the branch; anything beyond the end.
       labels_TJ: int32 vocabulary ids, or IGNORE; of the base head and of the M Medusa heads.
       used: int64, the positions that have a label.
     """
 
     hidden_S: tuple[np.ndarray, ...]
-    next_T: np.ndarray
+    next_TM: np.ndarray
     labels_TJ: np.ndarray
     used: np.ndarray
 
@@ -67,8 +68,8 @@ class HiddenStates:
         # A row beyond the end belongs to another conversation; there is no label for it then.
         window = position[..., None] + np.arange(following + 1)
         return {
-            "hidden": self.hidden_at(np.minimum(window, len(self.next_T) - 1)),
-            "next": self.next_T[position],
+            "hidden": self.hidden_at(np.minimum(window, len(self.next_TM) - 1)),
+            "next": self.next_TM[position],
             "labels": self.labels_TJ[position],
         }
 
@@ -100,10 +101,10 @@ def compute(
         is_own = turn % jax.process_count() == jax.process_index()
         together(_write, target, int(i), arrays if is_own else None)
     facts = [np.load(_facts(target, i)) for i in range(len(shards))]
-    next_T, labels_TJ = (np.concatenate([part[key] for part in facts]) for key in _FACTS)
+    next_TM, labels_TJ = (np.concatenate([part[key] for part in facts]) for key in _FACTS)
     hidden_S = tuple(np.load(_states(target, i), mmap_mode="r") for i in range(len(shards)))
     used = np.flatnonzero((labels_TJ != IGNORE).any(axis=-1))
-    return HiddenStates(hidden_S, next_T, labels_TJ, used)
+    return HiddenStates(hidden_S, next_TM, labels_TJ, used)
 
 
 _FACTS = ("next", "labels")
@@ -144,10 +145,12 @@ def _run(
     batch = pad(examples, _TOKENS_PER_SHARD)
     hidden, labels = hidden_and_labels(lm, num_heads, batch)
     hidden_BTD, labels_BTJ = np.asarray(hidden).astype(np.float16), np.asarray(labels)
-    next_BT = np.roll(batch["token"], -1, axis=1)  # a position with a label never ends its row
+    # What wraps around is beyond the end: no head that sees it has a label.
+    ahead = range(1, num_heads + 1)
+    next_BTM = np.stack([np.roll(batch["token"], -j, axis=1) for j in ahead], axis=-1)
     has_label_BT = (labels_BTJ != IGNORE).any(axis=-1)
     kept_BT = (np.cumsum(has_label_BT, axis=1) > 0) & (batch["segment"] > 0)
-    return hidden_BTD[kept_BT], next_BT[kept_BT], labels_BTJ[kept_BT]
+    return hidden_BTD[kept_BT], next_BTM[kept_BT], labels_BTJ[kept_BT]
 
 
 def _write(
@@ -156,12 +159,12 @@ def _write(
     """Writes a shard, if it is this process's turn."""
     if arrays is None:
         return
-    hidden_TD, next_T, labels_TJ = arrays
+    hidden_TD, next_TM, labels_TJ = arrays
     states, facts = _states(folder, number), _facts(folder, number)
     half_done = [path.with_suffix(".partial" + path.suffix) for path in (states, facts)]
     try:
         np.save(half_done[0], hidden_TD)
-        np.savez(half_done[1], next=next_T, labels=labels_TJ)
+        np.savez(half_done[1], next=next_TM, labels=labels_TJ)
         half_done[0].replace(states)
         half_done[1].replace(facts)
     except OSError as error:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.branch import correction
+from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.objectives.accuracy import count_hits, followed_nodes, label_rank
 from medusa_jax.objectives.cross_entropy import cross_entropy
@@ -34,7 +36,7 @@ def score_positions(
     params: dict[str, Any],
     tree: Tree,
     hidden_TD: jax.Array,
-    next_T: jax.Array,
+    next_TM: jax.Array,
     labels_TJ: jax.Array,
 ) -> dict[str, jax.Array]:
     """Scores T positions, in any order.
@@ -45,7 +47,7 @@ def score_positions(
       params: see `scoring_params`.
       tree: at most as deep as there are heads.
       hidden_TD: the backbone's hidden states.
-      next_T: int32, the token after each position.
+      next_TM: int32, the M tokens after each position.
       labels_TJ: int32, the base head's in V, the heads' in their vocabulary; IGNORE or OUTSIDE.
 
     Returns:
@@ -58,19 +60,58 @@ def score_positions(
         empty_TM = jnp.zeros(labels_TJ[:, 1:].shape, jnp.float32)
         loss_TM, rank_TM = empty_TM, empty_TM.astype(jnp.int32)
     else:
-        root_TD = take_rows(params["embed"], next_T) if config.root_conditioned else None
-        one = dataclasses.replace(config, num_heads=1)
-
-        def score_head(head: Any) -> tuple[jax.Array, jax.Array]:
-            weights, labels_T = jax.tree.map(lambda x: x[None], head[0]), head[1]
-            logits_TV = head_logits(
-                one, weights, params["shared"], hidden_TD, root_TD, dtype=dtype
-            )[:, 0]
-            return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
-
-        # Head by head, so that no more logits exist at once than those of the base head.
-        loss_MT, rank_MT = jax.lax.map(score_head, (params["heads"], labels_TJ[:, 1:].T))
+        branch_TJD = None
+        if config.sees_root:
+            branch_TJD = take_rows(params["embed"], next_TM[:, : config.tokens_seen])
+        one_by_one = _own_heads if config.own_projection else _sharing_heads
+        args = config, dtype, params, hidden_TD, branch_TJD, labels_TJ[:, 1:].T
+        loss_MT, rank_MT = one_by_one(*args)
         loss_TM, rank_TM = loss_MT.T, rank_MT.T
     followed_T = jnp.where(labels_TJ[:, 0] < 0, 0, followed_nodes(tree, rank_TM))
     hits = count_hits(rank_TM, RANKS)
     return {"lm_loss": lm_loss_T, "head_loss": loss_TM, "hits": hits, "followed": followed_T}
+
+
+# Head by head, so that no more logits exist at once than those of the base head.
+
+
+def _own_heads(
+    config: MedusaConfig,
+    dtype: str,
+    params: dict[str, Any],
+    hidden_TD: jax.Array,
+    branch_TJD: jax.Array | None,
+    labels_MT: jax.Array,
+) -> Any:
+    """Loss and rank of heads with projections of their own, [M, T] each."""
+    one = dataclasses.replace(config, num_heads=1)
+
+    def score(head: Any) -> tuple[jax.Array, jax.Array]:
+        weights = jax.tree.map(lambda x: x[None], head[0])
+        logits_TV = head_logits(one, weights, {}, hidden_TD, branch_TJD, dtype=dtype)[:, 0]
+        return cross_entropy(logits_TV, head[1]), label_rank(logits_TV, head[1])
+
+    return jax.lax.map(score, (params["heads"], labels_MT))
+
+
+def _sharing_heads(
+    config: MedusaConfig,
+    dtype: str,
+    params: dict[str, Any],
+    hidden_TD: jax.Array,
+    branch_TJD: jax.Array | None,
+    labels_MT: jax.Array,
+) -> Any:
+    """The same of heads that share the LM head."""
+    heads, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": params["heads"]}
+    x_TMD: Any = heads.apply(variables, hidden_TD, branch_TJD, method="hidden")
+
+    def score(head: Any) -> tuple[jax.Array, jax.Array]:
+        x_TD, before_TD, labels_T = head
+        logits_TV = lm_head_logits(params["shared"], x_TD, dtype=dtype)
+        if before_TD is not None:
+            logits_TV += correction(params["heads"], x_TD, before_TD, jnp.dtype(dtype))
+        return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
+
+    before_MTD = jnp.swapaxes(branch_TJD, 0, 1) if config.corrects else None
+    return jax.lax.map(score, (jnp.swapaxes(x_TMD, 0, 1), before_MTD, labels_MT))

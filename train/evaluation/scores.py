@@ -132,7 +132,9 @@ def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]
     padded = pad(batch, _TOKENS_PER_BATCH)
     shape = padded["token"].shape
     hidden_TD, labels_TJ = _forward(lm, padded)
-    next_T = np.roll(padded["token"].reshape(-1), -1)  # a used position never ends its row
+    # What is beyond the end of a row: no head that sees it has a label.
+    ahead = range(1, max(labels_TJ.shape[1], 2))
+    next_TM = np.stack([np.roll(padded["token"].reshape(-1), -j) for j in ahead], axis=-1)
     followed_T = np.zeros(labels_TJ.shape[0], np.int32)
     total = Scores.zero(_num_heads(lm))
     used = np.flatnonzero((labels_TJ != IGNORE).any(axis=1))
@@ -141,7 +143,7 @@ def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]
         at = np.pad(index, (0, _BLOCK - len(index))).astype(np.int32)  # blocks of one shape
         own_TJ = np.where((np.arange(_BLOCK) < len(index))[:, None], labels_TJ[at], IGNORE)
         hidden = _spread(lm, jnp.take(hidden_TD, at, axis=0))
-        out = score_positions(lm.heads_config, lm.dtype, params, tree, hidden, next_T[at], own_TJ)
+        out = score_positions(lm.heads_config, lm.dtype, params, tree, hidden, next_TM[at], own_TJ)
         out = jax.device_get(out)
         followed_T[index] = out["followed"][: len(index)]
         total += _sums(own_TJ, out)

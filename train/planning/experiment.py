@@ -98,7 +98,7 @@ def _batch(settings: Settings, config: LlamaConfig, mesh: Mesh) -> dict[str, Any
         places = heads + 1 if settings.soft_labels else 1
         shapes = {
             "hidden": ((rows, length, places, config.hidden_size), settings.dtype),
-            "next": ((rows, length), jnp.int32),
+            "next": ((rows, length, heads), jnp.int32),
             "labels": ((rows, length, heads + 1), jnp.int32),
         }
     return {

@@ -51,18 +51,16 @@ class Lossless:
 
     def rank(
         self,
-        logits_BMV: jax.Array,
+        logits_BXV: jax.Array,
         request: Request,
-        position_B: jax.Array,
+        position_BX: jax.Array,
         token_V: jax.Array | None,
     ) -> jax.Array:
         """See `Rule.rank`; the heads guess with the noise that will decide."""
-        offset_1M = 1 + jnp.arange(logits_BMV.shape[1], dtype=jnp.int32)[None]
-        size = logits_BMV.shape[-1]
-        noise_BMV = _noise(request, position_B[:, None] + offset_1M, size, token_V)
+        noise_BXV = _noise(request, position_BX, logits_BXV.shape[-1], token_V)
         # Times the temperature, which changes no rank: noise that still stands for what the head
         # does not know has the size that it has in training, 1.
-        return logits_BMV + noise_BMV * request.numbers.temperature_B[:, None, None]
+        return logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array

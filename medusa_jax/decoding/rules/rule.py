@@ -58,21 +58,20 @@ class Rule(Protocol):
 
     def rank(
         self,
-        logits_BMV: jax.Array,
+        logits_BXV: jax.Array,
         request: Request,
-        position_B: jax.Array,
+        position_BX: jax.Array,
         token_V: jax.Array | None,
     ) -> jax.Array:
-        """What drafters rank their proposals by: float32 [B, M, V], or [B, M, Vd].
+        """What drafters rank their proposals by: float32 [B, X, V], or [B, X, Vd].
 
         No rule has to do more than to return the logits: a draft decides how many tokens a step
         accepts, and never which.
 
         Args:
-          logits_BMV: float32 [B, M, V], or [B, M, Vd]; row m proposes the token m + 1 after the
-            root.
+          logits_BXV: float32 [B, X, V], or [B, X, Vd], of X heads or branches.
           request: its numbers are the rule's own.
-          position_B: int32 [B], where the root stands.
+          position_BX: int32 [B, X], or [B, 1], where the proposed tokens would stand.
           token_V: int32 [Vd], the tokens of a draft vocabulary; None: all of them.
         """
         ...
@@ -83,14 +82,14 @@ class RankedByLogits:
 
     def rank(
         self,
-        logits_BMV: jax.Array,
+        logits_BXV: jax.Array,
         request: Request,
-        position_B: jax.Array,
+        position_BX: jax.Array,
         token_V: jax.Array | None,
     ) -> jax.Array:
         """See `Rule.rank`."""
-        del request, position_B, token_V
-        return logits_BMV
+        del request, position_BX, token_V
+        return logits_BXV
 
 
 def is_hot(temperature: jax.Array) -> jax.Array:

@@ -6,8 +6,12 @@ With h the head, l one of its L residual blocks, and all matrices (out, in):
         code, TGI, TensorRT-LLM).
   B     A's names after "medusa_head." (or "medusa_heads.") among those of a full model.
   C     A without projections; the heads share the LM head (TGI). Our extensions: a "token_map"
-        beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head;
-        "{h}.root.weight" belongs to root-conditioned heads (see `MedusaConfig`).
+        beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head; heads that see
+        more than the hidden state (see `MedusaConfig.conditioning`) add "{h}.root.weight" (root,
+        markov, gated_markov), "{h}.branch.{j}.weight" (branch: of the j-th token, j <= h),
+        "cell.token.weight|bias", "cell.state.weight" and "cell.out.weight" (recurrent, whose
+        blocks' matrices are those of head 0 alone), "markov.in.weight", "markov.out.weight" and,
+        if gated, "markov.gate.weight".
   vllm  "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally after
         "medusa_heads."; optionally "token_map", int [Vd].
 
@@ -21,7 +25,7 @@ from typing import Literal
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.nn.params import Param, by_path, heads_params
+from medusa_jax.nn.params import Param, all_heads_params, by_path, heads_params
 
 HeadsFormat = Literal["A", "C", "vllm"]
 # Format B is no file of heads: its tensors lie among those of a model (see `model_export`).
@@ -31,11 +35,22 @@ ExportFormat = Literal["A", "B", "C", "vllm"]
 # vLLM drops the latter from its own files as well.
 MODEL_PREFIXES = ("medusa_head.", "medusa_heads.")
 _PREFIX = re.compile(r"medusa_heads?\.")
-_CANDIDATE = re.compile(r"\d+\.|blocks\.|lm_heads\.|token_map$")
+_CANDIDATE = re.compile(r"\d+\.|blocks\.|lm_heads\.|cell\.|markov\.|token_map$")
 
 ParamPath = tuple[str, ...]
 BLOCK, BIAS = ("blocks", "weight"), ("blocks", "bias")
 ROOT, PROJECTION = ("root", "weight"), ("projection", "weight")
+BRANCH, MARKOV_OUT = ("branch", "weight"), ("markov_out", "weight")
+# Each is there once, with all the others of its line or not at all.
+_ONCE = (
+    (
+        ("cell_token", "weight"),
+        ("cell_token", "bias"),
+        ("cell_state", "weight"),
+        ("cell_out", "weight"),
+    ),
+    (("markov_in", "weight"), MARKOV_OUT),
+)
 
 
 def head_records(config: MedusaConfig) -> dict[ParamPath, Param]:
@@ -48,13 +63,21 @@ def tensor_name(record: Param, index: tuple[int, ...], config: MedusaConfig, for
 
     Args:
       record: of the parameter.
-      index: of the slice: head and, for blocks, layer.
+      index: of the slice: head and, for blocks, layer; the number of the pair of head and token;
+        nothing where all heads share it.
       config: of the heads.
       format: an `ExportFormat`; the prefix of B is left out.
     """
-    head, *layer = index
+    if record.axes[0] == "pair":
+        index = _pairs(config.num_heads)[index[0]]
+    head, layer = (*index, *(0, config.num_layers)[len(index) :])
     template = record.names["vllm" if format == "vllm" else "medusa"]
-    return template.format(head=head, layer=layer[0] if layer else config.num_layers)
+    return template.format(head=head, layer=layer)
+
+
+def _pairs(num_heads: int) -> list[tuple[int, int]]:
+    """Head and token of all matrices of "branch" heads, in the order of `heads_params`."""
+    return [(head, token) for head in range(num_heads) for token in range(head + 1)]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -66,9 +89,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 _PATTERNS = [
     (path, _pattern(template))
-    for path, record in head_records(
-        MedusaConfig(1, 1, 1, own_projection=True, root_conditioned=True)
-    ).items()
+    for records in all_heads_params()
+    for path, record in by_path(records).items()
     for template in record.names.values()
 ]
 
@@ -80,9 +102,9 @@ class HeadKeys:
     Attributes:
       num_heads: M.
       num_layers: L.
-      names: by the path of the stacked parameter and the index of its slice: head and, for blocks,
-        layer. Biases may be absent, in some layers or in all; projections are when the heads share
-        the LM head, roots without root conditioning.
+      names: by the path of the stacked parameter and the index of its slice, as in `tensor_name`.
+        Biases may be absent, in some layers or in all; projections are when the heads share the LM
+        head, and what conditioning needs is without it.
       token_map: name of the draft vocabulary, if any.
     """
 
@@ -118,10 +140,13 @@ def parse_keys(tensors: Collection[str], *, one_projection: bool) -> HeadKeys:
         if local == "token_map":
             token_map = name
             continue
-        path, head, layer = _parse(name, local)
+        path, found = _parse(name, local)
+        head, layer = int(found.get("head", 0)), int(found.get("layer", 0))
         is_block = path in (BLOCK, BIAS)
-        names[path][(head, layer) if is_block else (head,)] = name
-        depths.append(layer + is_block)
+        index = (head, layer) if is_block else (head,) if "head" in found else ()
+        names[path][(head * (head + 1) // 2 + layer,) if path == BRANCH else index] = name
+        if is_block or path == PROJECTION:  # A's projections count as layer L
+            depths.append(layer + is_block)
     heads = {head for path in (BLOCK, BIAS, PROJECTION) for head, *_ in names[path]}
     if not heads:
         raise UserError("there is a token_map and nothing else")
@@ -135,25 +160,33 @@ def parse_keys(tensors: Collection[str], *, one_projection: bool) -> HeadKeys:
     return keys
 
 
-def _parse(name: str, local: str) -> tuple[ParamPath, int, int]:
-    """Path, head and layer of a tensor; A's projections count as layer L, where no layer is: 0."""
+def _parse(name: str, local: str) -> tuple[ParamPath, dict[str, str]]:
+    """Path of a tensor, and the numbers in its name: "head", "layer"."""
     for path, pattern in _PATTERNS:
         if match := pattern.fullmatch(local):
-            found = match.groupdict()
-            return path, int(found["head"]), int(found.get("layer", 0))
+            return path, match.groupdict()
     raise UserError(f"tensor {name} fits none of the formats A, B, C and vLLM")
 
 
 def _first_gap(keys: HeadKeys, heads: set[int]) -> str | None:
     """What is missing: files cut short and heads of unequal depth end here."""
+    for paths in _ONCE:
+        there = [path for path in paths if keys.names[path]]
+        if there and len(there) < len(paths):
+            return " ".join(next(path for path in paths if path not in there))
+    one_block = bool(keys.names[_ONCE[0][0]])
     for head in range(keys.num_heads):
         if head not in heads:
             return f"head {head} of heads 0 to {keys.num_heads - 1}"
         for layer in range(keys.num_layers):
-            if (head, layer) not in keys.names[BLOCK]:
+            if (0 if one_block else head, layer) not in keys.names[BLOCK]:
                 return f"the weight of block {layer} of head {head}"
         if keys.names[PROJECTION] and (head,) not in keys.names[PROJECTION]:
             return f"the projection of head {head}"
-        if keys.names[ROOT] and (head,) not in keys.names[ROOT]:
+        needs_root = keys.names[ROOT] or keys.names[MARKOV_OUT]
+        if needs_root and (head,) not in keys.names[ROOT]:
             return f"the root matrix of head {head}"
+    for pair, (head, token) in enumerate(_pairs(keys.num_heads)):
+        if keys.names[BRANCH] and (pair,) not in keys.names[BRANCH]:
+            return f"the matrix of token {token} of head {head}"
     return None

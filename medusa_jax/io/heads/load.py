@@ -21,8 +21,8 @@ from medusa_jax.io.heads.files import (
 )
 from medusa_jax.io.heads.formats import (
     BIAS,
+    MARKOV_OUT,
     PROJECTION,
-    ROOT,
     HeadKeys,
     head_records,
     parse_keys,
@@ -30,6 +30,7 @@ from medusa_jax.io.heads.formats import (
 from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.placement import place_params
 from medusa_jax.io.tensor_files import aligned_buffer
+from medusa_jax.nn.params import conditioning_of
 
 
 def resolve_heads(reference: str) -> Path:
@@ -87,9 +88,9 @@ def load_heads(
 
     Returns:
       The configuration, and the parameters in the layout of `MedusaHeads`:
-      {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "root": {"weight": [M, D, D]},
-      "projection": {"weight": [M, Vd, D]}, "token_map": int32 [Vd]}, everything but the blocks'
-      weight only where the heads have it. One projection for all heads is repeated M times.
+      {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, Vd, D]},
+      "token_map": int32 [Vd]} and what conditioning adds, everything but the blocks' weight only
+      where the heads have it. One projection for all heads is repeated M times.
 
     Raises:
       UserError: no heads there, heads of another hidden size or vocabulary, incomplete heads, a
@@ -101,7 +102,7 @@ def load_heads(
     one_projection = settings.get("original_lm_head") is True
     try:
         keys = parse_keys(tensors, one_projection=one_projection)
-        config = _whole_config(keys, hidden_size, vocab_size)
+        config = _whole_config(keys, tensors, hidden_size, vocab_size)
         _check_shapes(config, keys, tensors)
         token_map = _token_map(keys, tensors, vocab_size)
         _check_vocab(keys, tensors, settings, vocab_size, token_map)
@@ -113,17 +114,25 @@ def load_heads(
     return config, place_params(params, mesh)
 
 
-def _whole_config(keys: HeadKeys, hidden_size: int, vocab_size: int) -> MedusaConfig:
+def _whole_config(
+    keys: HeadKeys, tensors: Mapping[str, StoredTensor], hidden_size: int, vocab_size: int
+) -> MedusaConfig:
     """The heads before their draft vocabulary is known."""
-    return MedusaConfig(
-        num_heads=keys.num_heads,
-        num_layers=keys.num_layers,
-        hidden_size=hidden_size,
-        vocab_size=vocab_size,
-        bias=bool(keys.names[BIAS]),
-        own_projection=bool(keys.names[PROJECTION]),
-        root_conditioned=bool(keys.names[ROOT]),
-    )
+    markov_in = keys.names["markov_in", "weight"]
+    modules = {module for (module, _), own in keys.names.items() if own}
+    try:
+        return MedusaConfig(
+            num_heads=keys.num_heads,
+            num_layers=keys.num_layers,
+            hidden_size=hidden_size,
+            vocab_size=vocab_size,
+            bias=bool(keys.names[BIAS]),
+            own_projection=bool(keys.names[PROJECTION]),
+            conditioning=conditioning_of(modules),
+            markov_rank=tensors[markov_in[()]].shape[0] if markov_in else 0,
+        )
+    except ValueError as error:
+        raise UserError(f"{error}: the file is incomplete, download it again") from None
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -134,16 +143,18 @@ def _settings(path: Path) -> dict[str, Any]:
 def _check_shapes(
     config: MedusaConfig, keys: HeadKeys, tensors: Mapping[str, StoredTensor]
 ) -> None:
-    """All but the rows of projections, which `_check_vocab` knows more about."""
+    """All but the number of tokens, which `_check_vocab` knows more about."""
     for path, record in head_records(config).items():
+        of_tokens = record.axes[-2:-1] == ("vocab",)
         for index, name in keys.names[path].items():
             shape, wanted = tensors[name].shape, record.shape[len(index) :]
-            if len(shape) == len(wanted) and shape[-1] != config.hidden_size:
+            is_wide = wanted[-1] == config.hidden_size
+            if is_wide and len(shape) == len(wanted) and shape[-1] != config.hidden_size:
                 raise UserError(
                     f"heads are for hidden size {shape[-1]}, the model has {config.hidden_size}: "
                     "take heads that were trained for this model"
                 )
-            if len(shape) != len(wanted) or (path != PROJECTION and shape != wanted):
+            if len(shape) != len(wanted) or shape[of_tokens:] != wanted[of_tokens:]:
                 raise UserError(f"tensor {name} has shape {list(shape)}: download the file again")
 
 
@@ -178,6 +189,9 @@ def _check_vocab(
                 f"heads are for a vocabulary of {size} tokens, the model has {vocab_size}: take "
                 "heads that were trained for this model"
             )
+    for name in keys.names[MARKOV_OUT].values():
+        if tensors[name].shape[0] != (vocab_size if token_map is None else len(token_map)):
+            raise UserError(f"tensor {name} is of another vocabulary: download the file again")
 
 
 def _read_params(

@@ -108,10 +108,10 @@ def check_format(config: MedusaConfig, format: ExportFormat) -> None:
     """
     if config.num_layers == 0 and not config.own_projection:
         raise UserError("these heads have neither blocks nor projections: nothing to save")
-    if config.root_conditioned and (format != "C" or config.own_projection):
+    if config.sees_root and (format != "C" or config.own_projection):
         raise UserError(
-            f"format {format} cannot hold root-conditioned heads with these projections: only C "
-            "with the shared LM head can, as our extension of it"
+            f"format {format} cannot hold {config.conditioning}-conditioned heads with these "
+            "projections: only C with the shared LM head can, as our extension of it"
         )
     able = ["vllm"]
     if not config.draft_vocab:
@@ -144,7 +144,7 @@ def _stacks(
     stacks: dict[tuple[str, ...], dict[tuple[int, ...], np.ndarray]] = {}
     for path, record in head_records(config).items():
         stacked = np.asarray(params[path[0]][path[1]])
-        num_stacked = sum(axis in ("medusa", "layer") for axis in record.axes)
+        num_stacked = sum(axis in ("medusa", "layer", "pair") for axis in record.axes)
         indices = np.ndindex(*stacked.shape[:num_stacked])
         stacks[path] = {index: stacked[index] for index in indices}
     if format != "C" and not config.own_projection:

@@ -14,7 +14,7 @@ from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from tests.medusa_jax.tiny import last_hidden, next_token, tiny_lm
 
-CONFIG = MedusaConfig(num_heads=2, hidden_size=16, vocab_size=24, root_conditioned=True)
+CONFIG = MedusaConfig(num_heads=2, hidden_size=16, vocab_size=24, conditioning="root")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_tree_holds_what_the_equation_proposes(lm):
 
 def test_at_initialisation_the_root_changes_nothing(lm):
     params = init_heads(CONFIG, lm.params["lm_head"]["weight"], jnp.float32)
-    hidden, root = jnp.ones((3, 16)), jnp.asarray(np.random.default_rng(1).normal(size=(3, 16)))
+    hidden, root = jnp.ones((3, 16)), jnp.asarray(np.random.default_rng(1).normal(size=(3, 1, 16)))
     heads = MedusaHeads(CONFIG)
     logits = heads.apply({"params": params}, hidden, lm.params["lm_head"]["weight"], root)
     expected = hidden @ lm.params["lm_head"]["weight"].T
@@ -66,7 +66,7 @@ def test_at_initialisation_the_root_changes_nothing(lm):
 
 def test_missing_root_is_an_error(lm):
     heads = MedusaHeads(CONFIG)
-    with pytest.raises(ValueError, match="next token"):
+    with pytest.raises(ValueError, match="need 1 tokens after each"):
         heads.apply({"params": lm.heads_params}, jnp.ones(16), lm.params["lm_head"]["weight"])
 
 

@@ -30,6 +30,6 @@ class Favourite:
         num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
         return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
 
-    def rank(self, logits_BMV, request, position_B, token_V):
-        del request, position_B, token_V
-        return logits_BMV
+    def rank(self, logits_BXV, request, position_BX, token_V):
+        del request, position_BX, token_V
+        return logits_BXV

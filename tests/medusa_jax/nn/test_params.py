@@ -18,8 +18,16 @@ from tests.medusa_jax.tiny import CONFIG
 FLAGS = ("tie_embeddings", "qkv_bias", "o_bias", "mlp_bias", "qk_norm")
 BACKBONES = [CONFIG, *(dataclasses.replace(CONFIG, **{flag: True}) for flag in FLAGS)]
 HEADS = [
-    MedusaConfig(3, 8, 24, num_layers=layers, bias=bias, own_projection=own, root_conditioned=root)
-    for layers, bias, own, root in itertools.product((1, 2), *[(False, True)] * 3)
+    MedusaConfig(3, 8, 24, num_layers=layers, bias=bias, own_projection=own, conditioning=root)
+    for layers, bias, own, root in itertools.product(
+        (1, 2), (False, True), (False, True), ("none", "root")
+    )
+]
+HEADS += [
+    MedusaConfig(3, 8, 24, num_layers=2, conditioning="branch", bias=False),
+    MedusaConfig(3, 8, 24, num_layers=2, conditioning="recurrent"),
+    MedusaConfig(3, 8, 24, conditioning="markov", markov_rank=2),
+    MedusaConfig(3, 8, 24, conditioning="gated_markov", markov_rank=2),
 ]
 
 
@@ -42,7 +50,7 @@ def test_the_backbone_declares_its_records(config):
 @pytest.mark.parametrize("config", HEADS)
 def test_the_heads_declare_their_records(config):
     def init(key):
-        return MedusaHeads(config).init(key, jnp.ones(8), jnp.ones((24, 8)), jnp.ones(8))
+        return MedusaHeads(config).init(key, jnp.ones(8), jnp.ones((24, 8)), jnp.ones((3, 8)))
 
     declared = jax.eval_shape(init, jax.random.key(0))["params"]
     assert shapes(declared) == shapes(heads_params(config))

@@ -21,7 +21,7 @@ from tests.medusa_jax.packed import (
 
 M, V, D, T = 3, 24, 16, 14
 HEADS = MedusaConfig(M, D, V)
-ROOTED = dataclasses.replace(HEADS, root_conditioned=True)
+ROOTED = dataclasses.replace(HEADS, conditioning="root")
 DRAFT = MedusaConfig(M, D, 7, draft_vocab=True)
 TOKEN_MAP = np.array([20, 3, 0, 11, 5, 8, 17], np.int32)
 BATCH = packed_batch(np.random.default_rng(0), rows=2, length=T)

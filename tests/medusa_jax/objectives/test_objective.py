@@ -117,7 +117,7 @@ def test_cached_hidden_states_give_the_loss_of_the_sequences():
     hidden = np.asarray(jitted_hidden(params, BATCH), np.float16)
     cached = {
         "hidden": np.stack([np.roll(hidden, -k, axis=1) for k in range(M + 1)], axis=2),
-        "next": np.roll(BATCH["token"], -1, axis=1),
+        "next": np.stack([np.roll(BATCH["token"], -j, axis=1) for j in range(1, M + 1)], axis=2),
         "labels": np.asarray(objective.labels(params, BATCH)),
     }
 

@@ -44,7 +44,7 @@ def states(lm, folder):
 
 
 def expected_positions(lm):
-    """(hidden, next token, labels) of every position from the first with a label on, in loops."""
+    """(hidden, next tokens, labels) of every position from the first with a label on, in loops."""
     for example in sorted(conversations(), key=lambda example: len(example.token_T)):
         token, is_label = example.token_T, example.is_label_T
         padded = np.zeros((1, _WIDTH), np.int32)
@@ -56,7 +56,7 @@ def expected_positions(lm):
             labels = [token[a] if a < len(token) and is_label[a] else IGNORE for a in ahead]
             seen = seen or max(labels) >= 0
             if seen:
-                yield hidden[t], token[t + 1] if t + 1 < len(token) else None, labels
+                yield hidden[t], token[t + 1 : t + 1 + M].tolist(), labels
 
 
 def all_of(states):
@@ -71,8 +71,8 @@ def test_positions_are_those_of_every_conversation_alone(lm, states):
     assert len(states.hidden_S) == 2
     np.testing.assert_allclose(hidden_TD, [x for x, _, _ in expected], rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(states.labels_TJ, [labels for _, _, labels in expected])
-    for found, (_, wanted, _) in zip(states.next_T, expected, strict=True):
-        assert wanted is None or found == wanted
+    for found_M, (_, wanted, _) in zip(states.next_TM, expected, strict=True):
+        assert found_M[: len(wanted)].tolist() == wanted
     used = [i for i, (_, _, labels) in enumerate(expected) if max(labels) >= 0]
     np.testing.assert_array_equal(states.used, used)
     assert len(used) < len(expected)
@@ -84,10 +84,10 @@ def test_a_batch_brings_the_states_of_the_following_positions(states):
     assert batch["hidden"].shape == (2, 2, M + 1, 16)
     for place in np.ndindex(2, 2):
         position = states.used[index[place]]
-        window = np.minimum(np.arange(position, position + M + 1), len(states.next_T) - 1)
+        window = np.minimum(np.arange(position, position + M + 1), len(states.next_TM) - 1)
         np.testing.assert_array_equal(batch["hidden"][place], all_of(states)[window])
         np.testing.assert_array_equal(batch["labels"][place], states.labels_TJ[position])
-        assert batch["next"][place] == states.next_T[position]
+        np.testing.assert_array_equal(batch["next"][place], states.next_TM[position])
     np.testing.assert_array_equal(states.batch(index, 0)["hidden"], batch["hidden"][:, :, :1])
 
 

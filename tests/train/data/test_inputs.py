@@ -75,7 +75,7 @@ def test_an_epoch_of_cached_states_has_every_position_once(splits, lm, tmp_path)
     batches = [next(data.train) for _ in range(-(-len(expected) // (ROWS * T)))]
     hidden_TD = np.concatenate([b["hidden"].reshape(-1, 1, 32)[:, 0] for b in batches])
     labels_TJ = np.concatenate([b["labels"].reshape(-1, M + 1) for b in batches])
-    next_T = np.concatenate([b["next"].reshape(-1) for b in batches])
+    next_T = np.concatenate([b["next"][..., 0].reshape(-1) for b in batches])
     assert batches[0]["hidden"].shape == (ROWS, T, 1, 32)
 
     first = slice(len(expected))

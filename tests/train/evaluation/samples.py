@@ -32,7 +32,7 @@ def lm_with(kind):
         num_layers=2,
         own_projection=kind == "own",
         draft_vocab=kind == "draft",
-        root_conditioned=kind == "draft",
+        conditioning="root" if kind == "draft" else "none",
     )
     token_map = jnp.asarray(DRAFT, jnp.int32) if kind == "draft" else None
     params = init_heads(config, lm.params["lm_head"]["weight"], jnp.float32, token_map)

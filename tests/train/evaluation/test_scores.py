@@ -27,7 +27,7 @@ def head_logits(lm, hidden, following):
         x = hidden
         for layer in range(c.num_layers):
             y = params["blocks"]["weight"][m, layer] @ x + params["blocks"]["bias"][m, layer]
-            if c.root_conditioned and layer == 0:
+            if c.conditioning == "root" and layer == 0:
                 e = np.asarray(lm.params["embed"]["weight"])[following]
                 y = y + params["root"]["weight"][m] @ (e / np.sqrt(np.mean(e * e)))
             x = x + y / (1 + np.exp(-y))

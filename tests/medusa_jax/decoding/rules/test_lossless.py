@@ -219,13 +219,19 @@ def test_drafts_are_ranked_by_the_noise_that_decides():
     logits_BMV = jax.random.normal(jax.random.key(0), (rows, 3, vocabulary))
     request = request_of(rows, numbers_of(rows, temperature=0.8))
     position_B = jnp.arange(rows, dtype=jnp.int32)
-    score_BMV = Lossless().rank(logits_BMV, request, position_B, None)
+    position_BM = position_B[:, None] + jnp.arange(1, 4, dtype=jnp.int32)[None]
+    score_BMV = Lossless().rank(logits_BMV, request, position_BM, None)
     for head in range(3):
         drawn_B = Lossless().first(logits_BMV[:, head], request, position_B + head + 1)
         np.testing.assert_array_equal(score_BMV[:, head].argmax(-1), drawn_B)
     some = jnp.asarray([30, 2, 17], jnp.int32)
-    score_BMd = Lossless().rank(logits_BMV[..., some], request, position_B, some)
+    score_BMd = Lossless().rank(logits_BMV[..., some], request, position_BM, some)
     np.testing.assert_allclose(score_BMd, score_BMV[..., some], rtol=1e-6)
+    # Branches of one depth guess at one position.
+    score_BNV = Lossless().rank(logits_BMV, request, position_BM[:, 1:2], None)
+    np.testing.assert_array_equal(score_BNV[:, 1], score_BMV[:, 1])
+    drawn_B = Lossless().first(logits_BMV[:, 0], request, position_B + 2)
+    np.testing.assert_array_equal(score_BNV[:, 0].argmax(-1), drawn_B)
 
 
 def test_the_root_alone_draws_one_token():

@@ -1,5 +1,6 @@
 """Files of heads in every format, written name by name, independently of the code under test."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -21,11 +22,20 @@ def named_a(config: MedusaConfig, params: dict, prefix: str = "") -> dict[str, n
     for h in range(config.num_heads):
         for layer in range(config.num_layers):
             for part, array in params["blocks"].items():
-                tensors[f"{prefix}{h}.{layer}.linear.{part}"] = array[h, layer]
-        if config.root_conditioned:
+                if h < len(array):
+                    tensors[f"{prefix}{h}.{layer}.linear.{part}"] = array[h, layer]
+        if "root" in params:
             tensors[f"{prefix}{h}.root.weight"] = params["root"]["weight"][h]
+        for token in range(h + 1) if "branch" in params else ():
+            array = params["branch"]["weight"][sum(range(h + 1)) + token]
+            tensors[f"{prefix}{h}.branch.{token}.weight"] = array
         if config.own_projection:
             tensors[f"{prefix}{h}.{config.num_layers}.weight"] = params["projection"]["weight"][h]
+    for kind, name in itertools.product(
+        ("cell", "markov"), ("token", "state", "in", "out", "gate")
+    ):
+        for part, array in params.get(f"{kind}_{name}", {}).items():
+            tensors[f"{prefix}{kind}.{name}.{part}"] = array
     if config.draft_vocab:
         tensors["token_map"] = params["token_map"]
     return tensors
@@ -75,6 +85,12 @@ HEADS = {
     "C": MedusaConfig(M, D, V),
     "C, two layers, no bias": MedusaConfig(M, D, V, num_layers=2, bias=False),
     # Files list tensors by name: "10.root.weight" comes before "2.root.weight".
-    "C, twelve roots": MedusaConfig(12, D, V, root_conditioned=True),
+    "C, twelve roots": MedusaConfig(12, D, V, conditioning="root"),
     "C, draft": MedusaConfig(M, D, len(TOKEN_MAP), draft_vocab=True),
+    "C, twelve branches": MedusaConfig(12, D, V, conditioning="branch"),
+    "C, recurrent": MedusaConfig(M, D, V, num_layers=2, conditioning="recurrent"),
+    "C, markov, draft": MedusaConfig(
+        M, D, len(TOKEN_MAP), draft_vocab=True, conditioning="markov", markov_rank=2
+    ),
+    "C, gated": MedusaConfig(M, D, V, conditioning="gated_markov", markov_rank=3),
 }

@@ -1,0 +1,121 @@
+"""What heads that see their branch propose: level by level, every branch apart."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.decoding.drafters import Rank
+from medusa_jax.nn.branch import branch_term, correction, first_heads, head_hidden, own_params
+from medusa_jax.nn.heads import MedusaHeads
+from medusa_jax.nn.layers import draft_rows, project, take_rows
+from medusa_jax.nn.llama import lm_head_weight
+from medusa_jax.nn.vocabulary import best_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Brancher:
+    """Heads that `MedusaConfig.sees_branch` is true of.
+
+    Attributes:
+      heads: those that are used.
+      top_k: proposals wanted at each branch.
+      dtype: compute dtype.
+    """
+
+    heads: MedusaConfig
+    top_k: int
+    dtype: str
+
+    def start(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> Any:
+        """What all branches of a row share; see `Drafter.draft` for the arguments."""
+        if not self.heads.corrects:
+            return hidden_BD[:, None]
+        own, backbone = params["drafter"], params["backbone"]
+        weights = {name: own["heads"][name] for name in own["heads"] if name != "token_map"}
+        branch_B1D = take_rows(backbone["embed"]["weight"], root_B[:, None])
+        x_BMD: Any = MedusaHeads(self.heads, jnp.dtype(self.dtype)).apply(
+            {"params": weights}, hidden_BD, branch_B1D, method="hidden"
+        )
+        return x_BMD, self._projected(params, x_BMD)
+
+    def propose(
+        self, params: dict[str, Any], start: Any, token_BNJ: jax.Array, rank: Rank
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The best tokens of head J at the ends of N branches.
+
+        Args:
+          params: see `Drafter.draft`.
+          start: of the same step.
+          token_BNJ: int32, the tokens of each branch, root included.
+          rank: see `Drafter.draft`.
+
+        Returns:
+          As `Proposer.propose`, with branches in place of heads.
+        """
+        with jax.named_scope("medusa_heads"):
+            token_map = params["drafter"]["heads"].get("token_map")
+            distance_1 = jnp.full((1,), token_BNJ.shape[-1], jnp.int32)
+            score_BNV = rank(self._logits(params, start, token_BNJ), distance_1, token_map)
+            top_BNk, token_BNk = best_tokens(score_BNV, self.top_k)
+            if token_map is not None:
+                token_BNk = token_map[token_BNk]
+        return score_BNV, top_BNk, token_BNk.astype(jnp.int32)
+
+    def _logits(self, params: dict[str, Any], start: Any, token_BNJ: jax.Array) -> jax.Array:
+        own, head = params["drafter"]["heads"], token_BNJ.shape[-1] - 1
+        dtype, table_VD = jnp.dtype(self.dtype), params["backbone"]["embed"]["weight"]
+        if not self.heads.corrects:
+            term_BND = branch_term(own["each"][head], take_rows(table_VD, token_BNJ), dtype)
+            x_BND = head_hidden(own["each"][head], start, term_BND, dtype)
+            return self._projected(params, x_BND)
+        x_BMD, logits_BMV = start
+        before_BND = take_rows(table_VD, token_BNJ[..., -1])
+        x_BND = jnp.broadcast_to(x_BMD[:, head, None], before_BND.shape)
+        return logits_BMV[:, head, None] + correction(own, x_BND, before_BND, dtype)
+
+    def _projected(self, params: dict[str, Any], x_BXD: jax.Array) -> jax.Array:
+        own, backbone = params["drafter"], params["backbone"]
+        with jax.named_scope("medusa_projection"):
+            lm_head_VD = own["lm_head"] if self.heads.draft_vocab else lm_head_weight(backbone)
+            return project(x_BXD, lm_head_VD, jnp.dtype(self.dtype))
+
+
+def make_brancher(
+    config: MedusaConfig,
+    heads: dict[str, Any],
+    backbone: dict[str, Any],
+    *,
+    depth: int,
+    top_k: int,
+    dtype: str,
+) -> tuple[Brancher, dict[str, Any]]:
+    """The first `depth` heads, and what they read.
+
+    Matrices are taken apart here and not in the compiled step, which would copy them every time.
+
+    Args:
+      config: of the heads, at least `depth`.
+      heads: their parameters.
+      backbone: the base model's.
+      depth: heads to use.
+      top_k: proposals wanted at each branch.
+      dtype: compute dtype.
+
+    Returns:
+      The heads, and {"heads"}: of "markov" and "gated_markov" ones as in `MedusaHeads`, of others
+      {"each": by head, see `own_params`}; both with "token_map" where there is one, and with
+      "lm_head" [Vd, D] beside them: the rows of the LM head that it names.
+    """
+    used = dataclasses.replace(config, num_heads=depth)
+    if config.corrects:
+        own = first_heads(heads, depth) if depth < config.num_heads else heads
+    else:
+        own = {"each": [own_params(config, heads, m) for m in range(depth)]}
+        own |= {name: heads[name] for name in ("token_map",) if name in heads}
+    params: dict[str, Any] = {"heads": own}
+    if config.draft_vocab:
+        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
+    return Brancher(used, top_k, dtype), params

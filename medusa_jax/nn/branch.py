@@ -1,0 +1,181 @@
+"""Heads that see their branch: what the tokens from the root on add to a head's own work.
+
+With h the hidden state at t, x_{t+1} the root, e_j the embedding of x_{t+j} scaled to unit root
+mean square, and head k the one that predicts x_{t+k+1} (all source papers in `MedusaConfig`):
+
+  branch         B_1(h) = SiLU(W1 h + U_{k,1} e_1 + ... + U_{k,k} e_k + b1) + h
+  recurrent      s_j = SiLU(S s_{j-1} + T e_j + c), s_0 = 0;  B_1(h) = SiLU(W1 h + O s_k + b1) + h
+  markov         logits_k + C A e_k
+  gated_markov   logits_k + C (sigmoid(G [y_k; A e_k]) * A e_k), y_k the head's last block
+
+The first two run a head once for every branch; the others run all heads once and correct what they
+say. "markov" and "gated_markov" heads are root-conditioned besides.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from medusa_jax.config import MedusaConfig
+from medusa_jax.nn.layers import project
+
+
+def unit_size(embedding: jax.Array) -> jax.Array:
+    """float32 [..., D] of unit root mean square.
+
+    Embeddings are much smaller than hidden states; unit size suits every model.
+    """
+    e = embedding.astype(jnp.float32)
+    return e * jax.lax.rsqrt(jnp.mean(e * e, axis=-1, keepdims=True) + 1e-12)
+
+
+def first_heads(params: dict[str, Any], depth: int) -> dict[str, Any]:
+    """The first heads of "none", "root", "markov" and "gated_markov" ones, whatever else they have.
+
+    Args:
+      params: in the layout of `MedusaHeads`.
+      depth: how many.
+    """
+    by_head = ("blocks", "root", "projection")
+    return {
+        name: jax.tree.map(lambda x: x[:depth], of_all) if name in by_head else of_all
+        for name, of_all in params.items()
+    }
+
+
+def can_learn_to_see(found: MedusaConfig, wanted: MedusaConfig) -> bool:
+    """Whether trained heads may go on learning as heads that see more.
+
+    Not as recurrent ones: these share the matrices of their blocks.
+    """
+    less = ("none",) if wanted.conditioning == "root" else ("none", "root")
+    if found.conditioning not in less or wanted.conditioning in (*less, "recurrent"):
+        return False
+    as_found = {"conditioning": found.conditioning, "markov_rank": found.markov_rank}
+    return dataclasses.replace(wanted, **as_found) == found
+
+
+def extended(params: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """Heads that see more than they did, and say what they said, as nothing new has a weight yet.
+
+    Args:
+      params: of the heads as they were.
+      fresh: of new heads of the other kind, see `init_heads`.
+    """
+    out = fresh | {name: params[name] for name in params if name in fresh}
+    if "root" in params and "branch" in fresh:
+        heads = np.arange(len(params["root"]["weight"]))
+        of_root = fresh["branch"]["weight"].at[heads * (heads + 1) // 2]
+        out["branch"] = {"weight": of_root.set(params["root"]["weight"])}
+    return out
+
+
+def own_params(config: MedusaConfig, params: dict[str, Any], head: int) -> dict[str, Any]:
+    """What one head reads of the stacked parameters, every block apart.
+
+    Args:
+      config: of all heads, "branch" or "recurrent".
+      params: in the layout of `MedusaHeads`.
+      head: k - 1, from 0.
+    """
+    blocks = params["blocks"]
+    weight_LDD = blocks["weight"][min(head, len(blocks["weight"]) - 1)]
+    own: dict[str, Any] = {"blocks": [{"weight": weight} for weight in weight_LDD]}
+    if config.bias:
+        for layer, block in enumerate(own["blocks"]):
+            block["bias"] = blocks["bias"][head, layer]
+    if config.conditioning == "branch":
+        first = head * (head + 1) // 2
+        weight_KDD = params["branch"]["weight"][first : first + head + 1]
+        return own | {"branch": [{"weight": weight} for weight in weight_KDD]}
+    return own | {name: params[name] for name in ("cell_token", "cell_state", "cell_out")}
+
+
+def branch_term(own: dict[str, Any], branch: jax.Array, dtype: Any) -> jax.Array:
+    """What the branch adds to head k's first block.
+
+    Args:
+      own: the head's parameters, see `own_params`.
+      branch: [..., k, D], embeddings of the k tokens from the root on.
+      dtype: compute dtype.
+
+    Returns:
+      float32 [..., D].
+    """
+    e = unit_size(branch)
+    if "branch" in own:
+        of_token = [project(e[..., j, :], u["weight"], dtype) for j, u in enumerate(own["branch"])]
+        return sum(of_token[1:], of_token[0])
+    return project(_states(own, e, dtype)[-1], own["cell_out"]["weight"], dtype)
+
+
+def branch_terms(
+    config: MedusaConfig, params: dict[str, Any], branch: jax.Array, dtype: Any
+) -> Any:
+    """`branch_term` of all heads, [..., D] each; branch [..., M, D]. A cell takes M steps."""
+    own = [own_params(config, params, m) for m in range(config.num_heads)]
+    if config.conditioning == "branch":
+        return [branch_term(o, branch[..., : m + 1, :], dtype) for m, o in enumerate(own)]
+    states = _states(own[0], unit_size(branch), dtype)
+    return [project(state, params["cell_out"]["weight"], dtype) for state in states]
+
+
+def _states(own: dict[str, Any], e: jax.Array, dtype: Any) -> list[jax.Array]:
+    """Of the cell, after every token: float32 [..., k, D] -> k times [..., D]."""
+    states: list[jax.Array] = []
+    for j in range(e.shape[-2]):
+        y = project(e[..., j, :], own["cell_token"]["weight"], dtype)
+        y = y + jnp.broadcast_to(own["cell_token"]["bias"].astype(jnp.float32), y.shape)
+        if states:
+            y = y + project(states[-1], own["cell_state"]["weight"], dtype)
+        states.append(nn.silu(y))
+    return states
+
+
+def head_hidden(own: dict[str, Any], hidden: jax.Array, term: jax.Array, dtype: Any) -> jax.Array:
+    """What a head projects.
+
+    Args:
+      own: its parameters, see `own_params`.
+      hidden: [..., D].
+      term: float32 [..., D], see `branch_term`; its axes may be 1 where those of `hidden` are.
+      dtype: compute dtype.
+
+    Returns:
+      [..., D] in `dtype`.
+    """
+    x = hidden.astype(dtype)
+    with jax.named_scope("medusa_blocks"):
+        for layer, block in enumerate(own["blocks"]):
+            y = project(x, block["weight"], dtype)
+            y = y + term if layer == 0 else y
+            if "bias" in block:
+                y = y + jnp.broadcast_to(block["bias"].astype(jnp.float32), y.shape)
+            x = (x.astype(jnp.float32) + nn.silu(y)).astype(dtype)
+    return x
+
+
+def correction(
+    params: dict[str, Any], hidden: jax.Array, before: jax.Array, dtype: Any
+) -> jax.Array:
+    """What "markov" and "gated_markov" heads add to their logits.
+
+    Args:
+      params: of all heads.
+      hidden: [..., D], what a head projects.
+      before: [..., D], the embedding of the token right before the one to predict.
+      dtype: compute dtype.
+
+    Returns:
+      float32 [..., V].
+    """
+    with jax.named_scope("medusa_correction"):
+        z = project(unit_size(before), params["markov_in"]["weight"], dtype)
+        if "markov_gate" in params:
+            both = jnp.concatenate([hidden.astype(jnp.float32), z], axis=-1)
+            z = z * jax.nn.sigmoid(project(both, params["markov_gate"]["weight"], dtype))
+        return project(z, params["markov_out"]["weight"], dtype)

@@ -1,0 +1,161 @@
+"""Trees of heads that see their branch against trees that are drafted node by node."""
+
+import dataclasses
+import heapq
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import medusa_jax
+from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.tree.build import build_tree
+from tests.medusa_jax.branch_heads import KINDS, branch_lm, slow_logits
+from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows
+from tests.medusa_jax.tiny import last_hidden, next_token
+
+TREE = [[0], [1], [4], [0, 0], [0, 2], [1, 0], [4, 1]]
+TREE += [[0, 0, 0], [0, 2, 1], [4, 1, 0], [0, 2, 1, 3]]
+TOKEN_MAP = np.array([3, 20, 7, 11, 2, 15, 9], np.int32)
+
+
+def scores(lm, hidden_D, branch):
+    """Of all tokens that the heads know, behind a branch of token ids."""
+    table_VD, lm_head_VD = (np.asarray(lm.params[name]["weight"]) for name in ("embed", "lm_head"))
+    if "token_map" in lm.heads_params:
+        lm_head_VD = lm_head_VD[np.asarray(lm.heads_params["token_map"])]
+    embedded, kind = table_VD[list(branch)], lm.heads_config.conditioning
+    return slow_logits(kind, lm.heads_params, len(branch) - 1, hidden_D, embedded, lm_head_VD)
+
+
+def token_of(lm, score_V, rank):
+    index = np.argsort(-score_V, kind="stable")[rank]
+    return int(lm.heads_params["token_map"][index] if "token_map" in lm.heads_params else index)
+
+
+def drafted(lm, hidden_D, root, paths):
+    """Token of every path, each found by walking down to it from the root."""
+    found = []
+    for path in paths:
+        branch = [root]
+        for rank in path:
+            branch.append(token_of(lm, scores(lm, hidden_D, branch), rank))
+        found.append(branch[-1])
+    return found
+
+
+def slow_steps(lm, prompt, budget, paths):
+    """Greedy text and the steps that it takes, with a tree that is drafted node by node."""
+    out, steps, tree = [], 0, {tuple(path) for path in paths}
+    while len(out) < budget:
+        hidden_D = last_hidden(lm, prompt + out)
+        block, path = [next_token(lm, hidden_D)], ()
+        while True:
+            wanted = next_token(lm, last_hidden(lm, prompt + out + block))
+            if len(path) == 4:
+                break
+            order = np.argsort(-scores(lm, hidden_D, block), kind="stable")
+            path += (int(np.flatnonzero(order == wanted)[0]),)
+            if path not in tree:
+                break
+            block.append(wanted)
+        out += block
+        steps += 1
+    return out[:budget], steps
+
+
+@pytest.mark.parametrize("token_map", [None, TOKEN_MAP], ids=["all tokens", "draft vocabulary"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_node_holds_what_its_own_branch_proposes(kind, token_map):
+    lm = branch_lm(kind, token_map=token_map, num_layers=2)
+    tree = build_tree(TREE)
+    runtime = make_runtime(lm, tree)
+    batch = runtime.start(make_request([9] * 3), PROMPTS)
+    for _ in range(2):
+        done = [row.tolist() for row in np.asarray(batch.state.output_BO)]
+        draft = batch.state.draft
+        for b, prompt in enumerate(PROMPTS):
+            tokens = prompt + done[b][: int(batch.state.num_new_B[b])]
+            hidden_D = last_hidden(lm, tokens)
+            root = next_token(lm, hidden_D)
+            wanted = [root, *drafted(lm, hidden_D, root, tree.paths())]
+            assert draft.token_BR[b].tolist() == wanted
+        batch = runtime.advance(batch, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_text_and_steps_are_those_of_a_slow_reading(kind):
+    lm = branch_lm(kind)
+    state = decoded(dataclasses.replace(lm, tree=build_tree(TREE)), PROMPTS, [16] * 3)
+    expected = [slow_steps(lm, prompt, 16, TREE) for prompt in PROMPTS]
+    assert rows(state) == [text for text, _ in expected]
+    assert state.num_steps_B.tolist() == [steps for _, steps in expected]
+
+
+@pytest.mark.parametrize("tree", ["mc_sim_7b_63", "dynamic:12", "chain:3"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampled_text_is_that_of_plain_decoding(kind, tree):
+    lm = branch_lm(kind, token_map=TOKEN_MAP)
+    options = {"max_new_tokens": 24, "temperature": 0.9, "seed": 3}
+    plain = medusa_jax.generate(lm.with_tree("chain:0"), PROMPTS, **options)
+    fast = medusa_jax.generate(lm.with_tree(tree), PROMPTS, **options)
+    assert [row.token_ids for row in fast] == [row.token_ids for row in plain]
+    assert sum(row.num_steps for row in fast) < sum(row.num_steps for row in plain)
+
+
+def grown(lm, hidden_D, root, num_nodes, depth):
+    """The dynamic tree: each time the most valuable node that is left, until there are enough.
+
+    A node gets children if it is among the eight best of its depth, at a temperature of 1.4.
+    """
+    levels, frontier = [], [(0.0, (root,))]
+    for _ in range(depth):
+        children = []
+        for value, branch in frontier:
+            score_V = scores(lm, hidden_D, branch) / 1.4
+            log_p_V = score_V - np.log(np.exp(score_V - score_V.max()).sum()) - score_V.max()
+            children += [(value + log_p_V[i], (*branch, i)) for i in range(len(log_p_V))]
+        best = heapq.nlargest(num_nodes - 1, children)
+        levels += best
+        frontier = best[:8]
+    return [branch for _, branch in heapq.nlargest(num_nodes - 1, levels)]
+
+
+@pytest.mark.parametrize("kind", ["gated_markov", "branch", "recurrent"])
+def test_dynamic_trees_hold_the_best_branches(kind):
+    lm = branch_lm(kind)
+    runtime = make_runtime(lm.with_tree("dynamic:12"))
+    draft = runtime.start(make_request([9] * 3), PROMPTS).state.draft
+    assert draft.token_BR.shape == (3, 12)
+    for b, prompt in enumerate(PROMPTS):
+        hidden_D = last_hidden(lm, prompt)
+        root = next_token(lm, hidden_D)
+        token_R, parent_R = draft.token_BR[b].tolist(), draft.parent_BR[b].tolist()
+        branches = [(root,)]
+        for token, parent in zip(token_R[1:], parent_R[1:], strict=True):
+            branches.append((*branches[parent], token))
+        assert branches[1:] == grown(lm, hidden_D, root, 12, 4)
+        assert draft.depth_BR[b].tolist() == [len(branch) - 1 for branch in branches]
+        for r, branch in enumerate(branches):
+            sees = [branch[: len(other)] == other for other in branches]
+            assert draft.mask_BRR[b, r].tolist() == sees
+
+
+def test_similar_trees_share_a_program():
+    """What a drafter reads of trees of one size and depth has the same shapes."""
+    lm = branch_lm("branch")
+
+    def shapes(paths):
+        drafter, own = make_drafter(
+            lm.heads_config, lm.heads_params, lm.params, build_tree(paths), "float32", "cpu"
+        )
+        return drafter, [x.shape for x in own["parents"]]
+
+    one, own = shapes([[0], [1], [2], [0, 0], [1, 0], [2, 0]])
+    other, theirs = shapes([[0], [1], [2], [3], [0, 0], [0, 1]])
+    assert one == other
+    assert own == [(1, 1), (4, 2)]
+    assert theirs == [(1, 1), (1, 2)]
+    assert shapes([[0], [1], [2], [0, 0], [1, 0], [1, 1]])[1] == [(1, 1), (2, 2)]
+    assert jnp.asarray(own[0]).shape == (2,)
