@@ -31,7 +31,9 @@ def _what_is_learned(c: ConfigDict) -> None:
     # What is minimised.
     c.objective = "medusa1"  # "medusa1": heads only; "medusa2": backbone too; "self_distill".
     c.hidden_states = "streamed"  # "cached": the backbone runs once, before training; medusa1 only.
-    c.soft_labels = False  # Heads learn the base model's distribution instead of the token (ours).
+    # What heads learn: "tokens"; the base model's "distribution" instead; or the distance from it,
+    # "l1" (the last two are not in the paper).
+    c.head_labels = "tokens"
     c.head_decay = 0.8  # lambda_k = head_decay ** k.
     c.heads_coef = 0.2  # lambda_0, weight of the heads' loss against the base head's.
     c.heads_schedule = "constant"  # Heads' warm-up: lambda_0 grows from 0 by "linear" or "sine".

@@ -54,7 +54,7 @@ def get_config(stage: str = "hard") -> ConfigDict:
     c.export_format = "C"
     if stage == "soft":
         c.medusa = "runs/hard/export"
-        c.soft_labels = True
+        c.head_labels = "distribution"
         c.steps = 1000
         c.learning_rate = 1e-3
         c.eval_every = 250

@@ -41,7 +41,7 @@ _VARIANTS = {
     "two_stage": {"medusa": str(SHIPPED_HEADS)},
     "one_stage": {"heads_schedule": "sine"},
     "naive": {},
-    "naive_own": {"own_projection": True, "root_conditioned": False, "export_format": "vllm"},
+    "naive_own": {"own_projection": True, "conditioning": "none", "export_format": "vllm"},
     "naive_stopped": {"stop_lm_head": True},
     "lora_only": {"medusa": str(SHIPPED_HEADS), "heads_coef": 0.0},
     "heads_only": {"medusa": str(SHIPPED_HEADS), "objective": "medusa1", "lora_rank": 0},

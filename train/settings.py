@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medusa_jax.cli_config import unknown
 from medusa_jax.config import Conditioning, MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.objectives.objective import HeadLabels
 from train.data.pipeline import DataErrors
 from train.settings_checks import check_settings
 
@@ -35,7 +36,7 @@ class Settings:
     held_out: float
     objective: Literal["medusa1", "medusa2", "self_distill"]
     hidden_states: Literal["streamed", "cached"]
-    soft_labels: bool
+    head_labels: HeadLabels
     head_decay: float
     heads_coef: float
     heads_schedule: Literal["constant", "linear", "sine"]
@@ -81,6 +82,11 @@ class Settings:
         if self.steps is None:
             raise ValueError("the steps of an epoch depend on the data: call with_steps before")
         return self.steps
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether heads learn distributions of the base model."""
+        return self.head_labels != "tokens"
 
     @property
     def lora_scale(self) -> float:

@@ -191,7 +191,7 @@ def _objective(settings: Settings, lm: MedusaLM, heads: MedusaConfig, mesh: Mesh
         heads,
         settings.objective,
         head_decay=settings.head_decay,
-        soft_labels=settings.soft_labels,
+        head_labels=settings.head_labels,
         stop_lm_head=settings.stop_lm_head,
         dtype=settings.dtype,
         remat=False if settings.remat == "none" else settings.remat,

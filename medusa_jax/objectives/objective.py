@@ -20,6 +20,7 @@ from medusa_jax.nn.scanned import Remat
 from medusa_jax.objectives.accuracy import accuracy_sums, expected_tokens, label_rank
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.cross_entropy import cross_entropy
+from medusa_jax.objectives.distance import l1_loss
 from medusa_jax.objectives.labels import shift_labels, to_draft_vocabulary
 from medusa_jax.objectives.logits import LMHead, head_logits, lm_head_logits, lm_heads
 from medusa_jax.objectives.medusa1 import medusa1_loss
@@ -30,6 +31,7 @@ from medusa_jax.pin import Pin
 from medusa_jax.tree.build import Tree
 
 Kind = Literal["medusa1", "medusa2", "self_distill"]
+HeadLabels = Literal["tokens", "distribution", "l1"]
 
 _OF_HEADS = ("hidden", "branch", "following")  # what the heads' logits are made of
 
@@ -44,8 +46,8 @@ class Objective:
       kind: "medusa1": the heads' loss, backbone and adapters fixed; "medusa2": the base head's
         cross-entropy too; "self_distill": the divergence from the original model instead of it.
       head_decay: lambda_k = head_decay ** k (paper, equation 1).
-      soft_labels: heads learn the base model's distribution at the position that they predict
-        instead of the token there (ours; not in the paper).
+      head_labels: what heads learn (all but the first not in the paper): the "tokens"; the base
+        model's "distribution" at the position that they predict; "l1", the distance from that.
       stop_lm_head: the heads' loss stops at the LM head that they share, so that the base head's
         alone trains it and its adapter (ours; heads with projections of their own share none).
       dtype: compute dtype.
@@ -61,7 +63,7 @@ class Objective:
     heads: MedusaConfig
     kind: Kind = "medusa1"
     head_decay: float = 0.8
-    soft_labels: bool = False
+    head_labels: HeadLabels = "tokens"
     stop_lm_head: bool = False
     dtype: str = "float32"
     remat: Remat = False
@@ -69,6 +71,11 @@ class Objective:
     lora_dropout: float = 0.0
     time_block: int = 128
     pin: Pin | None = None
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether the base model's distributions are needed."""
+        return self.head_labels != "tokens"
 
     def labels(self, params: dict[str, Any], batch: dict[str, Any]) -> jax.Array:
         """labels_BTJ, int32: the base head's in V, the heads' in their vocabulary (or OUTSIDE)."""
@@ -190,7 +197,11 @@ class Objective:
         if self.soft_labels:  # What only teaches does not learn.
             teacher = jax.lax.stop_gradient(lm_head)
             teacher_BTMV = lm_head_logits(teacher, x["following"], **options)
-        loss_M = cross_entropy(logits_BTMV, labels_BTM, teacher_BTMV).sum((0, 1))
+        if teacher_BTMV is not None and self.head_labels == "l1":
+            loss_BTM = l1_loss(logits_BTMV, labels_BTM, teacher_BTMV)
+        else:
+            loss_BTM = cross_entropy(logits_BTMV, labels_BTM, teacher_BTMV)
+        loss_M = loss_BTM.sum((0, 1))
         medusa1 = medusa1_loss(loss_M / params["count_M"], self.head_decay, params["first"])
         return medusa1, loss_M, label_rank(logits_BTMV, labels_BTM)
 

@@ -63,7 +63,7 @@ def test_unknown_argument_is_refused(name):
 
 def check_heads_and_adapters(s, *, lora: bool):
     assert (s.num_heads, s.num_layers, s.head_decay, s.own_projection) == (5, 1, 0.8, True)
-    assert (s.conditioning, s.soft_labels, s.draft_vocab) == ("none", False, 0)
+    assert (s.conditioning, s.head_labels, s.draft_vocab) == ("none", "tokens", 0)
     assert s.head_lr_multiplier == 4.0
     assert s.weight_decay == 0.0
     assert (s.lora_rank, s.lora_alpha, s.lora_dropout) == (32 if lora else 0, 16.0, 0.05)
@@ -125,7 +125,7 @@ def test_shipped_heads_recipe_is_kept(stage, rate, steps, soft):
     [
         ("two_stage", "naive", {"medusa"}),
         ("one_stage", "naive", {"heads_schedule"}),
-        ("naive_own", "naive", {"own_projection", "root_conditioned", "export_format"}),
+        ("naive_own", "naive", {"own_projection", "conditioning", "export_format"}),
         ("naive_stopped", "naive", {"stop_lm_head"}),
         ("lora_only", "two_stage", {"heads_coef"}),
         ("heads_only", "two_stage", {"objective", "lora_rank"}),

@@ -62,7 +62,7 @@ def test_heads_alone_leave_the_model_as_it_was(trained, model):
 def test_projections_of_their_own_are_trained_and_kept(trained):
     lm, _ = trained["naive_own"]
     assert lm.heads_config.own_projection
-    assert not lm.heads_config.root_conditioned
+    assert lm.heads_config.conditioning == "none"
     first, *others = lm.heads_params["projection"]["weight"]
     assert all(np.abs(first - other).max() > 1e-6 for other in others)
 

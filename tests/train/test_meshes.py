@@ -46,7 +46,7 @@ RECIPES = {
         "objective": "medusa1",
         "own_projection": False,
         "conditioning": "root",
-        "soft_labels": True,
+        "head_labels": "distribution",
         "draft_vocab": 36,
         "export_format": "none",
     },

@@ -100,7 +100,7 @@ def test_missing_key_is_named():
         ("steps", True, "a whole number"),
         ("learning_rate", "fast", "a number"),
         ("remat", "some", "none, products, nothing, offload"),
-        ("soft_labels", 1, "True or False"),
+        ("own_projection", 1, "True or False"),
         ("model", 3, "text"),
         ("data", None, "text"),
         ("mesh", 8, "ConfigDict"),

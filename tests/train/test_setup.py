@@ -178,12 +178,16 @@ def test_settings_reach_the_objective_and_the_step():
     }
     experiment = experiment_of(**changes)
     objective = experiment.step.objective
-    assert (objective.kind, objective.head_decay, objective.soft_labels) == ("medusa2", 0.5, False)
+    assert (objective.kind, objective.head_decay, objective.head_labels) == (
+        "medusa2",
+        0.5,
+        "tokens",
+    )
     assert (objective.lora_scale, objective.lora_dropout) == (2.5, 0.25)
     assert (objective.dtype, objective.remat) == ("bfloat16", "products")
     assert objective.heads == experiment.heads
     assert (experiment.step.accumulate, experiment.step.seed) == (2, 7)
-    assert experiment_of(soft_labels=True, objective="medusa1").step.objective.soft_labels
+    assert experiment_of(head_labels="l1", objective="medusa1").step.objective.head_labels == "l1"
 
 
 def test_the_heads_warm_up_takes_its_share_of_the_steps():

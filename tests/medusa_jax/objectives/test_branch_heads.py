@@ -54,7 +54,7 @@ def test_heads_by_hand(kind):
 
 @pytest.mark.parametrize("kind", ["gated_markov", "branch"])
 def test_cached_hidden_states_give_the_loss_of_the_sequences(kind):
-    objective, params = objective_of(kind, soft_labels=True)
+    objective, params = objective_of(kind, head_labels="distribution")
     streamed = jitted(objective, params, BATCH)
     hidden = np.asarray(jitted_hidden(params, BATCH))
     cached = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.objectives.cross_entropy import cross_entropy
+from medusa_jax.objectives.distance import l1_loss
 from medusa_jax.objectives.labels import IGNORE
 from medusa_jax.objectives.medusa1 import medusa1_loss
 from medusa_jax.objectives.medusa2 import medusa2_loss
@@ -25,6 +26,15 @@ def test_cross_entropy(shape, soft):
         target = np.exp(log_softmax(teacher[where])) if soft else np.eye(9)[max(label, 0)]
         wanted = -target @ log_softmax(logits[where]) if label >= 0 else 0.0
         np.testing.assert_allclose(loss[where], wanted, rtol=1e-5)
+
+
+def test_l1_loss():
+    logits, labels, teacher = random_problem((4, 5, 3), 9)
+    loss = quick_jit(l1_loss)(logits, labels, teacher)
+    for where in np.ndindex(4, 5, 3):
+        p, q = np.exp(log_softmax(logits[where])), np.exp(log_softmax(teacher[where]))
+        wanted = 0.1 * -np.log(p[labels[where]]) + 0.9 * np.abs(p - q).sum()
+        np.testing.assert_allclose(loss[where], wanted if labels[where] >= 0 else 0.0, rtol=1e-5)
 
 
 def test_equation_1():

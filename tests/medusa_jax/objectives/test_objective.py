@@ -35,7 +35,9 @@ from tests.medusa_jax.packed import TIED, quick_jit, single_documents
     ("kind", "soft"), [("medusa1", False), ("medusa2", True), ("self_distill", False)]
 )
 def test_packed_documents_count_as_if_each_were_alone(kind, soft):
-    objective = dataclasses.replace(BASE, heads=ROOTED, kind=kind, soft_labels=soft)
+    objective = dataclasses.replace(
+        BASE, heads=ROOTED, kind=kind, head_labels="distribution" if soft else "tokens"
+    )
     params = parameters(ROOTED, lora=kind != "medusa1")
     _, packed, _ = jitted(objective, params, BATCH)
     total = None
@@ -48,11 +50,11 @@ def test_packed_documents_count_as_if_each_were_alone(kind, soft):
     assert_tree_close(packed, total)
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_heads_by_hand(soft):
+@pytest.mark.parametrize("head_labels", ["tokens", "distribution", "l1"])
+def test_heads_by_hand(head_labels):
     """Root-conditioned: the token at t + 1 enters; learned is that at t + k + 1, or what the base
     model says of this place one position before it."""
-    objective = dataclasses.replace(BASE, heads=ROOTED, soft_labels=soft)
+    objective = dataclasses.replace(BASE, heads=ROOTED, head_labels=head_labels)
     params = parameters(ROOTED)
     loss, sums, _ = jitted(objective, params, BATCH)
     hidden_BTD = np.asarray(jitted_hidden(params, BATCH))
@@ -71,9 +73,11 @@ def test_heads_by_hand(soft):
         y += heads["blocks"]["weight"][k, 0] @ hidden_BTD[b, t] + heads["blocks"]["bias"][k, 0]
         log_p = log_softmax(lm_head @ (hidden_BTD[b, t] + y / (1 + np.exp(-y))))
         target = np.eye(V)[token[b, ahead]]
-        if soft:
-            target = np.exp(log_softmax(lm_head @ hidden_BTD[b, ahead - 1]))
-        total[k] -= target @ log_p
+        teacher = np.exp(log_softmax(lm_head @ hidden_BTD[b, ahead - 1]))
+        if head_labels == "l1":
+            total[k] += 0.9 * np.abs(teacher - np.exp(log_p)).sum() - 0.1 * target @ log_p
+        else:
+            total[k] -= (teacher if head_labels == "distribution" else target) @ log_p
         count[k] += 1
     np.testing.assert_allclose(sums["head_loss"], total, rtol=1e-5)
     np.testing.assert_allclose(loss, (0.8 ** np.arange(1, M + 1) * total / count).sum(), rtol=1e-5)
@@ -111,7 +115,7 @@ def test_draft_logits_are_rows_of_the_adapted_lm_head():
 
 
 def test_cached_hidden_states_give_the_loss_of_the_sequences():
-    objective = dataclasses.replace(BASE, heads=ROOTED, soft_labels=True)
+    objective = dataclasses.replace(BASE, heads=ROOTED, head_labels="distribution")
     params = parameters(ROOTED)
     streamed = jitted(objective, params, BATCH)
     hidden = np.asarray(jitted_hidden(params, BATCH), np.float16)
@@ -148,7 +152,7 @@ def test_medusa2_adds_the_weighted_medusa1_loss_to_the_models_own():
 
 
 def test_medusa1_trains_the_heads_alone():
-    out = gradients(dataclasses.replace(BASE, soft_labels=True), parameters())
+    out = gradients(dataclasses.replace(BASE, head_labels="distribution"), parameters())
     assert not any(x.any() for x in jax.tree.leaves(out["backbone"]))
     assert all(x.any() for x in jax.tree.leaves(out["heads"]))
 

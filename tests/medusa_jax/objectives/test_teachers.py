@@ -43,7 +43,9 @@ def test_teachers_do_not_learn():
     """Where model and original agree, nothing pulls at the LM head: not the divergence, nor, of
     heads with projections of their own, the soft labels."""
     own = dataclasses.replace(HEADS, own_projection=True)
-    objective = dataclasses.replace(BASE, heads=own, kind="self_distill", soft_labels=True)
+    objective = dataclasses.replace(
+        BASE, heads=own, kind="self_distill", head_labels="distribution"
+    )
     params = parameters(own)
     fresh = init_lora(params["backbone"], 2, jax.random.key(0), jnp.float32)
     out = gradients(objective, params | {"lora": fresh})
@@ -54,7 +56,7 @@ def test_teachers_do_not_learn():
 def test_soft_labels_come_from_the_adapted_lm_head():
     """Heads with projections of their own: the adapter changes the teacher all the same."""
     own = dataclasses.replace(HEADS, own_projection=True)
-    objective = dataclasses.replace(BASE, heads=own, kind="medusa2", soft_labels=True)
+    objective = dataclasses.replace(BASE, heads=own, kind="medusa2", head_labels="distribution")
     params = parameters(own, lora=True)
     zero = jax.tree.map(np.zeros_like, params["lora"]["lm_head"])
     merged = {
@@ -131,7 +133,7 @@ def test_gradients_are_those_of_a_fixed_teacher(kind, part):
         teacher = {"backbone": params["backbone"]}
         fixed, moving = slopes(divergence, params, teacher, part, direction)
     else:
-        objective = dataclasses.replace(BASE, heads=OWN, kind="medusa2", soft_labels=True)
+        objective = dataclasses.replace(BASE, heads=OWN, kind="medusa2", head_labels="distribution")
         with_heads, without = (
             gradients(objective, params, heads_coef=coef)["backbone"][part] for coef in (1.0, 0.0)
         )

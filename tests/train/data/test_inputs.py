@@ -91,7 +91,7 @@ def test_an_epoch_of_cached_states_has_every_position_once(splits, lm, tmp_path)
 
 
 def test_soft_labels_read_the_states_behind_each_position(splits, lm, tmp_path):
-    _, data = cached(splits, lm, tmp_path, soft_labels=True)
+    _, data = cached(splits, lm, tmp_path, head_labels="distribution")
     batch = next(data.train)
     assert batch["hidden"].shape == (ROWS, T, 1 + M, 32)
     expected = positions_of(splits.train, lm)
