@@ -32,12 +32,11 @@ from tests.medusa_jax.packed import TIED, quick_jit, single_documents
 
 
 @pytest.mark.parametrize(
-    ("kind", "soft"), [("medusa1", False), ("medusa2", True), ("self_distill", False)]
+    ("kind", "head_labels"),
+    [("medusa1", "tokens"), ("medusa2", "distribution"), ("self_distill", "l1")],
 )
-def test_packed_documents_count_as_if_each_were_alone(kind, soft):
-    objective = dataclasses.replace(
-        BASE, heads=ROOTED, kind=kind, head_labels="distribution" if soft else "tokens"
-    )
+def test_packed_documents_count_as_if_each_were_alone(kind, head_labels):
+    objective = dataclasses.replace(BASE, heads=ROOTED, kind=kind, head_labels=head_labels)
     params = parameters(ROOTED, lora=kind != "medusa1")
     _, packed, _ = jitted(objective, params, BATCH)
     total = None
