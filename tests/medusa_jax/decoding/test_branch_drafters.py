@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import medusa_jax
 from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.options import GenerationConfig, rule_numbers
+from medusa_jax.decoding.rules.lossless import Lossless
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.branch_heads import KINDS, branch_lm, slow_logits
@@ -65,8 +66,10 @@ def slow_steps(lm, prompt, budget, paths):
     return out[:budget], steps
 
 
-@pytest.mark.parametrize("token_map", [None, TOKEN_MAP], ids=["all tokens", "draft vocabulary"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "token_map"),
+    [("markov", TOKEN_MAP), ("gated_markov", None), ("branch", TOKEN_MAP), ("recurrent", None)],
+)
 def test_every_node_holds_what_its_own_branch_proposes(kind, token_map):
     lm = branch_lm(kind, token_map=token_map, num_layers=2)
     tree = build_tree(TREE)
@@ -93,15 +96,21 @@ def test_greedy_text_and_steps_are_those_of_a_slow_reading(kind):
     assert state.num_steps_B.tolist() == [steps for _, steps in expected]
 
 
-@pytest.mark.parametrize("tree", ["mc_sim_7b_63", "dynamic:12", "chain:3"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "tree"),
+    [("gated_markov", "mc_sim_7b_63"), ("branch", "dynamic:12"), ("recurrent", "chain:3")],
+)
 def test_sampled_text_is_that_of_plain_decoding(kind, tree):
-    lm = branch_lm(kind, token_map=TOKEN_MAP)
-    options = {"max_new_tokens": 24, "temperature": 0.9, "seed": 3}
-    plain = medusa_jax.generate(lm.with_tree("chain:0"), PROMPTS, **options)
-    fast = medusa_jax.generate(lm.with_tree(tree), PROMPTS, **options)
-    assert [row.token_ids for row in fast] == [row.token_ids for row in plain]
-    assert sum(row.num_steps for row in fast) < sum(row.num_steps for row in plain)
+    lm = branch_lm(kind, token_map=None if kind == "gated_markov" else TOKEN_MAP)
+    config = GenerationConfig(temperature=0.9, seed=3)
+
+    def sampled(tree):
+        options = {"seed": 3, "rule_numbers": rule_numbers([config] * 3)}
+        return decoded(lm.with_tree(tree), PROMPTS, [24] * 3, rule=Lossless(), **options)
+
+    plain, fast = sampled("chain:0"), sampled(tree)
+    assert rows(fast) == rows(plain)
+    assert fast.num_steps_B.sum() < plain.num_steps_B.sum()
 
 
 def grown(lm, hidden_D, root, num_nodes, depth):

@@ -18,6 +18,7 @@ from medusa_jax.nn.branch import (
 )
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from tests.medusa_jax.branch_heads import KINDS, branch_lm, heads_of, slow_logits
+from tests.medusa_jax.packed import quick_jit
 
 
 def inputs(leading=(2, 3), J=4, D=16):
@@ -52,7 +53,7 @@ def test_a_head_sees_the_tokens_before_its_own_and_no_other(kind):
             {"params": lm.heads_params}, hidden, lm.params["lm_head"]["weight"], branch
         )
 
-    moved_MJ = np.abs(np.asarray(jax.jacobian(logits)(branch))).max(axis=(1, 3)) > 0
+    moved_MJ = np.abs(np.asarray(quick_jit(jax.jacobian(logits))(branch))).max(axis=(1, 3)) > 0
     sees_MJ = np.tril(np.ones((4, 4), bool))
     if "markov" in kind:
         sees_MJ = np.eye(4, dtype=bool) | (np.arange(4) == 0)
@@ -64,7 +65,8 @@ def test_one_head_is_that_of_all(kind):
     lm = branch_lm(kind, num_layers=2)
     hidden, branch = inputs()
     heads = MedusaHeads(lm.heads_config)
-    all_heads = heads.apply({"params": lm.heads_params}, hidden, branch, method="hidden")
+    apply = quick_jit(heads.apply, static_argnames="method")
+    all_heads = apply({"params": lm.heads_params}, hidden, branch, method="hidden")
     for m in range(4):
         own = own_params(lm.heads_config, lm.heads_params, m)
         term = branch_term(own, jnp.asarray(branch[..., : m + 1, :]), jnp.float32)
@@ -96,9 +98,10 @@ def test_fresh_heads_say_what_the_model_says_and_all_of_them_learns(kind):
         logits = heads.apply({"params": params}, hidden, lm_head_VD, branch)
         return -jax.nn.log_softmax(logits)[..., 3].sum()
 
+    gradient = quick_jit(jax.grad(loss))
     # What is behind a matrix of zeros learns once this has moved.
     for _ in range(2):
-        grads = jax.grad(loss)(params)
+        grads = gradient(params)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
     assert all(np.abs(np.asarray(grad)).max() > 0 for grad in jax.tree.leaves(grads))
 
