@@ -46,7 +46,7 @@ class Settings:
     num_layers: int
     own_projection: bool
     conditioning: Conditioning
-    markov_rank: int
+    markov_rank: int = 64
     draft_vocab: int
     steps: int | None
     epochs: float | None = None
@@ -126,6 +126,10 @@ class Settings:
 
 
 # What earlier versions called them, and what still may be written.
+_RENAMED: dict[str, tuple[str, dict[Any, str]]] = {
+    "root_conditioned": ("conditioning", {True: "root", False: "none"}),
+    "soft_labels": ("head_labels", {True: "distribution", False: "tokens"}),
+}
 _REMAT = {"True": "nothing", "true": "nothing", "False": "none", "false": "none"}
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
@@ -148,6 +152,9 @@ def make_settings(config: Any) -> Settings:
     mesh = values.get("mesh")
     if isinstance(mesh, dict):
         values["mesh"] = MeshSettings(**_typed(MeshSettings, mesh, "config.mesh."))
+    for old, (new, names) in _RENAMED.items():
+        if old in values and new not in values:
+            values[new] = names.get(values.pop(old), "")
     if str(values.get("remat")) in _REMAT:
         values["remat"] = _REMAT[str(values["remat"])]
     settings = Settings(**_typed(Settings, values, "config."))

@@ -216,4 +216,7 @@ def conditioning_of(modules: Container[str]) -> Conditioning:
         "markov_in": "markov",
         "root": "root",
     }
-    return next((kind for module, kind in tells.items() if module in modules), "none")
+    for module, kind in tells.items():
+        if module in modules:
+            return kind
+    return "none"

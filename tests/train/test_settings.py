@@ -160,6 +160,16 @@ def test_impossible_mesh(mesh, axis):
     assert refusal(config_with(mesh=sizes)).startswith(f"config.mesh.{axis} is ")
 
 
+def test_runs_of_earlier_versions_are_read():
+    config = config_with(own_projection=False, export_format="C")
+    for new, old in {"conditioning": "root_conditioned", "head_labels": "soft_labels"}.items():
+        del config[new]
+        config[old] = True
+    del config["markov_rank"]
+    settings = make_settings(config)
+    assert (settings.conditioning, settings.head_labels) == ("root", "distribution")
+
+
 @pytest.mark.parametrize(
     ("changes", "named", "mend"),
     [

@@ -113,5 +113,7 @@ def _sharing_heads(
             logits_TV += correction(params["heads"], x_TD, before_TD, jnp.dtype(dtype))
         return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
 
-    before_MTD = jnp.swapaxes(branch_TJD, 0, 1) if config.corrects else None
+    before_MTD = None
+    if branch_TJD is not None and config.corrects:
+        before_MTD = jnp.swapaxes(branch_TJD, 0, 1)
     return jax.lax.map(score, (jnp.swapaxes(x_TMD, 0, 1), before_MTD, labels_MT))
