@@ -175,7 +175,7 @@ def _with_slips(sentence: str) -> str:
         i = number(sentence, text) % (len(text) - 1)
         return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
 
-    return re.sub(r"[a-z]{4,}", slip, sentence)
+    return re.sub(r"\b[a-z]{4,}\b", slip, sentence)
 
 
 def _is_latin(text: str) -> bool:
