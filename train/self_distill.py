@@ -15,6 +15,8 @@ Examples:
   A quarter of the work on each of four machines that know nothing of each other:
     python -m train.self_distill ... --output replies.jsonl --shard_index 0 --shard_count 4
 
+python -m train.prompts writes prompts of kinds that ShareGPT's first turns lack.
+
 The model answers the first human turn of every conversation, then sees its own answer and the next
 human turn, and so on. A conversation ends after its last human turn, before a prompt that is too
 long, or with a reply that --max_new_tokens cuts off; such a row has "truncated": true, so that

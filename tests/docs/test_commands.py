@@ -76,8 +76,21 @@ def test_only_training_is_for_all_hosts_of_a_slice(tmp_path):
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_there_are_two_stories():
-    assert [script.name for script in SCRIPTS] == ["smollm2_cpu.sh", "vicuna_7b_tpu.sh"]
+def test_scripts_are_found():
+    names = ["smollm2_cpu.sh", "smollm2_replies.sh", "vicuna_7b_tpu.sh"]
+    assert [script.name for script in SCRIPTS] == names
+
+
+def test_replies_are_made_once_in_a_stated_mix(tmp_path):
+    (script,) = (script for script in SCRIPTS if "replies" in script.name)
+    found = commands_of_script(script, tmp_path, PROMPTS="70", SIZE="7")
+    parts = [[w for w in c.words if w.startswith(("--part", "--count"))] for c in found[:2]]
+    assert parts == [["--part=train", "--count=70"], ["--part=choose", "--count=200"]]
+    sampled = ["--temperature=0.7" in command.words for command in found[2:]]
+    assert sampled == [False, True, False, True, False] * 2 + [False]
+    (tmp_path / "record").unlink()
+    (tmp_path / "record").touch()
+    assert commands_of_script(script, tmp_path, PROMPTS="70", SIZE="7") == []
 
 
 def test_the_check_itself():

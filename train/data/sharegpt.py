@@ -1,5 +1,6 @@
 """Conversations in ShareGPT's format: JSON or JSON lines, plain, .gz or .xz."""
 
+import hashlib
 import re
 import sys
 from collections import Counter
@@ -165,6 +166,11 @@ def base_ids(row_ids: Sequence[str]) -> list[str]:
     most = _MOST_CHUNKS if len(count) > 1 else 0
     pairs = zip(row_ids, bases, strict=True)
     return [base if count[base] <= most else row_id for row_id, base in pairs]
+
+
+def split_hash(base_id: str) -> int:
+    """What decides whether a conversation is held out: 64 bits, even over all conversations."""
+    return int.from_bytes(hashlib.sha256(base_id.encode()).digest()[:8], "big")
 
 
 def chat_role(speaker: str) -> str:

@@ -20,7 +20,7 @@ from medusa_jax import chat
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from train.data.builder import progress_bar, publish
-from train.data.sharegpt import SKIP_HINT, base_ids
+from train.data.sharegpt import SKIP_HINT, base_ids, split_hash
 from train.data.sources import Document, Source
 
 _FORMAT = 3
@@ -116,7 +116,7 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
         raise UserError(f"{source.name} holds no text to train on ({len(refused)} rows refused)")
     np.save(folder / "end.npy", np.cumsum(lengths, dtype=np.int64))
     np.save(folder / "first_label.npy", np.asarray(first_labels, np.int64))
-    hashes = [_split_hash(base_id) for base_id in base_ids(names)]
+    hashes = [split_hash(base_id) for base_id in base_ids(names)]
     np.save(folder / "split_hash.npy", np.asarray(hashes, np.uint64))
     note = {"refused": len(refused), "first_refused": "".join(refused[:1])}
     (folder / "note.json").write_text(json.dumps(note), encoding="utf-8")
@@ -124,10 +124,6 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
 
 def _first_label(is_label_T: np.ndarray) -> int:
     return int(np.argmax(is_label_T)) if is_label_T.any() else -1
-
-
-def _split_hash(base_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(base_id.encode()).digest()[:8], "big")
 
 
 def _read(folder: Path, source: Source) -> Tokens:

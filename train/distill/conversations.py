@@ -4,6 +4,7 @@ import hashlib
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,23 @@ def read_conversations(
     Raises:
       UserError: the file cannot be read, has a bad row, or none that begins with a human turn.
     """
+    found = conversations_of(sharegpt.read_rows(path, data_errors), max_turns)
+    if not found:
+        raise UserError(f"no conversation of {path} begins with a human turn")
+
+    def rank(conversation: Conversation) -> bytes:
+        return hashlib.sha256(f"{seed}:{conversation.name}".encode()).digest()
+
+    return sorted(found.values(), key=rank)
+
+
+def conversations_of(
+    rows: Iterable[dict[str, Any]], max_turns: int | None
+) -> dict[str, Conversation]:
+    """The conversations that `read_conversations` takes of these rows, by name."""
     found: dict[str, Conversation] = {}
     left_out: Counter[str] = Counter()
-    for row in sharegpt.read_rows(path, data_errors):
+    for row in rows:
         conversation = _conversation(row, max_turns)
         if conversation is None:
             continue
@@ -60,13 +75,7 @@ def read_conversations(
             left_out["with the id of another row"] += 1
     for reason, count in left_out.items():
         print(f"{count:,} {'row' if count == 1 else 'rows'} left out: {reason}", file=sys.stderr)
-    if not found:
-        raise UserError(f"no conversation of {path} begins with a human turn")
-
-    def rank(conversation: Conversation) -> bytes:
-        return hashlib.sha256(f"{seed}:{conversation.name}".encode()).digest()
-
-    return sorted(found.values(), key=rank)
+    return found
 
 
 def _conversation(row: dict[str, Any], max_turns: int | None) -> Conversation | None:
