@@ -5,7 +5,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import importlib
 import io
 import json
@@ -14,30 +13,15 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-import jaxlib
 from absl import flags
 from absl.testing import flagsaver
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names, for tests in a process that a test has started, the folder of that test's programs.
 PROGRAMS = "MEDUSA_JAX_TESTS_PROGRAMS"
-
-
-@functools.cache
-def quick_compilation() -> dict[str, str]:
-    """Variables with which XLA compiles for a CPU quickly rather than well."""
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    # A flag that this version does not have would end the process.
-    flag = "xla_cpu_use_fusion_emitters"
-    for library in Path(jaxlib.__file__).parent.glob("*.so"):
-        with library.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            if content.find(flag.encode()) >= 0:
-                own = f"{os.environ.get('XLA_FLAGS', '')} --{flag}=false"
-                return quick | {"XLA_FLAGS": own.strip()}
-    return quick
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 
 
 def quick(without: tuple[str, ...] = ()) -> dict[str, str]:
@@ -47,12 +31,12 @@ def quick(without: tuple[str, ...] = ()) -> dict[str, str]:
       without: how variables begin that it is not told.
     """
     rest = {name: x for name, x in os.environ.items() if not name.startswith(without)}
-    return rest | {"JAX_PLATFORMS": "cpu"} | quick_compilation()
+    return rest | {"JAX_PLATFORMS": "cpu", _QUICK: "true"}
 
 
 def ordinary() -> dict[str, str]:
     """Environment of a command that compiles as it does for users."""
-    return {name: x for name, x in os.environ.items() if name not in quick_compilation()}
+    return {name: x for name, x in os.environ.items() if name != _QUICK}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,12 @@ import pytest
 
 from medusa_jax.decoding import programs
 from medusa_jax.plan.topology import is_installed
-from tests.commands import PROGRAMS, quick_compilation
+from tests.commands import PROGRAMS
 
 # An installed TPU compiler is for tests that ask for it: here and in the commands that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.update(quick_compilation())
-jax.config.update("jax_disable_most_optimizations", True)  # of which JAX was told too late
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for commands that tests start
+jax.config.update("jax_disable_most_optimizations", True)
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # tests run side by side
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_num_cpu_devices", 8)
@@ -68,8 +68,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     Otherwise they compile well, and keep no program.
     """
     if {"tpu_compiler", "gpu_compiler"} & {mark.name for mark in item.iter_markers()}:
-        for name in quick_compilation():  # libtpu ends the process at flags of the CPU's compiler
-            os.environ.pop(name, None)
         jax.config.update("jax_disable_most_optimizations", False)
         jax.config.update("jax_enable_compilation_cache", False)
     if item.get_closest_marker("tpu_compiler") and importlib.util.find_spec("libtpu") is None:
