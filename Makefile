@@ -25,9 +25,9 @@ demo: $(VENV)/.run ## answer one prompt with Medusa beside plain decoding, and c
 	@$(BIN)/python -m infer.generate --compare --prompt "$(PROMPT)"
 
 test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m tpu_compiler
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m gpu_compiler
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m tpu_compiler $$(grep -rl needs_tpu_compiler tests --include='test_*.py')
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m gpu_compiler $$(grep -rl needs_gpu_compiler tests --include='test_*.py')
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check

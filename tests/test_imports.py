@@ -43,3 +43,12 @@ def test_dependencies_point_one_way(folder):
 def test_the_model_knows_no_files():
     names = imported(ROOT / "medusa_jax" / "model.py")
     assert not [name for name in names if name.startswith(("medusa_jax.io", "medusa_jax.decoding"))]
+
+
+def test_a_command_runs_when_its_module_does():
+    """Most tests call `run`."""
+    files = [file for folder in ("infer", "train") for file in (ROOT / folder).rglob("*.py")]
+    commands = [text for text in map(Path.read_text, files) if "def run() -> None:\n" in text]
+    assert len(commands) > 8
+    for text in commands:
+        assert text.endswith('\n\nif __name__ == "__main__":\n    run()\n')

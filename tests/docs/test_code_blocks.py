@@ -1,12 +1,12 @@
 """The Python blocks of the documentation run, as a reader would run them."""
 
-import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from tests.commands import ordinary
 from tests.docs.pages import DEFAULT_MODEL, PAGES, ROOT, blocks
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
@@ -27,7 +27,7 @@ def test_blocks_run(page, tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=ordinary() | {"PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0, done.stderr

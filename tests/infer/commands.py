@@ -1,36 +1,11 @@
-"""Runs many command lines in one process, as importing jax costs seconds: JSON in, JSON out."""
+"""Runs commands in this process, by default `python -m infer.generate`."""
 
-import contextlib
-import io
-import json
-import sys
-import traceback
-from collections.abc import Callable
-
-from absl.testing import flagsaver
+from collections.abc import Callable, Sequence
 
 from infer import generate
+from tests import commands
 
 
-def run_one(argv: list[str], command: Callable[[], object] = generate.run) -> dict:
-    """What a command, by default `python -m infer.generate`, would exit with and print."""
-    out, err = io.StringIO(), io.StringIO()
-    code: object = None
-    sys.argv = ["generate", *argv]
-    with (
-        flagsaver.flagsaver(),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            command()
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException:
-            traceback.print_exc()
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
-
-
-if __name__ == "__main__":
-    results = [run_one(argv) for argv in json.load(sys.stdin)]
-    json.dump(results, sys.stdout)
+def run_one(argv: Sequence[str], command: Callable[[], object] = generate.run) -> dict:
+    """What a command would exit with and print."""
+    return commands.run_one(argv, command)

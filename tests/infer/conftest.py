@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,18 +16,9 @@ import medusa_jax
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
+from tests.commands import ROOT, Result, quick, run_many
 
-ROOT = Path(__file__).resolve().parents[2]
 TREE = "mc_sim_7b_63:16"
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a command did."""
-
-    code: int | None
-    out: str
-    err: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,26 +54,14 @@ class CommandLine:
         )
 
     def many(self, commands: list[list[str]]) -> list[Result]:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("commands.py"))],
-            cwd=ROOT,
-            env=self.environment | {"PYTHONPATH": str(ROOT)},
-            input=json.dumps(commands),
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        # Whatever bypasses Python's stderr, such as XLA's log, shows up here.
-        assert (done.returncode, done.stderr) == (0, "")
-        return [Result(**result) for result in json.loads(done.stdout)]
+        return run_many("infer.generate", commands, self.environment)
 
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory) -> CommandLine:
     unwanted = ("NO_COLOR", "FORCE_COLOR", "JAX_", "XLA_", "COLUMNS")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
-    cache = tmp_path_factory.mktemp("cache")
-    return CommandLine(clean | {"MEDUSA_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"})
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return CommandLine(quick(without=unwanted) | {"MEDUSA_JAX_CACHE": cache})
 
 
 @pytest.fixture(scope="session")

@@ -1,73 +1,97 @@
 """The benchmark's command line. Nothing here depends on how fast anything is."""
 
 import json
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT, quick, run_many
+
 PROMPTS = ["Once upon a time", "Lily and Tom went to the park. They saw a"]
 TREES = ["mc_sim_7b_63:4", "mc_sim_7b_63:16"]
 SHARED_KEYS = {"mode", "date", "command", "commit", "device", "cpu", "cores", "load_average"}
 SHARED_KEYS |= {"versions", "settings", "rows"}
+# What follows the command, in which {} is a folder, and what the line must say.
+MISTAKES = {
+    "--shape=llama-9b": "tiny|llama-1b|llama-3b|llama-7b|llama-8b",
+    "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
+    "--output={}/no/out.json": "No such file or directory",
+    "--output={}": "not a regular file",
+    "--dtypes=float8": "'float8': choose from float32, bfloat16, float16",
+    "--mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
+    "--shape=tiny --mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
+    "--batch_sizes=2": "--batch_sizes only works with --shape",
+    "--shape=tiny --contexts=512,none": "--contexts is 512,none: give numbers from 1",
+    "--heads=own": "--heads only works with --shape",
+    "--batches=2 --max_new_tokens=4": "--max_new_tokens only works without --batches",
+    "--batches=2 --shape=tiny": "--shape and --batches measure different things: give one",
+    "--sampling=1 --rounds=2": "--rounds only works without --sampling",
+    "--sampling=1 --trees=chain:1,chain:2": "measures one tree: give --trees only one",
+    "--batches=2 --dtypes=float32,bfloat16": "give --dtypes only one",
+    "--shape=tiny --medusa=none": "--medusa only works without --shape",
+    "--shape=tiny --trees=chain:6": "chain:6 needs 6 heads, the model has 5",
+    "--prompt_file={}/no.jsonl": "cannot read the prompt file",
+}
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
-    """Runs `python -m infer.benchmark`; all commands share a compilation cache."""
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Two devices, and one compilation cache for all commands."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
-
-    def run(*argv: str, devices: int = 1) -> subprocess.CompletedProcess:
-        fake = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        return subprocess.run(
-            [sys.executable, "-m", "infer.benchmark", *argv],
-            cwd=ROOT,
-            env=clean | {"MEDUSA_JAX_CACHE": cache, "JAX_PLATFORMS": "cpu"} | fake,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-
-    return run
-
-
-def stdout_of(done: subprocess.CompletedProcess) -> str:
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    devices = {"JAX_NUM_CPU_DEVICES": "2"}
+    return quick(without=("JAX_", "XLA_", "COLUMNS")) | {"MEDUSA_JAX_CACHE": cache} | devices
 
 
 @pytest.fixture(scope="module")
-def checkpoint(benchmark, stories260k, heads, tmp_path_factory):
+def checkpoint(environment, stories260k, heads, tmp_path_factory):
     """(report, stdout) of a real model with untrained heads."""
     folder = tmp_path_factory.mktemp("checkpoint")
     (folder / "mt.jsonl").write_text(
         "".join(json.dumps({"turns": [text, "Go on."]}) + "\n" for text in PROMPTS)
     )
-    done = benchmark(
-        *(f"--model={stories260k}", f"--medusa={heads}", "--trees=mc_sim_7b_63:4,:16"),
-        *("--dtypes=float32", "--rounds=2", "--max_new_tokens=24"),
-        *(f"--prompt_file={folder / 'mt.jsonl'}", f"--output={folder / 'out.json'}"),
+    argv = [f"--model={stories260k}", f"--medusa={heads}", "--trees=mc_sim_7b_63:4,:16"]
+    argv += ["--dtypes=float32", "--rounds=2", "--max_new_tokens=24"]
+    argv += [f"--prompt_file={folder / 'mt.jsonl'}", f"--output={folder / 'out.json'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "infer.benchmark", *argv],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    out = stdout_of(done)
-    return json.loads((folder / "out.json").read_text()), out
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "out.json").read_text()), done.stdout
 
 
 @pytest.fixture(scope="module")
-def shape(benchmark, tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("folder")
+
+
+@pytest.fixture(scope="module")
+def results(environment, folder):
+    """Every command that can share a process, by name: those that need no model, and mistakes."""
+    shape = ["--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own"]
+    shape += ["--trees=mc_sim_7b_63:8"]
+    two = ["--contexts=32", "--mesh=tensor=2", "--quantize=int8"]
+    commands = {
+        "shape": [*shape, "--batch_sizes=1,2", "--contexts=512,32", f"--output={folder}/shape"],
+        "two": [*shape, *two, f"--output={folder}/two"],
+        "help": ["--help"],
+    }
+    (folder / "empty").mkdir()
+    commands |= {case: case.format(folder / "empty").split() for case in MISTAKES}
+    done = run_many("infer.benchmark", list(commands.values()), environment)
+    return dict(zip(commands, done, strict=True))
+
+
+@pytest.fixture(scope="module")
+def shape(results, folder):
     """(report, stdout) of random weights."""
-    path = tmp_path_factory.mktemp("shape") / "out.json"
-    done = benchmark(
-        *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own"),
-        *("--batch_sizes=1,2", "--contexts=512,32"),
-        *("--trees=mc_sim_7b_63:8", f"--output={path}"),
-    )
-    out = stdout_of(done)
-    return json.loads(path.read_text()), out
+    assert results["shape"].code == 0, results["shape"].err
+    return json.loads((folder / "shape").read_text()), results["shape"].out
 
 
 def test_checkpoint_report_says_where_it_was_made(checkpoint):
@@ -149,15 +173,9 @@ def test_shape_bytes_are_those_of_the_weights_and_the_cache(shape):
     assert last["cache_bytes"] == 4 * 2 * 5 * 4 * 8 * (32 + 512) * 2
 
 
-def test_a_shape_on_two_devices_in_8_bits(benchmark, shape, tmp_path):
-    done = benchmark(
-        *("--shape=tiny", "--dtypes=float32", "--rounds=1", "--heads=own", "--contexts=32"),
-        *("--trees=mc_sim_7b_63:8", "--mesh=tensor=2", "--quantize=int8"),
-        f"--output={tmp_path / 'out.json'}",
-        devices=2,
-    )
-    stdout_of(done)
-    report = json.loads((tmp_path / "out.json").read_text())
+def test_a_shape_on_two_devices_in_8_bits(results, shape, folder):
+    assert results["two"].code == 0, results["two"].err
+    report = json.loads((folder / "two").read_text())
     assert (report["settings"]["mesh"], report["settings"]["quantize"]) == ("tensor=2", "int8")
     for row, whole in zip(report["rows"], shape[0]["rows"][4:6], strict=True):
         assert row["nodes"] == whole["nodes"]
@@ -166,39 +184,18 @@ def test_a_shape_on_two_devices_in_8_bits(benchmark, shape, tmp_path):
         assert row["tokens_per_step"] == whole["tokens_per_step"]
 
 
-def test_mistakes_end_in_one_line_and_exit_code_2(benchmark, tmp_path):
-    cases = {
-        "--shape=llama-9b": "tiny|llama-1b|llama-3b|llama-7b|llama-8b",
-        "--trees=mc_sim_7b_63:4,chian:2": "unknown tree 'chian:2', did you mean chain?",
-        f"--output={tmp_path}/no/out.json": "No such file or directory",
-        f"--output={tmp_path}": "not a regular file",
-        "--dtypes=float8": "'float8': choose from float32, bfloat16, float16",
-        "--mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
-        "--shape=tiny --mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
-        "--batch_sizes=2": "--batch_sizes only works with --shape",
-        "--shape=tiny --contexts=512,none": "--contexts is 512,none: give numbers from 1",
-        "--heads=own": "--heads only works with --shape",
-        "--batches=2 --max_new_tokens=4": "--max_new_tokens only works without --batches",
-        "--batches=2 --shape=tiny": "--shape and --batches measure different things: give one",
-        "--sampling=1 --rounds=2": "--rounds only works without --sampling",
-        "--sampling=1 --trees=chain:1,chain:2": "measures one tree: give --trees only one",
-        "--batches=2 --dtypes=float32,bfloat16": "give --dtypes only one",
-        "--shape=tiny --medusa=none": "--medusa only works without --shape",
-        "--shape=tiny --trees=chain:6": "chain:6 needs 6 heads, the model has 5",
-        f"--prompt_file={tmp_path}/no.jsonl": "cannot read the prompt file",
-    }
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda case: benchmark(*case.split()), cases))
-    for done, message in zip(results, cases.values(), strict=True):
-        lines = done.stderr.splitlines()
+def test_mistakes_end_in_one_line_and_exit_code_2(results, folder):
+    for case, message in MISTAKES.items():
+        done = results[case]
+        lines = done.err.splitlines()
         error = [line for line in lines if not line.startswith("the machine is busy")]
-        assert (done.returncode, done.stdout, len(error)) == (2, "", 1), done.stderr
+        assert (done.code, done.out, len(error)) == (2, "", 1), done.err
         assert message in error[0]
-    assert list(tmp_path.iterdir()) == []
+    assert list((folder / "empty").iterdir()) == []
 
 
-def test_help_teaches(benchmark):
-    text = stdout_of(benchmark("--help"))
+def test_help_teaches(results):
+    text = results["help"].out
     assert text.count("python -m infer.benchmark") == 8
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text

@@ -6,7 +6,13 @@ import json
 import pytest
 
 from medusa_jax.model_shapes import SHAPES
-from tests.medusa_jax.plan.compilers import needs_gpu_compiler, needs_tpu_compiler, run_module
+from tests.commands import run_many
+from tests.medusa_jax.plan.compilers import (
+    needs_gpu_compiler,
+    needs_tpu_compiler,
+    run_module,
+    told_nothing,
+)
 
 KEYS = {
     "topology", "device_kind", "num_devices", "hbm_bytes", "argument_bytes", "temp_bytes",
@@ -18,29 +24,45 @@ KEYS = {
 plan = functools.partial(run_module, "infer.plan")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plans")
+
+
+@pytest.fixture(scope="module")
+def tpu_plans(folder):
+    """What two command lines for a TPU did: one plans what fits, one what does not."""
+    small = ["--shape=tiny", "--topology=v5e:1x1"]
+    fits = ["--tree=mc_sim_7b_63:16", "--tokens_per_step=2", f"--hlo={folder / 'hlo'}"]
+    large = ["--tree=chain:0", "--batch_size=40000"]
+    commands = [
+        [*small, *fits, f"--output={folder / 'fits.json'}"],
+        [*small, *large, f"--output={folder / 'large.json'}"],
+    ]
+    return run_many("infer.plan", commands, told_nothing())
+
+
 @needs_tpu_compiler
-def test_a_plan(tmp_path):
-    argv = ("--shape=tiny", "--topology=v5e:1x1", "--tree=mc_sim_7b_63:16", "--tokens_per_step=2")
-    done = plan(*argv, f"--hlo={tmp_path / 'hlo'}", f"--output={tmp_path / 'plan.json'}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "TPU v5 lite" in done.stdout
-    assert "estimate" in done.stdout
-    found = json.loads((tmp_path / "plan.json").read_text())
+def test_a_plan(tpu_plans, folder):
+    done = tpu_plans[0]
+    assert (done.code, done.err) == (0, "")
+    assert "TPU v5 lite" in done.out
+    assert "estimate" in done.out
+    found = json.loads((folder / "fits.json").read_text())
     assert found.keys() >= KEYS
     assert found["fits"] is True
     assert found["num_devices"] == 1
     assert 0.5 < found["overhead"] < 4  # of so small a model an estimate says little
-    assert {file.name for file in (tmp_path / "hlo").iterdir()} == {"step.txt", "plain.txt"}
-    assert "ENTRY" in (tmp_path / "hlo" / "step.txt").read_text()
+    assert {file.name for file in (folder / "hlo").iterdir()} == {"step.txt", "plain.txt"}
+    assert "ENTRY" in (folder / "hlo" / "step.txt").read_text()
 
 
 @needs_tpu_compiler
-def test_what_does_not_fit_is_an_answer(tmp_path):
-    argv = ("--shape=tiny", "--topology=v5e:1x1", "--tree=chain:0", "--batch_size=40000")
-    done = plan(*argv, f"--output={tmp_path / 'plan.json'}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--max_context" in done.stdout
-    found = json.loads((tmp_path / "plan.json").read_text())
+def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
+    done = tpu_plans[1]
+    assert (done.code, done.err) == (0, "")
+    assert "--max_context" in done.out
+    found = json.loads((folder / "large.json").read_text())
     assert found["fits"] is False
     # 5 layers of keys and values: 4 heads of 8, 1024 slots, two bytes.
     assert found["argument_bytes"] > 40000 * 5 * 2 * 4 * 8 * 1024 * 2
@@ -84,21 +106,17 @@ def test_what_a_gpu_has_no_room_for_is_an_answer():
     assert "--max_context" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--shape=tiny"], "--topology is needed"),
-        (["--shape=tiny", "--topology=v9:2x2"], "unknown topology"),
-        (["--shape=tiny", "--model=m", "--topology=v5e:2x2"], "exclude each other"),
-    ],
-)
-def test_bad_flags(argv, words):
-    done = plan(*argv)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_flags():
+    cases = {
+        "--shape=tiny": "--topology is needed",
+        "--shape=tiny --topology=v9:2x2": "unknown topology",
+        "--shape=tiny --model=m --topology=v5e:2x2": "exclude each other",
+    }
+    results = run_many("infer.plan", [case.split() for case in cases], told_nothing())
+    for (case, words), result in zip(cases.items(), results, strict=True):
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), case
+        assert result.err.startswith("error: ")
+        assert words in result.err
 
 
 def test_shapes_have_the_sizes_of_their_names():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.small_runs import quick_compilation, write_data, write_model
+from tests.train.small_runs import write_data, write_model
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"
@@ -74,12 +74,9 @@ def long_conversations(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Iterator[Path]:
-    """Folder of a random "model" and "data.jsonl" for runs of seconds.
-
-    Caches lie in it too; programs, in "compiled", are compiled quickly.
-    """
+    """Folder of a random "model" and "data.jsonl" for runs of seconds; caches lie in it too."""
     folder = tmp_path_factory.mktemp("small")
-    with pytest.MonkeyPatch.context() as patch, quick_compilation(folder / "compiled"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDUSA_JAX_CACHE", str(folder / "cache"))
         write_model(folder / "model")
         write_data(folder / "data.jsonl")

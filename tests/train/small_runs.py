@@ -14,20 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import medusa_jax
 from configs import tiny
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.hf.model_export import save_model
 from medusa_jax.io.model import LoadedModel
+from tests.commands import ROOT, quick
 from tests.medusa_jax.packed import random_backbone
 from train.metrics import MetricsWriter
 from train.random_model import byte_tokenizer
 from train.run import train
 from train.settings import Settings, make_settings
 
-ROOT = Path(__file__).parents[2]
 CONFIG = LlamaConfig(
     vocab_size=264,
     hidden_size=32,
@@ -50,33 +49,6 @@ SMALL = {
 }
 LORA = {"objective": "medusa2", "lora_rank": 4, "lora_dropout": 0.1}
 CACHED = {"objective": "medusa1", "hidden_states": "cached"}
-
-
-@contextlib.contextmanager
-def quick_compilation(folder: Path) -> Iterator[None]:
-    """Compiles quickly rather than well, and the same program once; `start` does so too.
-
-    Args:
-      folder: where programs are kept: every run has functions of its own, many of them the same.
-    """
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    try:
-        _configure(options)
-        yield
-    finally:
-        _configure(before)
-
-
-def _configure(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def write_model(folder: Path) -> str:
@@ -174,7 +146,7 @@ def start(
     Args:
       workdir: of the run.
       *flags: beside the configuration.
-      compiled: folder of compiled programs.
+      compiled: folder of compiled programs, see tests/conftest.py.
       devices: how many; even unused ones change the program, which then rounds otherwise.
       module: what to run.
       cwd: its current folder.
@@ -185,12 +157,7 @@ def start(
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", f"--compilation_cache={compiled}"],
         cwd=cwd,
-        env=os.environ
-        | {
-            "JAX_NUM_CPU_DEVICES": str(devices),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-            "PYTHONPATH": str(ROOT),
-        },
+        env=quick() | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

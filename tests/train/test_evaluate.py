@@ -1,10 +1,8 @@
 """The command: the model's own greedy replies take the steps of decoding; errors are one line."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +12,10 @@ from medusa_jax.chat import tokenize
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.tree.presets import load_tree
+from tests.commands import ROOT, quick, run_many
 from tests.medusa_jax.running import fitted_heads
 from tests.train.processes import free_port, outputs_of
 
-ROOT = Path(__file__).resolve().parents[2]
 # Special tokens beside the words, so that a reply's text has the tokens that the model wrote.
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
@@ -25,23 +23,6 @@ TEMPLATE = (
 )
 PROMPTS = ["Lily", "Tim and the dog", "a park", "Mom said yes"]
 MANY = ["--quantize=int8", "--walk"]
-# One interpreter for many command lines: importing jax costs seconds.
-RUNNER = """
-import contextlib, io, json, sys
-from absl.testing import flagsaver
-from train import evaluate
-done = []
-for argv in json.load(sys.stdin):
-    out, err, code = io.StringIO(), io.StringIO(), None
-    sys.argv = ["evaluate", *argv]
-    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            evaluate.run()
-        except SystemExit as stop:
-            code = stop.code
-    done.append({"code": code, "out": out.getvalue(), "err": err.getvalue()})
-json.dump(done, sys.stdout)
-"""
 
 
 def row(prompt, reply, **other):
@@ -121,20 +102,11 @@ def done(setup):
         "no_folder": [*heads, data, f"--output={folder}/x/y.json"],
     }
     argvs = [[f"--output={folder / name}.json", *argv] for name, argv in commands.items()]
-    run = subprocess.run(
-        [sys.executable, "-c", RUNNER],
-        input=json.dumps(argvs),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr
-    return dict(zip(commands, json.loads(run.stdout), strict=True))
+    return dict(zip(commands, run_many("train.evaluate", argvs, quick()), strict=True))
 
 
 def metrics(setup, done, name):
-    assert done[name]["code"] == 0, done[name]["err"]
+    assert done[name].code == 0, done[name].err
     return json.loads((setup[0] / f"{name}.json").read_text())
 
 
@@ -145,7 +117,7 @@ def test_the_walk_over_greedy_replies_is_decoding(setup, done):
     assert found["num_tokens"] == tokens
     assert found["tokens_per_step"] == pytest.approx(tokens / steps, rel=1e-12)
     assert 1.2 < found["tokens_per_step"] < 5
-    assert f"{tokens / steps:.3f} walked" in done["walk"]["out"]
+    assert f"{tokens / steps:.3f} walked" in done["walk"].out
 
 
 def test_the_report_has_every_name(setup, done):
@@ -209,7 +181,7 @@ def test_two_processes_on_meshes_of_their_own_measure_what_one_does(setup, done,
         subprocess.Popen(
             [*command, f"--process_id={i}"],
             cwd=ROOT,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+            env=quick() | {"JAX_NUM_CPU_DEVICES": "2"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -229,7 +201,7 @@ def test_bad_rows_can_be_left_out(setup, done):
     assert metrics(setup, done, "skip")["num_tokens"] == sum(
         reply.num_new_tokens for reply in setup[1][:2]
     )
-    assert "broken.jsonl:2" in done["skip"]["err"]
+    assert "broken.jsonl:2" in done["skip"].err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +217,7 @@ def test_bad_rows_can_be_left_out(setup, done):
     ],
 )
 def test_bad_input_is_one_line(setup, done, name, message):
-    assert done[name]["code"] == 2
-    assert message in done[name]["err"]
-    assert len(done[name]["err"].strip().splitlines()) == 1
+    assert done[name].code == 2
+    assert message in done[name].err
+    assert len(done[name].err.strip().splitlines()) == 1
     assert not (setup[0] / f"{name}.json").exists()

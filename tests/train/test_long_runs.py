@@ -63,12 +63,12 @@ def test_trained_heads_speed_up_and_change_nothing(learned):
     assert medusa.num_steps < plain.num_steps / 2
 
 
-def test_killed_and_terminated(model, data, small, tmp_path):
+def test_killed_and_terminated(model, data, program_folder, tmp_path):
     """kill -9 at any moment; then SIGTERM; then to the end."""
     changes = {"model": model, "data": data, "objective": "medusa1"}
     changes |= {"steps": 120, "save_every": 10, "eval_every": 60}
     workdir = tmp_path / "run"
-    where = {"devices": jax.device_count(), "compiled": small / "compiled"}
+    where = {"devices": jax.device_count(), "compiled": program_folder}
     process = start(workdir, "--config.mesh.data=1", **where, **changes)
     wait_for(process, lambda: (workdir / "checkpoints" / "20").exists())
     process.kill()

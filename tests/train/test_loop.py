@@ -14,7 +14,6 @@ from tests.train.small_runs import (
     LORA,
     logged,
     make,
-    quick_compilation,
     run,
     write_data,
     write_model,
@@ -31,11 +30,8 @@ STEPS = 9
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_and_cache(tmp_path_factory):
-    with (
-        quick_compilation(tmp_path_factory.mktemp("compiled")),
-        pytest.MonkeyPatch.context() as patch,
-    ):
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDUSA_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -20,7 +20,6 @@ from medusa_jax.nn import attention
 from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
-from tests.train.small_runs import quick_compilation
 from train.distributed import global_batch
 from train.settings import make_settings
 from train.setup import Experiment, build, compiled_update
@@ -55,9 +54,9 @@ ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-    with quick_compilation(tmp_path_factory.mktemp("compiled")), pytest.MonkeyPatch.context() as p:
-        p.setattr(attention, "_QUERY_BLOCK", 32)  # two blocks of queries
+def _two_blocks_of_queries():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_QUERY_BLOCK", 32)
         yield
 
 

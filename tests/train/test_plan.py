@@ -11,7 +11,8 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.plan.models import model_config
 from medusa_jax.sharding import make_mesh
-from tests.medusa_jax.plan.compilers import needs_tpu_compiler, run_module
+from tests.commands import run_many
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler, run_module, told_nothing
 from train.planning.experiment import train_program
 from train.random_model import RANDOM_TINY, base_config, load_lm
 from train.run import params_dtype
@@ -105,17 +106,13 @@ def test_a_plan(tmp_path):
     assert (tmp_path / "update.txt").is_file()
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--topology=v5e:2x2"], "--config and --topology are both needed"),
-        (["--config=configs/tiny.py", "--topology=h100"], "unknown topology"),
-        (["--config=configs/none.py", "--topology=h100:8"], "cannot load --config"),
-    ],
-)
-def test_bad_flags(argv, words):
-    done = plan(*argv)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_flags():
+    cases = {
+        "--topology=v5e:2x2": "--config and --topology are both needed",
+        "--config=configs/tiny.py --topology=h100": "unknown topology",
+        "--config=configs/none.py --topology=h100:8": "cannot load --config",
+    }
+    results = run_many("train.plan", [case.split() for case in cases], told_nothing())
+    for (case, words), result in zip(cases.items(), results, strict=True):
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), case
+        assert words in result.err

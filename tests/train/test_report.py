@@ -14,48 +14,64 @@ import pytest
 import medusa_jax
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.nn.llama import Llama, causal_mask
+from tests.commands import ROOT, Result, quick, run_many
 from tests.train.small_runs import (
     CACHED,
     LORA,
     make,
-    quick_compilation,
     run,
-    write_data,
-    write_model,
 )
-from train.run import train
 
-ROOT = Path(__file__).parents[2]
 QUESTIONS = ["Who is Tim, 1?", "Who is Lily, 7?", "Where is Ben?"]
+# What follows a command that works, in which {} is its folder, and what the line must say.
+MISTAKES = [
+    (["--runs="], "--runs, --questions and --output are all needed: see --help"),
+    (["--runs={0}/joint,{0}/joint"], "--runs: they need different names, none of them base"),
+    (["--runs=base={0}/joint"], "--runs: they need different names, none of them base"),
+    (["--runs={0}/joint+{0}/joint_again"], "joint_again needs a name: NAME="),
+    (["--runs=x={0}/joint+{0}/joint"], "has the same run twice: give it another config.seed"),
+    (["--runs=x={0}/joint+{0}/heads_only"], "differ in config."),
+    (["--reference=nobody"], "--reference: nobody is none of base, heads_only"),
+    (["--tree=nope"], "unknown tree 'nope'"),
+    (["--tree=chain:9"], "tree chain:9 needs 9 heads, the model has 4"),
+    (["--runs=gs://bucket/run"], "--runs: gs://bucket/run is in a bucket: download it"),
+    (["--runs=nowhere"], "nowhere holds no run (settings.json is missing): name its --workdir"),
+    (["--problems={}/questions.jsonl"], "questions.jsonl:1: expected an object with question"),
+    (
+        ["--questions={}/one_question.jsonl"],
+        "an interval needs 2 questions or more, there is 1",
+    ),
+    (["--questions={}/problems.jsonl"], "problems.jsonl:1: expected an object with turns"),
+]
 FLAGS = ["--max_new_tokens=24", "--count=3", "--compilation_cache=none", "--allow_dirty"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model, two runs that started from it, and the questions and problems to ask."""
-    folder = tmp_path_factory.mktemp("report")
-    model, data = write_model(folder / "model"), write_data(folder / "data.jsonl")
+def folder(small, model, data):
+    """A model, three runs that started from it, and the questions and problems to ask."""
     common = {"steps": 40, "learning_rate": 1e-2, "export_dtype": "float32"}
-    with quick_compilation(folder / "compiled"):
-        run(make(model, data, export_format="A", **CACHED | common), folder / "heads_only")
-        for seed, name in enumerate(("joint", "joint_again")):
-            joint = make(model, data, export_format="A", seed=seed, **LORA | common)
-            run(joint, folder / name)
-    write_rows(folder / "questions.jsonl", [{"turns": [q, "Why?"]} for q in QUESTIONS])
-    write_rows(folder / "one_question.jsonl", [{"turns": QUESTIONS[:1]}])
-    write_rows(folder / "problems.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 4)
-    return folder
+    run(make(model, data, export_format="A", **CACHED | common), small / "heads_only")
+    for seed, name in enumerate(("joint", "joint_again")):
+        joint = make(model, data, export_format="A", seed=seed, **LORA | common)
+        run(joint, small / name)
+    write_rows(small / "questions.jsonl", [{"turns": [q, "Why?"]} for q in QUESTIONS])
+    write_rows(small / "one_question.jsonl", [{"turns": QUESTIONS[:1]}])
+    write_rows(small / "problems.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 4)
+    return small
 
 
 def write_rows(path: Path, rows) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def report(folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "train.report", f"--data={folder / 'data.jsonl'}"]
-    command += [f"--questions={folder / 'questions.jsonl'}", f"--output={folder / 'out.json'}"]
-    command += [*FLAGS, *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+def arguments(folder: Path, output: str, *flags: str) -> list[str]:
+    files = [f"--data={folder / 'data.jsonl'}", f"--questions={folder / 'questions.jsonl'}"]
+    return [*files, f"--output={folder / output}", *FLAGS, *flags]
+
+
+def report(folder: Path, *flags: str) -> Result:
+    (result,) = run_many("train.report", [arguments(folder, "out.json", *flags)], quick())
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +79,8 @@ def reported(folder):
     """What the report of two runs says, and prints."""
     runs = f"--runs={folder / 'heads_only'},{folder / 'joint'}"
     done = report(folder, runs, f"--problems={folder / 'problems.jsonl'}")
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "out.json").read_text()), done.stdout
+    assert done.code == 0, done.err
+    return json.loads((folder / "out.json").read_text()), done.out
 
 
 def test_rows_are_what_decoding_and_evaluation_say(folder, reported):
@@ -134,7 +150,7 @@ def test_seeds_of_one_run_are_averaged(folder):
     done = report(
         folder, f"--runs=both={joint}+{again},one={joint},two={again}", "--reference=base,one"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     _, both, one, two = json.loads((folder / "out.json").read_text())["rows"]
     assert [member["seed"] for member in both["members"]] == [0, 1]
     assert both["prompts"] == one["prompts"] + two["prompts"]
@@ -193,44 +209,23 @@ def forward(lm, token_BT):
 
 
 def test_a_whole_model_is_found(folder):
-    with quick_compilation(folder / "compiled"), jax.numpy_dtype_promotion("standard"):
-        settings = make(str(folder / "model"), str(folder / "data.jsonl"), **LORA, steps=1)
-        train(settings, folder / "whole")
+    run(make(str(folder / "model"), str(folder / "data.jsonl"), **LORA, steps=1), folder / "whole")
     done = report(folder, f"--runs={folder / 'whole'}")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     base, whole = json.loads((folder / "out.json").read_text())["rows"]
     assert "perplexity" not in base
     assert len(whole["head_top1"]) == 4
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--runs="], "--runs, --questions and --output are all needed: see --help"),
-        (["--runs={0}/joint,{0}/joint"], "--runs: they need different names, none of them base"),
-        (["--runs=base={0}/joint"], "--runs: they need different names, none of them base"),
-        (["--runs={0}/joint+{0}/joint_again"], "joint_again needs a name: NAME="),
-        (["--runs=x={0}/joint+{0}/joint"], "has the same run twice: give it another config.seed"),
-        (["--runs=x={0}/joint+{0}/heads_only"], "differ in config."),
-        (["--reference=nobody"], "--reference: nobody is none of base, heads_only"),
-        (["--tree=nope"], "unknown tree 'nope'"),
-        (["--tree=chain:9"], "tree chain:9 needs 9 heads, the model has 4"),
-        (["--runs=gs://bucket/run"], "--runs: gs://bucket/run is in a bucket: download it"),
-        (["--runs=nowhere"], "nowhere holds no run (settings.json is missing): name its --workdir"),
-        (["--problems={}/questions.jsonl"], "questions.jsonl:1: expected an object with question"),
-        (
-            ["--questions={}/one_question.jsonl"],
-            "an interval needs 2 questions or more, there is 1",
-        ),
-        (["--questions={}/problems.jsonl"], "problems.jsonl:1: expected an object with turns"),
-    ],
-)
-def test_errors_are_one_line(folder, flags, message):
-    flags = [flag.format(folder) for flag in flags]
-    (folder / "out.json").unlink(missing_ok=True)
-    done = report(folder, f"--runs={folder / 'heads_only'}", *flags)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not (folder / "out.json").exists()
+def test_errors_are_one_line(folder):
+    commands = [
+        arguments(folder, "bad.json", f"--runs={folder / 'heads_only'}", *flags)
+        for flags, _ in MISTAKES
+    ]
+    commands = [[argument.format(folder) for argument in command] for command in commands]
+    results = run_many("train.report", commands, quick())
+    for (flags, message), done in zip(MISTAKES, results, strict=True):
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), flags
+        assert done.err.startswith("error: ")
+        assert message in done.err
+    assert not (folder / "bad.json").exists()

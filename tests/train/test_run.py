@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 import medusa_jax
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh
+from tests.commands import quick, run_many
 from tests.train.small_runs import (
     CACHED,
     LORA,
@@ -280,13 +279,13 @@ def test_heads_to_start_from_are_not_rounded_and_may_lack_biases(finished, model
 
 def test_the_export_command(finished, model, tmp_path):
     workdir = finished("medusa1_cached")[1]
-    command = [sys.executable, "-m", "train.export", f"--workdir={workdir}", "--step=3"]
-    command += ["--format=vllm", "--dtype=float32", f"--output={tmp_path / 'out'}"]
-    for code, words in ((0, ""), (2, "out exists: name a new folder")):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+    command = [f"--workdir={workdir}", "--step=3", "--format=vllm", "--dtype=float32"]
+    command += [f"--output={tmp_path / 'out'}"]
+    first, again = run_many("train.export", [command] * 2, quick())
+    assert first.code == 0, first.err
+    assert again.code == 2, again.err
+    assert "out exists: name a new folder" in again.err
+    assert "Traceback" not in again.err
     params = read_params(workdir, make_mesh(1), 3)[1]["heads"]
     lm = medusa_jax.load(model, str(tmp_path / "out"), dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, lm.heads_params, params)

@@ -14,10 +14,10 @@ from absl import flags
 from absl.testing import flagsaver
 
 from medusa_jax.errors import UserError
+from tests.commands import ROOT, quick
 from tests.train.processes import free_port
 from train import self_distill
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "max_new_tokens": 16,
     "max_prompt_tokens": 300,
@@ -43,7 +43,7 @@ def run(settings, **more):
 def start(settings, environment=(), **more):
     """The command in a process of its own."""
     arguments = [f"--{key}={value}" for key, value in (settings | more).items()]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | dict(environment)
+    environment = quick() | dict(environment)
     return subprocess.Popen(
         [sys.executable, "-m", "train.self_distill", *arguments],
         cwd=ROOT,

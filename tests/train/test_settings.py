@@ -1,15 +1,11 @@
 """Configurations that make no sense are refused in one line that names the key."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 from ml_collections import ConfigDict
 
 from configs import base
 from medusa_jax.errors import UserError
+from tests.commands import quick, run_many
 from train.settings import MeshSettings, make_settings
 
 
@@ -239,26 +235,6 @@ def get_config():
     c.steps, c.epochs, c.data, c.objective = None, 2.0, "x", "self_distill"
     return c
 """
-COMMANDS = """
-import contextlib, io, json, sys
-from absl import flags
-from absl.testing import flagsaver
-from train import main
-
-def run_one(argv):
-    err = io.StringIO()
-    sys.argv = ["train.main", *argv]
-    flags.FLAGS.unparse_flags()
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    with flagsaver.flagsaver(), contextlib.redirect_stderr(err):
-        try:
-            main.run()
-        except SystemExit as stop:
-            return {"code": stop.code, "err": err.getvalue()}
-
-print(json.dumps([run_one(argv) for argv in json.load(sys.stdin)]))
-"""
 CASES = {
     "--config=FILE --config.stpes=4": "config.stpes is unknown: did you mean config.steps?",
     "--config=FILE --config.mesh.dat=4": "unknown: did you mean config.mesh.data?",
@@ -285,19 +261,9 @@ def test_command_line_errors_are_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "EPOCHS").write_text(BY_EPOCHS)
     (tmp_path / "BROKEN").write_text("def get_config():\n    return nothing\n")
     commands = [["--workdir=run", *case.split()] if case else [] for case in CASES]
-    paths = [os.getcwd(), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    for (case, wanted), result in zip(CASES.items(), json.loads(done.stdout), strict=True):
-        assert result["code"] == 2, (case, result)
-        assert wanted in result["err"], (case, result)
-        assert result["err"].count("\n") == 1
+    results = run_many("train.main", commands, quick(), cwd=tmp_path)
+    for (case, wanted), result in zip(CASES.items(), results, strict=True):
+        assert result.code == 2, (case, result)
+        assert wanted in result.err, (case, result)
+        assert result.err.count("\n") == 1
     assert not (tmp_path / "run").exists()

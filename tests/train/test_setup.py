@@ -17,7 +17,7 @@ from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.sharding import make_mesh, replicated
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone, random_heads
-from tests.train.small_runs import CONFIG, make, quick_compilation
+from tests.train.small_runs import CONFIG, make
 from train.distributed import global_batch
 from train.setup import abstract_state, build, compiled_evaluate, compiled_update, heads_config
 
@@ -27,9 +27,8 @@ TREE = load_tree("mc_sim_7b_63", 4)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiles_quickly_and_optax_promotes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compiled")
-    with quick_compilation(folder), jax.numpy_dtype_promotion("standard"):
+def _optax_promotes():
+    with jax.numpy_dtype_promotion("standard"):
         yield
 
 

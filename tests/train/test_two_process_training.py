@@ -59,12 +59,12 @@ class Runs:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def runs(request, small, names) -> Runs:
+def runs(request, small, names, program_folder) -> Runs:
     case = CASES[request.param]
     folder = small / request.param
     flags = [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
     flags += [f"--config.mesh.data={case.data}", f"--config.mesh.fsdp={case.fsdp}"]
-    where = {"devices": case.devices, "compiled": small / "compiled"}
+    where = {"devices": case.devices, "compiled": program_folder}
     where |= {"module": "tests.train.two_trainers"}
     processes = [
         start(folder / "run", *flags, f"--process_id={i}", **where, **names, **case.changes)

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import on_each_device
+from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
 
 
 def fused_append(
@@ -31,14 +31,8 @@ def fused_append(
     Arguments and results are those of `medusa_jax.nn.kernels.tpu_append.fused_append`, with head
     sizes that `medusa_jax.nn.kernels.gpu_attention.supports` accepts.
     """
-    cache, new = ("BKHS", "BKSH"), ("BAKH", "BAKH")
-    call = on_each_device(
-        functools.partial(_on_one_device, interpret=interpret),
-        mesh,
-        k_BKHS.shape[1],
-        (*cache, *new, "B"),
-        cache,
-    )
+    local = functools.partial(_on_one_device, interpret=interpret)
+    call = on_each_device(local, mesh, k_BKHS.shape[1], APPEND)
     k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BAKH, new_v_BAKH, start_B)
     return k_BKHS, v_BKSH
 

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import on_each_device
+from medusa_jax.nn.kernels.on_mesh import ATTENTION, on_each_device
 
 _ROWS = 64  # queries of one key head, in one program
 _LEAST = 16  # of each side of a product
@@ -49,13 +49,8 @@ def fused_attention(
     Arguments and result are those of `medusa_jax.nn.kernels.tpu_attention.fused_attention`, of
     sizes that `supports` accepts.
     """
-    call = on_each_device(
-        functools.partial(_on_one_device, window=window, interpret=interpret),
-        mesh,
-        k_BTKH.shape[2],
-        ("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"),
-        "BTNH",
-    )
+    local = functools.partial(_on_one_device, window=window, interpret=interpret)
+    call = on_each_device(local, mesh, k_BTKH.shape[2], ATTENTION)
     new = (q_BTNH, k_BTKH, v_BTKH, mask_BTT, position_BT)
     return call(*new, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
 

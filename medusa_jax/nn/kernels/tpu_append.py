@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import on_each_device
+from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
 from medusa_jax.nn.kernels.tpu_attention import slots_last
 
 _LANES, _SUBLANES = 128, 16  # slots of a block of keys, and of values
@@ -46,14 +46,8 @@ def fused_append(
     Returns:
       Keys and values.
     """
-    cache, new = ("BKHS", "BKSH"), ("BAKH", "BAKH")
-    call = on_each_device(
-        functools.partial(_on_one_device, interpret=interpret),
-        mesh,
-        k_BKHS.shape[1],
-        (*cache, *new, "B"),
-        cache,
-    )
+    local = functools.partial(_on_one_device, interpret=interpret)
+    call = on_each_device(local, mesh, k_BKHS.shape[1], APPEND)
     k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BAKH, new_v_BAKH, start_B)
     return k_BKHS, v_BKSH
 

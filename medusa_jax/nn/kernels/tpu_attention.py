@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import on_each_device
+from medusa_jax.nn.kernels.on_mesh import ATTENTION, on_each_device
 
 _SLOTS = 512  # of the prefix, in one block
 _ROWS = 256  # queries of one key head, in one block
@@ -65,13 +65,8 @@ def fused_attention(
         q_BTNH, k_BTKH, v_BTKH = (jnp.pad(x, tokens) for x in (q_BTNH, k_BTKH, v_BTKH))
         mask_BTT = jnp.pad(mask_BTT, [(0, 0), (0, more), (0, more)])
         position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
-    call = on_each_device(
-        functools.partial(_on_one_device, window=window, interpret=interpret),
-        mesh,
-        k_BTKH.shape[2],
-        ("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"),
-        "BTNH",
-    )
+    local = functools.partial(_on_one_device, window=window, interpret=interpret)
+    call = on_each_device(local, mesh, k_BTKH.shape[2], ATTENTION)
     new = (q_BTNH, k_BTKH, v_BTKH, mask_BTT.astype(jnp.int32), position_BT)
     return call(*new, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)[:, :T]
 

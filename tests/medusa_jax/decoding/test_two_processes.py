@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
+from tests.commands import ROOT, quick
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows
 from tests.medusa_jax.tiny import tiny_lm
 from tests.train.processes import free_port, outputs_of
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_both_processes_read_the_tokens_that_one_decodes(tmp_path):
@@ -20,6 +18,7 @@ def test_both_processes_read_the_tokens_that_one_decodes(tmp_path):
         subprocess.Popen(
             [*command, str(i), port, str(file)],
             cwd=ROOT,
+            env=quick(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -17,13 +17,17 @@ needs_tpu_compiler = pytest.mark.tpu_compiler
 needs_gpu_compiler = pytest.mark.gpu_compiler
 
 
+def told_nothing() -> dict[str, str]:
+    """Environment of a process that is told nothing about devices."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
+
+
 def run_module(module: str, *argv: str) -> subprocess.CompletedProcess:
     """A command of ours in a process that is told nothing about devices."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_", "COLUMNS"))}
     return subprocess.run(
         [sys.executable, "-m", module, *argv],
         cwd=ROOT,
-        env=clean,
+        env=told_nothing(),
         capture_output=True,
         text=True,
         timeout=600,

@@ -3,35 +3,31 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from medusa_jax.nn.product import product
 from medusa_jax.nn.vocabulary import best_tokens
-from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
+from tests.medusa_jax.plan.small_programs import (
+    built,
+    product_of_rows,
+    products_of_a_batch,
+    successor,
+    tensor_parallel_product,
+)
 
 pytestmark = needs_tpu_compiler
-
-
-def built(topology, function, arguments, **options):
-    jitted = jax.jit(function, **options)
-    return build(topology, lambda: jitted.lower(*arguments).compile(), {"arrays": arguments})
-
-
-def on_one(topology, *shapes, dtype=jnp.bfloat16):
-    here = SingleDeviceSharding(topology.devices[0])
-    return [jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes]
 
 
 @pytest.mark.parametrize(("gib", "fits"), [(7, True), (9, False), (17, False)])
 def test_fits_on_both_sides_of_the_line(gib, fits):
     """Of 15.75 GiB: an array and its successor take twice its size."""
     topology = find_topology("v5e:1x1")
-    found = built(topology, lambda x: x + 1, on_one(topology, (gib << 10, 1 << 19)))
+    found = successor(topology, gib)
     assert found.fits(topology) is fits
     assert found.argument_bytes == gib << 30
     if fits:
@@ -45,17 +41,13 @@ def test_fits_on_both_sides_of_the_line(gib, fits):
 
 def test_a_result_in_the_place_of_an_argument_counts_once():
     topology = find_topology("v5e:1x1")
-    arrays = on_one(topology, (9 << 10, 1 << 19))
-    found = built(topology, lambda x: x + 1, arrays, donate_argnums=0)
+    found = successor(topology, 9, donate_argnums=0)
     assert found.fits(topology)
     assert found.total_bytes == pytest.approx(9 << 30, rel=0.01)
 
 
 def test_a_product_by_hand():
-    topology = find_topology("v5e:1x1")
-    x, w = on_one(topology, (512, 4096), (16384, 4096))
-    found = built(topology, lambda x, w: jnp.einsum("xd,fd->xf", x, w), [x, w])
-    costs = costs_of(parse(found.text))
+    costs = costs_of(parse(product_of_rows(find_topology("v5e:1x1"), 512).text))
     assert costs.flops == 2 * 512 * 4096 * 16384
     assert costs.hbm_bytes == pytest.approx(2 * (512 * 4096 + 16384 * 4096 + 512 * 16384), rel=0.1)
     assert costs.cycles > 0
@@ -63,39 +55,12 @@ def test_a_product_by_hand():
 
 def test_products_of_a_batch_by_hand():
     """The compiler writes them as one convolution with a window over the batch."""
-    topology = find_topology("v5e:1x1")
-    q, k = on_one(topology, (32, 256, 128), (32, 512, 128))
-    found = built(topology, lambda q, k: jnp.einsum("nrh,nsh->nrs", q, k), [q, k])
+    found = products_of_a_batch(find_topology("v5e:1x1"))
     assert costs_of(parse(found.text)).flops == 2 * 32 * 256 * 512 * 128
 
 
 def test_collectives_of_a_tensor_parallel_product():
-    """Two matrices cut along the same axis: one sum of float32 [64, 2048] in each of 3 trips."""
-    topology = find_topology("v5e:2x2")
-    mesh = Mesh(topology.devices, ("t",), axis_types=(AxisType.Auto,))
-
-    def layer(x, w1, w2):
-        y = jnp.einsum("xd,fd->xf", x, w1)
-        return jax.lax.psum(jnp.einsum("xf,df->xd", y, w2, preferred_element_type=jnp.float32), "t")
-
-    def work(x, w1, w2):
-        def trip(x, _):
-            return layer(x.astype(w1.dtype), w1, w2), None
-
-        return jax.lax.scan(trip, x, length=3)[0]
-
-    cut = PartitionSpec("t", None), PartitionSpec(None, "t")
-    mapped = jax.shard_map(
-        work, mesh=mesh, in_specs=(PartitionSpec(), *cut), out_specs=PartitionSpec()
-    )
-    shapes = ((64, 2048), (8192, 2048), (2048, 8192))
-    specs = (PartitionSpec(), *cut)
-    dtypes = (jnp.float32, jnp.bfloat16, jnp.bfloat16)
-    arrays = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
-        for shape, dtype, spec in zip(shapes, dtypes, specs, strict=True)
-    ]
-    found = built(topology, mapped, arrays)
+    found = tensor_parallel_product(find_topology("v5e:2x2"))
     costs = costs_of(parse(found.text))
     assert costs.collectives == {"all-reduce": 3 * 64 * 2048 * 4}
     assert costs.wire_bytes == 3 * 2 * (64 * 2048 * 4) * 3 / 4

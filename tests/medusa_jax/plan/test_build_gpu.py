@@ -5,34 +5,31 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.packed_attention import Packed, packed_attention
-from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of, step_costs
 from medusa_jax.plan.hlo import parse
 from medusa_jax.plan.topology import find_topology
 from tests.medusa_jax.plan.compilers import needs_gpu_compiler
+from tests.medusa_jax.plan.small_programs import (
+    built,
+    on_one,
+    product_of_rows,
+    products_of_a_batch,
+    successor,
+    tensor_parallel_product,
+)
 
 pytestmark = needs_gpu_compiler
-
-
-def built(topology, function, arguments, **options):
-    jitted = jax.jit(function, **options)
-    return build(topology, lambda: jitted.lower(*arguments).compile(), {"arrays": arguments})
-
-
-def on_one(topology, *shapes, dtype=jnp.bfloat16):
-    here = SingleDeviceSharding(topology.devices[0])
-    return [jax.ShapeDtypeStruct(shape, dtype, sharding=here) for shape in shapes]
 
 
 @pytest.mark.parametrize(("gib", "fits"), [(39, True), (40, False)])
 def test_fits_on_both_sides_of_the_line(gib, fits):
     """Of 79.1 GiB: an array and its successor take twice its size."""
     topology = find_topology("h100:1")
-    found = built(topology, lambda x: x + 1, on_one(topology, (gib << 10, 1 << 19)))
+    found = successor(topology, gib)
     assert found.fits(topology) is fits
     assert found.argument_bytes == gib << 30
     assert found.total_bytes == pytest.approx(2 * gib << 30, rel=0.01)
@@ -41,9 +38,7 @@ def test_fits_on_both_sides_of_the_line(gib, fits):
 @pytest.mark.parametrize("rows", [1, 8, 512])
 def test_a_product_by_hand(rows):
     """Of 8 rows the compiler sums four parts of the contracted axis apart, in float32."""
-    topology = find_topology("h100:1")
-    x, w = on_one(topology, (rows, 4096), (16384, 4096))
-    found = built(topology, lambda x, w: jnp.einsum("xd,fd->xf", x, w), [x, w])
+    found = product_of_rows(find_topology("h100:1"), rows)
     costs = costs_of(parse(found.text))
     assert costs.flops == 2 * rows * 4096 * 16384
     by_hand = 2 * (rows * 4096 + 16384 * 4096 + rows * 16384)
@@ -54,39 +49,14 @@ def test_a_product_by_hand(rows):
 
 
 def test_products_of_a_batch_by_hand():
-    topology = find_topology("h100:1")
-    q, k = on_one(topology, (32, 256, 128), (32, 512, 128))
-    found = built(topology, lambda q, k: jnp.einsum("nrh,nsh->nrs", q, k), [q, k])
-    costs = costs_of(parse(found.text))
+    costs = costs_of(parse(products_of_a_batch(find_topology("h100:1")).text))
     assert costs.flops == 2 * 32 * 256 * 512 * 128
-    assert costs.hbm_bytes == pytest.approx(2 * (q.size + k.size + 32 * 256 * 512), rel=0.01)
+    by_hand = 2 * 32 * (256 * 128 + 512 * 128 + 256 * 512)
+    assert costs.hbm_bytes == pytest.approx(by_hand, rel=0.01)
 
 
 def test_collectives_of_a_tensor_parallel_product():
-    """Two matrices cut along the same axis: one sum of float32 [64, 2048] in each of 3 trips."""
-    topology = find_topology("h100:4")
-    mesh = Mesh(topology.devices, ("t",), axis_types=(AxisType.Auto,))
-
-    def layer(x, w1, w2):
-        y = jnp.einsum("xd,fd->xf", x, w1)
-        return jax.lax.psum(jnp.einsum("xf,df->xd", y, w2, preferred_element_type=jnp.float32), "t")
-
-    def work(x, w1, w2):
-        def trip(x, _):
-            return layer(x.astype(w1.dtype), w1, w2), None
-
-        return jax.lax.scan(trip, x, length=3)[0]
-
-    cut = PartitionSpec("t", None), PartitionSpec(None, "t")
-    specs = (PartitionSpec(), *cut)
-    mapped = jax.shard_map(work, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
-    shapes = ((64, 2048), (8192, 2048), (2048, 8192))
-    dtypes = (jnp.float32, jnp.bfloat16, jnp.bfloat16)
-    arrays = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
-        for shape, dtype, spec in zip(shapes, dtypes, specs, strict=True)
-    ]
-    found = built(topology, mapped, arrays)
+    found = tensor_parallel_product(find_topology("h100:4"))
     costs = costs_of(parse(found.text))
     assert {kind: size for kind, size in costs.collectives.items() if size} == {
         "all-reduce": 3 * 64 * 2048 * 4

@@ -1,49 +1,53 @@
 """The command that shows labels, as a person sees it, and its errors."""
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.train.data.samples import character_tokenizer, row
+from tests.commands import ROOT, quick, run_many
+from tests.train.data.samples import character_tokenizer, row, write_rows
 from train.data.describe import describe_row
 
-ROOT = Path(__file__).resolve().parents[3]
+BAD = {
+    '{"id": 1}\n': r"bad.jsonl:1: no",
+    "": "bad.jsonl holds no conversations",
+}
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "train.data.show", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | environment,
-    )
+@pytest.fixture(scope="module")
+def results(chat_model, tmp_path_factory):
+    """What the command did with good data, and with each of the bad ones."""
+    folder = tmp_path_factory.mktemp("show")
+    good = write_rows(folder / "data.jsonl", [row("Who ran?", "Tim ran.", "Why?", "")])
+    commands = [[f"--model={chat_model}", f"--data={good}", "--seq_len=128"]]
+    for content in BAD:
+        bad = tmp_path_factory.mktemp("bad") / "bad.jsonl"
+        bad.write_text(content)
+        commands.append([f"--model={chat_model}", f"--data={bad}"])
+    cache = {"MEDUSA_JAX_CACHE": str(folder / "cache")}
+    return run_many("train.data.show", commands, quick() | cache)
 
 
-def test_labels_stand_in_brackets_without_colours(chat_model, make_file):
-    path = make_file([row("Who ran?", "Tim ran.", "Why?", "")])
-    done = run(f"--model={chat_model}", f"--data={path}", "--seq_len=128")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_labels_stand_in_brackets_without_colours(results):
+    done = results[0]
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
     assert re.fullmatch(
         r"--- row 0: \d+ documents, \d+ labels in \d+ tokens, \d+ padding ---", lines[0]
     )
     assert lines[1] == "--- document 1 ---"
-    text = done.stdout.split("--- document 1 ---\n")[1].split("\n---")[0]
+    text = done.out.split("--- document 1 ---\n")[1].split("\n---")[0]
     # Replies and end marks are labels, headers and line ends are not. The space of the header and
     # the first word are one token here: it begins in the header.
     assert text.replace(" ", "").startswith(
         "user:Whoran?</s>\nassistant:Tim[[ran.</s>]]\nuser:Why?</s>\n"
     )
     assert text.replace(" ", "").rstrip().endswith("assistant:[[</s>]]")
-    assert "documents (0 held out)" in done.stderr
+    assert "documents (0 held out)" in done.err
 
 
 def test_colours_grey_out_what_is_no_label():
@@ -69,18 +73,10 @@ def test_colours_grey_out_what_is_no_label():
     assert "\x1b[90m" in capture.get()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [('{"id": 1}\n', r"bad.jsonl:1: no"), ("", "bad.jsonl holds no conversations")],
-)
-def test_bad_data_ends_in_one_line(chat_model, tmp_path, content, message):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(content)
-    done = run(f"--model={chat_model}", f"--data={path}")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+def test_bad_data_ends_in_one_line(results):
+    for message, done in zip(BAD.values(), results[1:], strict=True):
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert message in done.err
 
 
 def test_nothing_imports_tensorflow_and_the_library_imports_no_training():
