@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from medusa_jax.tuning.policy import Belief, Policy
 
@@ -73,11 +71,11 @@ def belief(machine: Machine, doubt: float, trust: float) -> Belief:
     return Belief(machine.expected, trust, dict.fromkeys(SIZES, doubt), "x")
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_with_measurements_nothing_is_lost(seed):
-    machine = Machine(seed, 0.05)
-    assert regret(machine, belief(machine, 0.05, 300), 20_000) < 0.03 + 0.015  # and what noise adds
+def test_with_measurements_little_is_lost():
+    machines = [Machine(seed, 0.05) for seed in range(60)]
+    regrets = [regret(m, belief(m, 0.05, 300), 20_000) for m in machines]
+    assert np.mean(regrets) < 0.01
+    assert np.quantile(regrets, 0.9) < 0.025
 
 
 def test_without_measurements_long_runs_find_the_best_tree():
