@@ -1,47 +1,41 @@
 """The command: a file that self_distill reads, the shares that it tells, MT-bench untouched."""
 
+import ast
 import json
 import re
 
-import pytest
-from absl import flags
-from absl.testing import flagsaver
-
-from medusa_jax.errors import UserError
+from tests.commands import ROOT, quick, run_many
 from tests.conftest import shared_path
-from train import prompts
 from train.distill.conversations import read_conversations
 from train.distill.kinds.mix import KINDS, Mix
 
 
-def run(path, **more):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with flagsaver.flagsaver(output=str(path), **more):
-        prompts.main([])
-
-
-def test_the_file_is_what_self_distill_reads(long_conversations, tmp_path, capsys):
-    for name in ("a", "b"):
-        run(tmp_path / name, conversations=str(long_conversations), count=300)
+def test_the_file_is_what_self_distill_reads_and_errors_are_one_line(long_conversations, tmp_path):
+    lines = [
+        [f"--output={tmp_path / 'a'}", f"--conversations={long_conversations}", "--count=300"],
+        [f"--output={tmp_path / 'b'}", f"--conversations={long_conversations}", "--count=300"],
+        [],
+        [f"--output={tmp_path / 'out'}", f"--conversations={tmp_path / 'nothing.json'}"],
+    ]
+    made, again, *refused = run_many("train.prompts", lines, quick())
+    assert (made.code, again.code) == (0, 0)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     found = read_conversations(tmp_path / "a", seed=0, max_turns=None, data_errors="stop")
     kinds = {conversation.name.split(":")[0] for conversation in found}
     assert kinds == {"first", "turns"} | {kind.name for kind in KINDS if kind.sort is None}
-    assert f"a: {len(found)} prompts" in capsys.readouterr().out
+    assert f"a: {len(found)} prompts" in made.out
+    for result, words in zip(refused, ("--output is needed", "nothing.json"), strict=True):
+        assert result.code == 2
+        assert words in result.err
+        assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_tells_the_shares():
-    told = dict(re.findall(r"(\w+) (\d+(?:\.\d)?)[,.]", " ".join(str(prompts.__doc__).split())))
+    source = (ROOT / "train" / "prompts.py").read_text()
+    help_text = " ".join(str(ast.get_docstring(ast.parse(source))).split())
+    told = dict(re.findall(r"(\w+) (\d+(?:\.\d)?)[,.]", help_text))
     assert {kind.name: f"{kind.share / 10:g}" for kind in KINDS}.items() <= told.items()
-
-
-def test_errors_are_one_line(tmp_path):
-    with pytest.raises(UserError, match="--output is needed"):
-        run("")
-    with pytest.raises(UserError, match=r"nothing\.json"):
-        run(tmp_path / "out", conversations=str(tmp_path / "nothing.json"))
-    assert not (tmp_path / "out").exists()
 
 
 def words(text):
