@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from medusa_jax.objectives.objective import metrics as means
+from medusa_jax.objectives.metrics import metrics as means
 from medusa_jax.tree.build import Tree
 from train.distributed import global_batch
 from train.setup import Experiment, compiled_evaluate

@@ -10,7 +10,8 @@ import optax
 
 from medusa_jax.objectives.blockwise import sum_over_blocks
 from medusa_jax.objectives.labels import count_labels
-from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.objectives.metrics import metrics
+from medusa_jax.objectives.objective import Objective
 from medusa_jax.tree.build import Tree
 
 State = dict[str, Any]

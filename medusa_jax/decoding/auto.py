@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.decoding.make_drafter import for_tree
 from medusa_jax.decoding.options import GenerationConfig, make_rule
 from medusa_jax.decoding.programs import abstract
 from medusa_jax.decoding.runtime import Runtime, make_runtime
@@ -171,7 +172,7 @@ def _depth(runtime: Runtime) -> int:
 def _with_tree(runtime: Runtime, tree: Tree, platform: str) -> Runtime:
     """The same with another tree of the same depth."""
     drafter: Any = runtime.decoder.drafter
-    drafter, own = drafter.for_tree(tree, platform)
+    drafter, own = for_tree(drafter, tree, platform)
     decoder = dataclasses.replace(runtime.decoder, drafter=drafter)
     params = {**runtime.params, "drafter": runtime.params["drafter"] | runtime.put(own)}
     return dataclasses.replace(runtime, decoder=decoder, params=params, shapes=abstract(params))

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding.drafters import Rank
+from medusa_jax.decoding.drafters import Rank, best_proposals, shared_lm_head, with_lm_head
 from medusa_jax.nn.branch import branch_term, correction, first_heads, head_hidden, own_params
 from medusa_jax.nn.heads import MedusaHeads
-from medusa_jax.nn.layers import draft_rows, project, take_rows
-from medusa_jax.nn.llama import lm_head_weight
-from medusa_jax.nn.vocabulary import best_tokens
+from medusa_jax.nn.layers import project, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +51,12 @@ class Brancher:
           rank: see `Drafter.draft`.
 
         Returns:
-          As `Proposer.propose`, with branches in place of heads.
+          See `best_proposals`.
         """
         with jax.named_scope("medusa_heads"):
-            token_map = params["drafter"]["heads"].get("token_map")
             distance_1 = jnp.full((1,), token_BNJ.shape[-1], jnp.int32)
-            score_BNV = rank(self._logits(params, start, token_BNJ), distance_1, token_map)
-            top_BNk, token_BNk = best_tokens(score_BNV, self.top_k)
-            if token_map is not None:
-                token_BNk = token_map[token_BNk]
-        return score_BNV, top_BNk, token_BNk.astype(jnp.int32)
+            logits_BNV = self._logits(params, start, token_BNJ)
+            return best_proposals(params, logits_BNV, distance_1, rank, self.top_k)
 
     def _logits(self, params: dict[str, Any], start: Any, token_BNJ: jax.Array) -> jax.Array:
         own, head = params["drafter"]["heads"], token_BNJ.shape[-1] - 1
@@ -77,10 +71,8 @@ class Brancher:
         return logits_BMV[:, head, None] + correction(own, x_BND, before_BND, dtype)
 
     def _projected(self, params: dict[str, Any], x_BXD: jax.Array) -> jax.Array:
-        own, backbone = params["drafter"], params["backbone"]
         with jax.named_scope("medusa_projection"):
-            lm_head_VD = own["lm_head"] if self.heads.draft_vocab else lm_head_weight(backbone)
-            return project(x_BXD, lm_head_VD, jnp.dtype(self.dtype))
+            return project(x_BXD, shared_lm_head(params), jnp.dtype(self.dtype))
 
 
 def make_brancher(
@@ -105,17 +97,13 @@ def make_brancher(
       dtype: compute dtype.
 
     Returns:
-      The heads, and {"heads"}: of "markov" and "gated_markov" ones as in `MedusaHeads`, of others
-      {"each": by head, see `own_params`}; both with "token_map" where there is one, and with
-      "lm_head" [Vd, D] beside them: the rows of the LM head that it names.
+      The heads, and what `with_lm_head` gives: of "markov" and "gated_markov" ones "heads" is as in
+      `MedusaHeads`, of others {"each": by head, see `own_params`}; "token_map" stays in it.
     """
     used = dataclasses.replace(config, num_heads=depth)
     if config.corrects:
         own = first_heads(heads, depth) if depth < config.num_heads else heads
     else:
-        own = {"each": [own_params(config, heads, m) for m in range(depth)]}
+        own = {"each": own_params(used, heads)}
         own |= {name: heads[name] for name in ("token_map",) if name in heads}
-    params: dict[str, Any] = {"heads": own}
-    if config.draft_vocab:
-        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
-    return Brancher(used, top_k, dtype), params
+    return Brancher(used, top_k, dtype), with_lm_head(config, own, backbone)

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from medusa_jax.tree.build import Tree
+
 _MOST_SLICES = 16  # each is an instruction of its own
 
 
@@ -41,6 +43,13 @@ class Draft:
         """What x_BR [B, R] holds at each node's parent."""
         parent_BR = jnp.broadcast_to(self.parent_BR, x_BR.shape)
         return jnp.take_along_axis(x_BR, parent_BR, axis=1)
+
+
+def tree_draft(tree: Tree, token_BR: jax.Array) -> Draft:
+    """These tokens, int32 [B, R], in the nodes of one tree for all rows."""
+    parent_1R, depth_1R = jnp.asarray(tree.parent_R)[None], jnp.asarray(tree.depth_R)[None]
+    mask_1RR = jnp.asarray(tree.mask_RR)[None]
+    return Draft(token_BR, parent_1R, depth_1R, mask_1RR, tree.max_depth)
 
 
 def root_draft(root_B: jax.Array) -> Draft:

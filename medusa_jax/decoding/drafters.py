@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding.draft import Draft, root_draft
+from medusa_jax.decoding.draft import Draft, root_draft, tree_draft
 from medusa_jax.nn.branch import first_heads
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import draft_rows, take_rows
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.vocabulary import best_tokens
-from medusa_jax.tree.build import Tree
-from medusa_jax.tree.pad import padded
 
 # (logits float32 [B, X, V], how far from the root the proposed tokens are, int32 [X] or [1], the
 # tokens of a draft vocabulary, int32 [Vd]) -> what proposals are ranked by: `rules.rule.Rule.rank`.
@@ -86,27 +84,70 @@ class Proposer:
           highest of them, falling, float32 [B, M, k]; and the tokens that have these, int32.
         """
         with jax.named_scope("medusa_heads"):
-            token_map = params["drafter"]["heads"].get("token_map")
             distance_M = 1 + jnp.arange(self.heads.num_heads, dtype=jnp.int32)
-            score_BMV = rank(self._logits(params, hidden_BD, root_B), distance_M, token_map)
-            top_BMk, token_BMk = best_tokens(score_BMV, self.top_k)
-            if token_map is not None:
-                token_BMk = token_map[token_BMk]
-        return score_BMV, top_BMk, token_BMk.astype(jnp.int32)
+            logits_BMV = self._logits(params, hidden_BD, root_B)
+            return best_proposals(params, logits_BMV, distance_M, rank, self.top_k)
 
     def _logits(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> jax.Array:
         """Of all heads: float32 [B, M, V], or [B, M, Vd]."""
         own, backbone = params["drafter"], params["backbone"]
         weights = {k: v for k, v in own["heads"].items() if k != "token_map"}
-        lm_head_VD = branch_B1D = None
-        if not self.heads.own_projection:
-            lm_head_VD = own["lm_head"] if self.heads.draft_vocab else lm_head_weight(backbone)
+        lm_head_VD = None if self.heads.own_projection else shared_lm_head(params)
+        branch_B1D = None
         if self.heads.sees_root:
             branch_B1D = take_rows(backbone["embed"]["weight"], root_B[:, None])
         logits: Any = MedusaHeads(self.heads, jnp.dtype(self.dtype)).apply(
             {"params": weights}, hidden_BD, lm_head_VD, branch_B1D
         )
         return logits
+
+
+def best_proposals(
+    params: dict[str, Any], logits_BXV: jax.Array, distance_X: jax.Array, rank: Rank, number: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best tokens of X heads or branches.
+
+    Args:
+      params: see `Drafter.draft`.
+      logits_BXV: float32, of all tokens that the heads know.
+      distance_X: int32 [X] or [1], how far from the root these stand.
+      rank: see `Drafter.draft`.
+      number: k, how many.
+
+    Returns:
+      Scores of all tokens, float32 [B, X, V]; the highest of them, falling, float32 [B, X, k]; and
+      the tokens that have these, int32.
+    """
+    token_map = params["drafter"]["heads"].get("token_map")
+    score_BXV = rank(logits_BXV, distance_X, token_map)
+    top_BXk, token_BXk = best_tokens(score_BXV, number)
+    if token_map is not None:
+        token_BXk = token_map[token_BXk]
+    return score_BXV, top_BXk, token_BXk.astype(jnp.int32)
+
+
+def shared_lm_head(params: dict[str, Any]) -> Any:
+    """The rows of the LM head that heads without projections of their own share: [V or Vd, D]."""
+    return params["drafter"].get("lm_head", lm_head_weight(params["backbone"]))
+
+
+def with_lm_head(
+    config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any]
+) -> dict[str, Any]:
+    """What a drafter reads: {"heads"}, with the LM head's rows of a draft vocabulary.
+
+    Args:
+      config: of the heads.
+      heads: their parameters, with the "token_map" where there is one.
+      backbone: the base model's.
+
+    Returns:
+      {"heads"}, with "lm_head" [Vd, D] where heads without projections of their own have a draft
+      vocabulary: the rows that it names.
+    """
+    if not config.draft_vocab or config.own_projection:
+        return {"heads": heads}
+    return {"heads": heads, "lm_head": draft_rows(lm_head_weight(backbone), heads["token_map"])}
 
 
 def make_proposer(
@@ -132,15 +173,11 @@ def make_proposer(
       dtype: compute dtype.
 
     Returns:
-      The proposer, and {"heads"}, with "lm_head" [Vd, D] where heads without projections of their
-      own have a draft vocabulary: the rows of the LM head that it names.
+      The proposer, and what `with_lm_head` gives.
     """
     if depth < config.num_heads:
         config, heads = dataclasses.replace(config, num_heads=depth), first_heads(heads, depth)
-    params: dict[str, Any] = {"heads": heads}
-    if config.draft_vocab and not config.own_projection:
-        params["lm_head"] = draft_rows(lm_head_weight(backbone), heads["token_map"])
-    return Proposer(config, top_k, dtype), params
+    return Proposer(config, top_k, dtype), with_lm_head(config, heads, backbone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +198,6 @@ class MedusaDrafter:
         """See `Drafter.max_depth`."""
         return self.proposer.heads.num_heads
 
-    def for_tree(self, tree: Tree, platform: str) -> "tuple[MedusaDrafter, dict[str, Any]]":
-        """The same heads for another tree of the same depth, and the arrays that depend on it."""
-        tree = padded(tree, self.proposer.heads.vocab_size, platform)
-        return MedusaDrafter(dataclasses.replace(self.proposer, top_k=tree.top_k)), {"tree": tree}
-
     def draft(
         self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array, rank: Rank
     ) -> Draft:
@@ -174,30 +206,4 @@ class MedusaDrafter:
         _, _, top_BMk = self.proposer.propose(params, hidden_BD, root_B, rank)
         # A node of depth d and rank r holds head d's r-th token; the root's column is overwritten.
         token_BR = top_BMk[:, jnp.maximum(tree.depth_R - 1, 0), tree.rank_R].at[:, 0].set(root_B)
-        shape = (tree.parent_R[None], tree.depth_R[None], tree.mask_RR[None])
-        return Draft(token_BR, *shape, self.max_depth)
-
-
-def medusa_drafter(
-    config: MedusaConfig,
-    heads: dict[str, Any],
-    backbone: dict[str, Any],
-    tree: Tree,
-    dtype: str,
-    platform: str,
-) -> tuple[MedusaDrafter, dict[str, Any]]:
-    """The drafter of a static tree, and what it reads: see `make_proposer`.
-
-    Args:
-      config: of the heads, at least as many as the tree has levels.
-      heads: their parameters.
-      backbone: the base model's.
-      tree: what they fill.
-      dtype: compute dtype.
-      platform: "cpu", "gpu" or "tpu"; the tree is padded as suits it.
-    """
-    tree = padded(tree, config.vocab_size, platform)
-    proposer, params = make_proposer(
-        config, heads, backbone, depth=tree.max_depth, top_k=tree.top_k, dtype=dtype
-    )
-    return MedusaDrafter(proposer), params | {"tree": tree}
+        return tree_draft(tree, token_BR)

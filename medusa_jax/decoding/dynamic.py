@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding.draft import Draft
-from medusa_jax.decoding.drafters import Proposer, Rank, make_proposer
-from medusa_jax.tree.dynamic import DynamicTree, heads_used
+from medusa_jax.decoding.drafters import Proposer, Rank
 
 # Heads are surer of themselves on new text than they should be. docs/benchmarks.md has the figures.
 _TEMPERATURE = 1.4
@@ -53,33 +51,6 @@ class DynamicDrafter:
             mask_BRR = ancestors(parent_BR, self.max_depth)
         token_BR = token_BR.at[:, 0].set(root_B)
         return Draft(token_BR, parent_BR, depth_BR, mask_BRR, self.max_depth)
-
-
-def dynamic_drafter(
-    config: MedusaConfig,
-    heads: dict[str, Any],
-    backbone: dict[str, Any],
-    tree: DynamicTree,
-    dtype: str,
-) -> tuple[DynamicDrafter, dict[str, Any]]:
-    """The drafter of a dynamic tree, and what it reads: see `make_proposer`.
-
-    Args:
-      config: of the heads.
-      heads: their parameters.
-      backbone: the base model's.
-      tree: how large.
-      dtype: compute dtype.
-    """
-    proposer, params = make_proposer(
-        config,
-        heads,
-        backbone,
-        depth=heads_used(tree, config.num_heads),
-        top_k=min(tree.R - 1, MOST_RANKS, config.vocab_size),
-        dtype=dtype,
-    )
-    return DynamicDrafter(proposer, tree.R), params
 
 
 def log_p(score_BMV: jax.Array, top_BMk: jax.Array) -> jax.Array:

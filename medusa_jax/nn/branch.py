@@ -74,25 +74,26 @@ def extended(params: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def own_params(config: MedusaConfig, params: dict[str, Any], head: int) -> dict[str, Any]:
-    """What one head reads of the stacked parameters, every block apart.
+def own_params(config: MedusaConfig, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each head reads of the stacked parameters, every block apart; nothing stands twice.
 
     Args:
-      config: of all heads, "branch" or "recurrent".
+      config: of the heads, "branch" or "recurrent".
       params: in the layout of `MedusaHeads`.
-      head: k - 1, from 0.
     """
     blocks = params["blocks"]
-    weight_LDD = blocks["weight"][min(head, len(blocks["weight"]) - 1)]
-    own: dict[str, Any] = {"blocks": [{"weight": weight} for weight in weight_LDD]}
-    if config.bias:
-        for layer, block in enumerate(own["blocks"]):
+    stacks = blocks["weight"][: config.num_heads]
+    weights = [[{"weight": weight} for weight in of_head] for of_head in stacks]
+    cell = {name: own for name, own in params.items() if name.startswith("cell_")}
+    heads = []
+    for head in range(config.num_heads):
+        own = [dict(block) for block in weights[min(head, len(weights) - 1)]]
+        for layer, block in enumerate(own if config.bias else ()):
             block["bias"] = blocks["bias"][head, layer]
-    if config.conditioning == "branch":
         first = head * (head + 1) // 2
-        weight_KDD = params["branch"]["weight"][first : first + head + 1]
-        return own | {"branch": [{"weight": weight} for weight in weight_KDD]}
-    return own | {name: params[name] for name in ("cell_token", "cell_state", "cell_out")}
+        pairs = params["branch"]["weight"][first : first + head + 1] if not cell else ()
+        heads.append({"blocks": own, "branch": [{"weight": u} for u in pairs]} | cell)
+    return heads
 
 
 def branch_term(own: dict[str, Any], branch: jax.Array, dtype: Any) -> jax.Array:
@@ -107,7 +108,7 @@ def branch_term(own: dict[str, Any], branch: jax.Array, dtype: Any) -> jax.Array
       float32 [..., D].
     """
     e = unit_size(branch)
-    if "branch" in own:
+    if own["branch"]:
         of_token = [project(e[..., j, :], u["weight"], dtype) for j, u in enumerate(own["branch"])]
         return sum(of_token[1:], of_token[0])
     return project(_states(own, e, dtype)[-1], own["cell_out"]["weight"], dtype)
@@ -117,7 +118,7 @@ def branch_terms(
     config: MedusaConfig, params: dict[str, Any], branch: jax.Array, dtype: Any
 ) -> Any:
     """`branch_term` of all heads, [..., D] each; branch [..., M, D]. A cell takes M steps."""
-    own = [own_params(config, params, m) for m in range(config.num_heads)]
+    own = own_params(config, params)
     if config.conditioning == "branch":
         return [branch_term(o, branch[..., : m + 1, :], dtype) for m, o in enumerate(own)]
     states = _states(own[0], unit_size(branch), dtype)

@@ -76,10 +76,8 @@ class MedusaHeads(nn.Module):
         if branch is not None and c.conditioning in ("branch", "recurrent"):
             params = self._params()
             terms = branch_terms(c, params, branch[..., : c.num_heads, :], dtype)
-            of_head = [
-                head_hidden(own_params(c, params, m), hidden, term, dtype)
-                for m, term in enumerate(terms)
-            ]
+            each = zip(own_params(c, params), terms, strict=True)
+            of_head = [head_hidden(own, hidden, term, dtype) for own, term in each]
             return jnp.stack(of_head, axis=-2)
         return self._side_by_side(hidden, branch)
 

@@ -17,7 +17,7 @@ from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora, dropped
 from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import Remat
-from medusa_jax.objectives.accuracy import accuracy_sums, expected_tokens, label_rank
+from medusa_jax.objectives.accuracy import accuracy_sums, label_rank
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.cross_entropy import cross_entropy
 from medusa_jax.objectives.distance import l1_loss
@@ -122,8 +122,6 @@ class Objective:
         if self.kind == "medusa1":
             params = params | {"backbone": jax.lax.stop_gradient(params["backbone"])}
         base, shared = lm_heads(params)
-        if self.stop_lm_head:
-            shared = jax.lax.stop_gradient(shared)
         inputs = self._inputs(params, batch, key)
         medusa1, sums = self._heads_loss(params["heads"], shared, inputs, labels_BTJ, count_J)
         sums |= accuracy_sums(sums.pop("rank"), labels_BTJ, tree)
@@ -158,7 +156,8 @@ class Objective:
         M = self.heads.num_heads
         takes_turns = self.heads.own_projection and not self.soft_labels
         size = 1 if takes_turns else M
-        options = {} if takes_turns else {"lm_head": shared}
+        lm_head = jax.lax.stop_gradient(shared) if self.stop_lm_head else shared
+        options = {} if takes_turns else {"lm_head": lm_head}
         inputs = {name: x for name, x in inputs.items() if name in _OF_HEADS}
 
         def turn(_: None, own: dict[str, Any]) -> tuple[None, tuple[jax.Array, ...]]:
@@ -283,27 +282,3 @@ class Objective:
 def _in_turns(labels_BTM: jax.Array, size: int) -> jax.Array:
     """[B, T, M] -> [turns, B, T, size]."""
     return jnp.moveaxis(labels_BTM.reshape(*labels_BTM.shape[:2], -1, size), 2, 0)
-
-
-def metrics(sums: dict[str, jax.Array], count_J: jax.Array) -> dict[str, jax.Array]:
-    """Means over labels from the sums of a whole batch.
-
-    Args:
-      sums: of `Objective.loss`, added up over the parts of the batch.
-      count_J: float32, `count_labels` of its labels.
-
-    Returns:
-      "head_loss", "head_top1" .. "head_top5" (float32 [M]) and, where there are sums for them,
-      "lm_loss" or "kl", and "accepted", the `expected_tokens` per step of the tree (scalars).
-      Labels outside a draft vocabulary have no loss, but are misses.
-    """
-    count_J, labels_M = jnp.maximum(count_J, 1), jnp.maximum(sums["labels"], 1)
-    out = {"head_loss": sums["head_loss"] / count_J[1:]}
-    for k, hits_M in enumerate(sums["hits"], 1):
-        out[f"head_top{k}"] = hits_M / labels_M
-    for name in ("lm_loss", "kl"):
-        if name in sums:
-            out[name] = sums[name] / count_J[0]
-    if "followed" in sums:
-        out["accepted"] = expected_tokens(sums["followed"], count_J[0])
-    return out

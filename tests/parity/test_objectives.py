@@ -16,7 +16,8 @@ import transformers  # noqa: E402
 from medusa_jax.config import MedusaConfig  # noqa: E402
 from medusa_jax.io.hf.weights import hf_keys  # noqa: E402
 from medusa_jax.objectives.labels import count_labels  # noqa: E402
-from medusa_jax.objectives.objective import Objective, metrics  # noqa: E402
+from medusa_jax.objectives.metrics import metrics  # noqa: E402
+from medusa_jax.objectives.objective import Objective  # noqa: E402
 from tests.medusa_jax.packed import quick_jit, random_heads, random_lora  # noqa: E402
 from tests.medusa_jax.running import load_lm  # noqa: E402
 from tests.parity import models  # noqa: E402

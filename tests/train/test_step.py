@@ -10,7 +10,8 @@ import pytest
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.objectives.labels import IGNORE
-from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.objectives.metrics import metrics
+from medusa_jax.objectives.objective import Objective
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.nn.test_product import products
 from tests.medusa_jax.packed import (

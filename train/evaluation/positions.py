@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,57 +64,48 @@ def score_positions(
         branch_TJD = None
         if config.sees_root:
             branch_TJD = take_rows(params["embed"], next_TM[:, : config.tokens_seen])
-        one_by_one = _own_heads if config.own_projection else _sharing_heads
-        args = config, dtype, params, hidden_TD, branch_TJD, labels_TJ[:, 1:].T
-        loss_MT, rank_MT = one_by_one(*args)
+        logits_of, parts = _each_head(config, dtype, params, hidden_TD, branch_TJD)
+
+        def score(head: Any) -> tuple[jax.Array, jax.Array]:
+            part, labels_T = head
+            logits_TV = logits_of(part)
+            return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
+
+        # Head by head, so that no more logits exist at once than those of the base head.
+        loss_MT, rank_MT = jax.lax.map(score, (parts, labels_TJ[:, 1:].T))
         loss_TM, rank_TM = loss_MT.T, rank_MT.T
     followed_T = jnp.where(labels_TJ[:, 0] < 0, 0, followed_nodes(tree, rank_TM))
     hits = count_hits(rank_TM, RANKS)
     return {"lm_loss": lm_loss_T, "head_loss": loss_TM, "hits": hits, "followed": followed_T}
 
 
-# Head by head, so that no more logits exist at once than those of the base head.
-
-
-def _own_heads(
+def _each_head(
     config: MedusaConfig,
     dtype: str,
     params: dict[str, Any],
     hidden_TD: jax.Array,
     branch_TJD: jax.Array | None,
-    labels_MT: jax.Array,
-) -> Any:
-    """Loss and rank of heads with projections of their own, [M, T] each."""
-    one = dataclasses.replace(config, num_heads=1)
+) -> tuple[Callable[[Any], jax.Array], Any]:
+    """What makes a head's logits [T, V] of its part, and the parts of all heads, [M, ...]."""
+    if config.own_projection:
+        one = dataclasses.replace(config, num_heads=1)
 
-    def score(head: Any) -> tuple[jax.Array, jax.Array]:
-        weights = jax.tree.map(lambda x: x[None], head[0])
-        logits_TV = head_logits(one, weights, {}, hidden_TD, branch_TJD, dtype=dtype)[:, 0]
-        return cross_entropy(logits_TV, head[1]), label_rank(logits_TV, head[1])
+        def own(weights: Any) -> jax.Array:
+            heads = jax.tree.map(lambda x: x[None], weights)
+            return head_logits(one, heads, {}, hidden_TD, branch_TJD, dtype=dtype)[:, 0]
 
-    return jax.lax.map(score, (params["heads"], labels_MT))
-
-
-def _sharing_heads(
-    config: MedusaConfig,
-    dtype: str,
-    params: dict[str, Any],
-    hidden_TD: jax.Array,
-    branch_TJD: jax.Array | None,
-    labels_MT: jax.Array,
-) -> Any:
-    """The same of heads that share the LM head."""
+        return own, params["heads"]
     heads, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": params["heads"]}
     x_TMD: Any = heads.apply(variables, hidden_TD, branch_TJD, method="hidden")
 
-    def score(head: Any) -> tuple[jax.Array, jax.Array]:
-        x_TD, before_TD, labels_T = head
+    def sharing(part: Any) -> jax.Array:
+        x_TD, before_TD = part
         logits_TV = lm_head_logits(params["shared"], x_TD, dtype=dtype)
-        if before_TD is not None:
-            logits_TV += correction(params["heads"], x_TD, before_TD, jnp.dtype(dtype))
-        return cross_entropy(logits_TV, labels_T), label_rank(logits_TV, labels_T)
+        if before_TD is None:
+            return logits_TV
+        return logits_TV + correction(params["heads"], x_TD, before_TD, jnp.dtype(dtype))
 
     before_MTD = None
     if branch_TJD is not None and config.corrects:
         before_MTD = jnp.swapaxes(branch_TJD, 0, 1)
-    return jax.lax.map(score, (jnp.swapaxes(x_TMD, 0, 1), before_MTD, labels_MT))
+    return sharing, (jnp.swapaxes(x_TMD, 0, 1), before_MTD)

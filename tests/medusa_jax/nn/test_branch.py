@@ -67,8 +67,7 @@ def test_one_head_is_that_of_all(kind):
     heads = MedusaHeads(lm.heads_config)
     apply = quick_jit(heads.apply, static_argnames="method")
     all_heads = apply({"params": lm.heads_params}, hidden, branch, method="hidden")
-    for m in range(4):
-        own = own_params(lm.heads_config, lm.heads_params, m)
+    for m, own in enumerate(own_params(lm.heads_config, lm.heads_params)):
         term = branch_term(own, jnp.asarray(branch[..., : m + 1, :]), jnp.float32)
         one = head_hidden(own, jnp.asarray(hidden), term, jnp.float32)
         np.testing.assert_allclose(one, all_heads[..., m, :], rtol=1e-6, atol=1e-6)

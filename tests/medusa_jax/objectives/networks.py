@@ -8,7 +8,8 @@ import numpy as np
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.objectives.labels import count_labels
-from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.objectives.metrics import metrics
+from medusa_jax.objectives.objective import Objective
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.packed import (
     SMALL,
@@ -57,6 +58,17 @@ def gradients(objective, params, **options):
 
 def assert_tree_close(got, wanted, rtol=2e-5, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, wanted)
+
+
+def labelled():
+    """(row, position, head from 0, where its label is) of every label of the batch."""
+    token, segment = BATCH["token"], BATCH["segment"]
+    for b, t, k in np.ndindex(len(token), T, M):
+        ahead = t + k + 2
+        if ahead >= T or not BATCH["is_label"][b, ahead]:
+            continue
+        if segment[b, t] and segment[b, ahead] == segment[b, t]:
+            yield b, t, k, ahead
 
 
 def adapted_lm_head(params):

@@ -16,6 +16,7 @@ from tests.medusa_jax.objectives.networks import (
     gradients,
     jitted,
     jitted_hidden,
+    labelled,
     parameters,
 )
 from tests.medusa_jax.objectives.problems import log_softmax
@@ -35,18 +36,12 @@ def test_heads_by_hand(kind):
     hidden_BTD = np.asarray(jitted_hidden(params, BATCH))
     table_VD = params["backbone"]["embed"]["weight"]
     lm_head_VD = params["backbone"]["lm_head"]["weight"]
-    token, segment = BATCH["token"], BATCH["segment"]
     total, count = np.zeros(M), np.zeros(M)
-    for b, t, k in np.ndindex(2, T, M):
-        ahead = t + k + 2
-        if ahead >= T or not BATCH["is_label"][b, ahead]:
-            continue
-        if segment[b, t] == 0 or segment[b, ahead] != segment[b, t]:
-            continue
-        branch = table_VD[token[b, t + 1 : ahead]]
+    for b, t, k, ahead in labelled():
+        branch = table_VD[BATCH["token"][b, t + 1 : ahead]]
         assert len(branch) == k + 1
         logits_V = slow_logits(kind, params["heads"], k, hidden_BTD[b, t], branch, lm_head_VD)
-        total[k] -= log_softmax(logits_V)[token[b, ahead]]
+        total[k] -= log_softmax(logits_V)[BATCH["token"][b, ahead]]
         count[k] += 1
     np.testing.assert_allclose(sums["head_loss"], total, rtol=1e-5)
     np.testing.assert_allclose(loss, (0.8 ** np.arange(1, M + 1) * total / count).sum(), rtol=1e-5)

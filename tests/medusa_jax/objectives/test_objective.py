@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.objectives.labels import IGNORE, OUTSIDE
-from medusa_jax.objectives.objective import metrics
+from medusa_jax.objectives.metrics import metrics
 from tests.medusa_jax.objectives.networks import (
     BASE,
     BATCH,
@@ -25,6 +25,7 @@ from tests.medusa_jax.objectives.networks import (
     gradients,
     jitted,
     jitted_hidden,
+    labelled,
     parameters,
 )
 from tests.medusa_jax.objectives.problems import log_softmax
@@ -59,14 +60,9 @@ def test_heads_by_hand(head_labels):
     hidden_BTD = np.asarray(jitted_hidden(params, BATCH))
     backbone, heads = params["backbone"], params["heads"]
     lm_head = backbone["lm_head"]["weight"]
-    token, segment = BATCH["token"], BATCH["segment"]
+    token = BATCH["token"]
     total, count = np.zeros(M), np.zeros(M)
-    for b, t, k in np.ndindex(2, T, M):
-        ahead = t + k + 2
-        if ahead >= T or not BATCH["is_label"][b, ahead]:
-            continue
-        if segment[b, t] == 0 or segment[b, ahead] != segment[b, t]:
-            continue
+    for b, t, k, ahead in labelled():
         e = backbone["embed"]["weight"][token[b, t + 1]]
         y = heads["root"]["weight"][k] @ (e / np.sqrt((e**2).mean()))
         y += heads["blocks"]["weight"][k, 0] @ hidden_BTD[b, t] + heads["blocks"]["bias"][k, 0]

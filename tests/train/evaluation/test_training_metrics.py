@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from medusa_jax.objectives.objective import Objective, metrics
+from medusa_jax.objectives.metrics import metrics
+from medusa_jax.objectives.objective import Objective
 from tests.medusa_jax.packed import quick_jit
 from tests.train.evaluation.samples import TREE, conversations, lm_with
 from train.data import hidden_states

@@ -25,7 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import step
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.drafters import NoDrafter, medusa_drafter
+from medusa_jax.decoding.drafters import NoDrafter
+from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.runtime import make_request
 from medusa_jax.io.hf.weights import abstract_params
@@ -42,7 +43,7 @@ def found(batch, spec, head_dim):
     if tree.R > 1:
         heads = MedusaConfig(num_heads=4, hidden_size=512, vocab_size=1024, own_projection=False)
         own = init_heads(heads, jnp.zeros((1024, 512), dtype), dtype)
-        drafter, params["drafter"] = medusa_drafter(heads, own, params["backbone"], tree,
+        drafter, params["drafter"] = make_drafter(heads, own, params["backbone"], tree,
                                                     "bfloat16", "tpu")
     decoder = Decoder(config, Greedy(), drafter, "bfloat16", "bfloat16")
     request = jax.tree.map(jnp.asarray, make_request([8] * batch))
