@@ -87,7 +87,9 @@ def head_tensors(
         )
     tensors: dict[str, np.ndarray] = {}
     stacks = _stacks(config, params, format, lm_head)
-    for path, record in head_records(dataclasses.replace(config, own_projection=True)).items():
+    # Other formats than C hold a projection whether the heads have one or not.
+    held = config if format == "C" else dataclasses.replace(config, own_projection=True)
+    for path, record in head_records(held).items():
         for index, tensor in stacks.get(path, {}).items():
             name = tensor_name(record, index, config, format)
             tensors[name] = np.ascontiguousarray(tensor)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medusa_jax.decoding import drafters, programs
+from medusa_jax.decoding import make_drafter, programs
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.tree.build import build_tree
@@ -21,7 +21,7 @@ def pad_with(monkeypatch, more_nodes, more_ranks):
         del num_tokens, platform
         return pad_tree(tree, tree.R + more_nodes, tree.max_depth, tree.top_k + more_ranks)
 
-    monkeypatch.setattr(drafters, "padded", padded)
+    monkeypatch.setattr(make_drafter, "padded", padded)
 
 
 @pytest.mark.parametrize("tree", ["chain:3", "mc_sim_7b_63:13"])

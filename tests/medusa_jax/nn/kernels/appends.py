@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.sharding import make_mesh
+from tests.medusa_jax.nn.kernels.device import INTERPRETED, skip_on_one_device
 
 
 def random_case(seed, batch, tokens, slots, heads=3, dim=4):
@@ -27,7 +28,7 @@ def check_starts(fused_append, tokens, slots, dim):
     starts = sorted({0, 3, 15, 16, slots - tokens})
     starts = [start for start in starts if start + tokens <= slots]
     case = random_case(tokens, len(starts), tokens, slots, 1, dim)
-    found = fused_append(*case, np.asarray(starts, np.int32), interpret=True)
+    found = fused_append(*case, np.asarray(starts, np.int32), interpret=INTERPRETED)
     for got, wanted in zip(found, written(*case, starts), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
@@ -35,7 +36,7 @@ def check_starts(fused_append, tokens, slots, dim):
 def check_dtype(fused_append):
     case = random_case(0, 1, 2, 20)
     half = [jnp.asarray(x, jnp.bfloat16) for x in case[:2]]
-    k, v = fused_append(*half, *case[2:], np.asarray([4], np.int32), interpret=True)
+    k, v = fused_append(*half, *case[2:], np.asarray([4], np.int32), interpret=INTERPRETED)
     wanted = written(*(np.asarray(x, np.float32) for x in half), *case[2:], [4])
     for got, exact in zip((k, v), wanted, strict=True):
         assert got.dtype == jnp.bfloat16
@@ -43,6 +44,7 @@ def check_dtype(fused_append):
 
 
 def check_mesh(fused_append):
+    skip_on_one_device()
     mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
     case = random_case(0, 2, 3, 32, heads=4)
     spec = jax.sharding.PartitionSpec
@@ -50,7 +52,7 @@ def check_mesh(fused_append):
     shardings = [jax.sharding.NamedSharding(mesh, x) for x in (cache, cache, new, new)]
     arrays = [jax.device_put(x, y) for x, y in zip(case, shardings, strict=True)]
     start = np.asarray([7, 14], np.int32)
-    call = jax.jit(lambda *arrays: fused_append(*arrays, start, mesh, interpret=True))
+    call = jax.jit(lambda *arrays: fused_append(*arrays, start, mesh, interpret=INTERPRETED))
     program = call.lower(*arrays).compile()
     for got, wanted in zip(program(*arrays), written(*case, start), strict=True):
         np.testing.assert_array_equal(got, wanted)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.sharding import make_mesh
+from tests.medusa_jax.nn.kernels.device import INTERPRETED, skip_on_one_device
 from tests.medusa_jax.nn.test_attention import dense_reference, random_case
 
 
@@ -20,7 +21,7 @@ def arrays_of(case, window=None):
 
 
 def run(fused_attention, case, window=None):
-    return fused_attention(*arrays_of(case, window), window, interpret=True)
+    return fused_attention(*arrays_of(case, window), window, interpret=INTERPRETED)
 
 
 def at_lengths(case, *lengths):
@@ -59,6 +60,7 @@ def check_bfloat16(fused_attention):
 
 def check_mesh(fused_attention, dim):
     """Each device runs its own heads; nothing is gathered."""
+    skip_on_one_device()
     mesh = make_mesh(tensor=2, devices=jax.devices()[:2])
     case = random_case(5, 16, 4, 2, 32, batch=2, dim=dim)
     axes = ((None, None, "tensor"),) * 3 + ((), ()) + ((None, "tensor"),) * 2 + ((),)
@@ -66,7 +68,7 @@ def check_mesh(fused_attention, dim):
         jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*a)))
         for x, a in zip(arrays_of(case), axes, strict=True)
     ]
-    call = jax.jit(lambda *arrays: fused_attention(*arrays, mesh=mesh, interpret=True))
+    call = jax.jit(lambda *arrays: fused_attention(*arrays, mesh=mesh, interpret=INTERPRETED))
     program = call.lower(*placed).compile()
     out = program(*placed)
     np.testing.assert_allclose(out, run(fused_attention, case), rtol=1e-6, atol=1e-6)
