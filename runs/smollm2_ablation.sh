@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# What should the heads of SmolLM2-135M-Instruct see, and what should they learn from? Every answer is
+# trained from scratch on the same replies, with three seeds, and compared on questions of its own.
+#
+#   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh        hours on a CPU
+#   DATA=... QUESTIONS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \
+#     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh               minutes on one GPU
+#
+# Rerun it to resume. DATA is ShareGPT-format (runs/smollm2_replies.sh), QUESTIONS has JSON lines with
+# "turns"; keep MT-bench out of it, as these questions choose.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+OUT=${OUT:-runs/smollm2_ablation}
+SEEDS=${SEEDS:-0 1 2}
+STEPS=${STEPS:-600}  # of 4096 positions
+JOBS=${JOBS:-1}      # runs at a time
+FLAGS=${FLAGS:-}     # more flags of train.main
+
+# Name and flags of every answer. Heads of different kinds have different numbers of blocks or ranks, so
+# that they take about the same space: "root" has 8 MB in float16, "root_4" 13, "markov" and
+# "gated_markov" 11, "branch" 12, "recurrent" 3.
+ANSWERS=(
+  "none --config.conditioning=none --config.num_layers=4"
+  "root --config.conditioning=root"
+  "root_4 --config.conditioning=root --config.num_layers=4"
+  "markov --config.conditioning=markov --config.markov_rank=32"
+  "gated_markov --config.conditioning=gated_markov --config.markov_rank=32"
+  "branch --config.conditioning=branch"
+  "recurrent --config.conditioning=recurrent"
+  "branch_distribution --config.conditioning=branch --config.head_labels=distribution"
+  "branch_l1 --config.conditioning=branch --config.head_labels=l1"
+  "branch_even --config.conditioning=branch --config.head_decay=1.0"
+)
+
+# 1. Train them.
+train() {
+  local name=$1 seed=$2 folder=$OUT/$1/$2
+  shift 2
+  [ -e "$folder/done" ] && return
+  mkdir -p "$folder"
+  # shellcheck disable=SC2086
+  if python -m train.main --config=configs/smollm2_medusa1.py:hard --config.data="$DATA" \
+    --workdir="$folder" --config.seed="$seed" --config.batch_size=8 --config.steps="$STEPS" \
+    --config.eval_every="$STEPS" --config.save_every="$STEPS" "$@" $FLAGS >"$folder/log" 2>&1; then
+    touch "$folder/done"
+  else
+    tail -n 3 "$folder/log" >&2
+    return 1
+  fi
+}
+export -f train
+export OUT DATA STEPS FLAGS
+for seed in $SEEDS; do # a kind's second seed finds its programs compiled
+  for answer in "${ANSWERS[@]}"; do
+    echo "${answer/ / $seed }"
+  done
+done | xargs -P "$JOBS" -L 1 bash -c 'train "$@"' _
+
+# 2. Compare them.
+runs=""
+for answer in "${ANSWERS[@]}"; do
+  name=${answer%% *}
+  folders=""
+  for seed in $SEEDS; do folders+="+$OUT/$name/$seed"; done
+  runs+=",$name=${folders#+}"
+done
+python -m train.report --runs "${runs#,}" --reference root,root_4,branch --data "$DATA" --count 20 \
+  --questions "$QUESTIONS" --output "$OUT/report.json"
