@@ -83,7 +83,7 @@ def test_every_node_holds_what_its_own_branch_proposes(kind, token_map):
             hidden_D = last_hidden(lm, tokens)
             root = next_token(lm, hidden_D)
             wanted = [root, *drafted(lm, hidden_D, root, tree.paths())]
-            assert draft.token_BR[b].tolist() == wanted
+            assert draft.token_BR[b, : tree.R].tolist() == wanted  # a GPU pads trees
         batch = runtime.advance(batch, 1)
 
 
