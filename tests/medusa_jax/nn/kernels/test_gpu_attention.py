@@ -17,6 +17,8 @@ from tests.medusa_jax.nn.kernels.attentions import (
 )
 from tests.medusa_jax.nn.test_attention import random_case
 
+pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize(
