@@ -10,16 +10,17 @@
 # "turns"; keep MT-bench out of it, as these questions choose.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+: "${DATA:?name replies: DATA=FILE}"
+: "${QUESTIONS:?name questions of your own: QUESTIONS=FILE}"
 
 OUT=${OUT:-runs/smollm2_ablation}
 SEEDS=${SEEDS:-0 1 2}
-STEPS=${STEPS:-600}  # of 4096 positions
+STEPS=${STEPS:-400}  # of 4096 positions
 JOBS=${JOBS:-1}      # runs at a time
 FLAGS=${FLAGS:-}     # more flags of train.main
 
-# Name and flags of every answer. Heads of different kinds have different numbers of blocks or ranks, so
-# that they take about the same space: "root" has 8 MB in float16, "root_4" 13, "markov" and
-# "gated_markov" 11, "branch" 12, "recurrent" 3.
+# Name and flags of every answer, and what the heads take in float16: none 11 MB, root 8, root_4 13, markov
+# and gated_markov 9, branch 12, recurrent 3.
 ANSWERS=(
   "none --config.conditioning=none --config.num_layers=4"
   "root --config.conditioning=root"
@@ -40,8 +41,9 @@ train() {
   [ -e "$folder/done" ] && return
   mkdir -p "$folder"
   # shellcheck disable=SC2086
-  if python -m train.main --config=configs/smollm2_medusa1.py:hard --config.data="$DATA" \
+  if python -m train.main --config=configs/smollm2_medusa1.py --config.data="$DATA" \
     --workdir="$folder" --config.seed="$seed" --config.batch_size=8 --config.steps="$STEPS" \
+    --config.held_out=0.02 --config.head_labels=tokens --config.num_layers=2 \
     --config.eval_every="$STEPS" --config.save_every="$STEPS" "$@" $FLAGS >"$folder/log" 2>&1; then
     touch "$folder/done"
   else

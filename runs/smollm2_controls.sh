@@ -9,6 +9,8 @@
 # Rerun it to resume.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+: "${QUESTIONS:?name questions: QUESTIONS=FILE}"
+: "${PROBLEMS:?name problems: PROBLEMS=FILE}"
 
 OUT=${OUT:-runs/smollm2_controls}
 DATA=${DATA:-sharegpt}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: the heads that this package ships.
+# From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: those in the package, on less data.
 #
 #   runs/smollm2_cpu.sh                                    about two hours on two cores
-#   TRAIN=30 TREE=8 TEST=8 HARD=60 SOFT=60 OUT=runs/short runs/smollm2_cpu.sh    five minutes
+#   TRAIN=30 TREE=8 TEST=8 STEPS=60 OUT=runs/short runs/smollm2_cpu.sh              five minutes
 #
 # Rerun it to resume: every stage continues where it stopped, or sees that it is done.
 set -euo pipefail
@@ -12,8 +12,7 @@ OUT=${OUT:-runs/smollm2_cpu}
 TRAIN=${TRAIN:-3569} # conversations to learn from,
 TREE=${TREE:-224}    # to choose the tree on,
 TEST=${TEST:-224}    # and to measure on; all different
-HARD=${HARD:-2400}   # steps of 512 positions on the model's tokens,
-SOFT=${SOFT:-1000}   # then on its distributions
+STEPS=${STEPS:-2400} # of 512 positions
 ALL=$((TRAIN + TREE + TEST))
 mkdir -p "$OUT"
 
@@ -24,24 +23,20 @@ head -n "$TRAIN" "$OUT/replies.jsonl" >"$OUT/train.jsonl"
 sed -n "$((TRAIN + 1)),$((TRAIN + TREE))p" "$OUT/replies.jsonl" >"$OUT/tree.jsonl"
 tail -n "$TEST" "$OUT/replies.jsonl" >"$OUT/test.jsonl"
 
-# 2. Heads learn the answers (MEDUSA-1), with the frozen model run over the data once.
-python -m train.main --config=configs/smollm2_medusa1.py:hard --workdir="$OUT/hard" \
-  --config.data="$OUT/train.jsonl" --config.hidden_states=cached --config.steps="$HARD"
+# 2. Heads learn the answers (MEDUSA-1), with the frozen model run over the data once. The run exports
+#    its heads.
+python -m train.main --config=configs/smollm2_medusa1.py --workdir="$OUT/heads" \
+  --config.data="$OUT/train.jsonl" --config.hidden_states=cached --config.batch_size=1 \
+  --config.steps="$STEPS" --config.held_out=0.02
 
-# 3. A second run continues from these heads with soft labels. Each run exports its heads into
-#    WORKDIR/export.
-python -m train.main --config=configs/smollm2_medusa1.py:soft --workdir="$OUT/soft" \
-  --config.medusa="$OUT/hard/export" --config.data="$OUT/train.jsonl" \
-  --config.hidden_states=cached --config.steps="$SOFT"
-
-# 4. The tree that suits these heads (section 2.3.3 of the paper), on answers they have not seen.
-python -m train.evaluate --medusa="$OUT/soft/export" --data="$OUT/tree.jsonl" \
+# 3. The tree that suits these heads (section 2.3.3 of the paper), on answers they have not seen.
+python -m train.evaluate --medusa="$OUT/heads/export" --data="$OUT/tree.jsonl" \
   --best_tree="$OUT/tree.json" --output="$OUT/tree_metrics.json"
 
-# 5. What heads and tree are worth, on answers that neither has seen.
-python -m train.evaluate --medusa="$OUT/soft/export" --data="$OUT/test.jsonl" \
+# 4. What heads and tree are worth, on answers that neither has seen.
+python -m train.evaluate --medusa="$OUT/heads/export" --data="$OUT/test.jsonl" \
   --tree="$OUT/tree.json" --walk --output="$OUT/metrics.json"
 
-# 6. Decode with them, beside plain decoding.
-python -m infer.generate --medusa="$OUT/soft/export" --tree="$OUT/tree.json" --compare \
+# 5. Decode with them, beside plain decoding.
+python -m infer.generate --medusa="$OUT/heads/export" --tree="$OUT/tree.json" --compare \
   --prompt="Explain in three short sentences what gravity is."

@@ -51,7 +51,8 @@ def commands_of_script(script: Path, folder: Path, **variables: str) -> list[Com
     (folder / "python").chmod(0o755)
     record, data = folder / "record", folder / "data.jsonl"
     data.touch()
-    names = {"RECORD": record, "OUT": folder / "out", "DATA": data}
+    files = dict.fromkeys(("DATA", "QUESTIONS", "PROBLEMS"), data)
+    names = files | {"RECORD": record, "OUT": folder / "out"}
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     around = os.environ | {name: str(value) for name, value in names.items()} | variables
     subprocess.run(["bash", str(script)], env=around | {"PATH": path}, check=True)

@@ -77,7 +77,8 @@ def test_only_training_is_for_all_hosts_of_a_slice(tmp_path):
 
 
 def test_scripts_are_found():
-    names = ["smollm2_cpu.sh", "smollm2_replies.sh", "vicuna_7b_tpu.sh"]
+    kinds = ("ablation", "controls", "cpu", "replies")
+    names = [*(f"smollm2_{kind}.sh" for kind in kinds), "vicuna_7b_tpu.sh"]
     assert [script.name for script in SCRIPTS] == names
 
 
@@ -103,7 +104,7 @@ def test_the_check_itself():
         "train.main --config=configs/tiny.py --config.steps=many": "steps",
         "train.main --config=configs/tiny.py --config.objective=medusa3": "objective",
         "train.nothing --data=x": "train.nothing",
-        "train.main --config=configs/smollm2_medusa1.py:soft --workdir=x": "None",
+        "train.main --config=configs/smollm2_medusa2.py:naive --workdir=x": "None",
     }
     errors = parsed([line.split() for line in wanted])
     for says, error in zip(wanted.values(), errors, strict=True):

@@ -12,8 +12,7 @@ plan() { # NAME TOPOLOGY CONFIG [--config.KEY=VALUE ...]
 }
 
 plan tiny v5e:2x2 tiny.py
-plan smollm2_medusa1_hard v5e:1x1 smollm2_medusa1.py:hard
-plan smollm2_medusa1_soft v5e:1x1 smollm2_medusa1.py:soft
+plan smollm2_medusa1 v5e:1x1 smollm2_medusa1.py
 plan smollm2_medusa2 v5e:1x1 smollm2_medusa2.py
 plan smollm2_selfdistill v5e:1x1 smollm2_selfdistill.py
 plan vicuna_7b_medusa1 v5e:2x4 vicuna_7b_medusa1.py
