@@ -13,7 +13,7 @@ from tests.docs.pages import DEFAULT_MODEL, ROOT
 CONCEPTS = ROOT / "docs" / "concepts.md"
 PROMPT = "Write one sentence about a cat."
 TREE = "smollm2_135m_63:8"
-STEP = 3
+STEP = 1
 
 
 @pytest.fixture(scope="module")
