@@ -17,7 +17,7 @@ Controls, each of which answers a question about these:
   python -m train.main --config=configs/smollm2_medusa2.py:heads_only --workdir=runs/heads_only
 
 "naive_own": is it harmful, too, where the heads have projections of their own, as the paper's do?
-They do not see the root then: no format keeps heads with both.
+They do not see their branch then: no format keeps heads with both.
 "naive_stopped": is it the LM head that they share? Their loss does not train it here.
 "lora_only": what do the adapters do to the model without heads? lambda_0 is 0, and the heads of
 "two_stage" stay as they are.
@@ -59,9 +59,9 @@ def get_config(variant: str = "two_stage") -> ConfigDict:
     c.lora_rank = 32
     c.log_every = 5
     c.num_heads = 4
-    c.num_layers = 2
+    c.num_layers = 4
     c.own_projection = False
-    c.conditioning = "root"
+    c.conditioning = "recurrent"
     c.draft_vocab = 8192
     c.steps = 50
     c.batch_size = 2  # 1024 tokens a step.

@@ -4,8 +4,8 @@
     --workdir=runs/self_distill
 
 Data: the model's own greedy replies, as for configs/smollm2_medusa1.py. The base head learns to
-remain the original model, the heads learn to predict it. (The measured run started from that
-recipe's first stage, "hard".)
+remain the original model, the heads learn to predict it. (The measured run started from heads of
+an earlier recipe, which saw the root alone.)
 Hardware: 2 CPU cores. Hours: 0.3, beside other work.
 Expected: docs/results.md.
 """
