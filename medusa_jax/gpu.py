@@ -30,6 +30,20 @@ def compiler_options() -> dict[str, Any]:
     return {"xla_gpu_dot_merger_threshold_mb": 0} if _triton() is False else {}
 
 
+def training_options(dtype: str) -> dict[str, Any]:
+    """What `jax.jit` is to tell the compiler of a program of training.
+
+    XLA compiles dozens of Triton kernels for every product and runs each to find the fastest. In
+    exact float32 a kernel is one long list of multiplications, which may take seconds to compile:
+    many minutes for a step. cuBLAS has its kernels compiled.
+
+    Args:
+      dtype: of the products.
+    """
+    is_slow = has_triton() and dtype == "float32"
+    return {"xla_gpu_enable_triton_gemm": False} if is_slow else {}
+
+
 def _triton() -> bool | None:
     """None: programs are for no GPU."""
     said = _is_said.value

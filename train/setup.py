@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.gpu import training_options
 from medusa_jax.nn.branch import can_learn_to_see, extended
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import lm_head_weight
@@ -221,10 +222,22 @@ def abstract_state(state: State) -> Any:
 def compiled_update(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
     """`Step.update` under jit: it takes the old state's memory and keeps its shardings."""
     shardings = jax.tree.map(lambda x: x.sharding, experiment.state)
-    out_shardings = shardings, replicated(mesh)
-    return jax.jit(experiment.step.update, donate_argnums=0, out_shardings=out_shardings)
+    return jax.jit(
+        experiment.step.update,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=_options(experiment),
+    )
 
 
 def compiled_evaluate(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
     """`Step.evaluate` under jit; every device has the sums."""
-    return jax.jit(experiment.step.evaluate, out_shardings=replicated(mesh))
+    return jax.jit(
+        experiment.step.evaluate,
+        out_shardings=replicated(mesh),
+        compiler_options=_options(experiment),
+    )
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    return training_options(experiment.step.objective.dtype)

@@ -133,6 +133,8 @@ class Llama(nn.Module):
         `medusa_jax.nn.scanned.policy`. False: everything.
       pin: where activations lie on a mesh (`medusa_jax.pin.Pin`); None: wherever the compiler
         puts them.
+      scan: with a pin, layers are one loop over packed sequences even on devices that have them
+        whole (see `medusa_jax.nn.scanned.worth_a_copy`), as where a mesh splits the parameters.
       mesh: that a decoding model is spread over, for kernels; None: it is on one device.
     """
 
@@ -140,6 +142,7 @@ class Llama(nn.Module):
     dtype: Any = jnp.float32
     remat: Remat = False
     pin: Any = None
+    scan: bool = False
     mesh: Mesh | None = None
 
     def setup(self) -> None:
@@ -179,8 +182,8 @@ class Llama(nn.Module):
 
         Returns:
           hidden_BTD after the final norm, in `dtype` (the input of the LM head and of the Medusa
-          heads), and the new keys and values, one (k, v) pair per layer, each [B, T, K, H]; none of
-          packed sequences on a mesh that splits the parameters, where layers are scanned.
+          heads), and the new keys and values, one (k, v) pair per layer, each [B, T, K, H]; none
+          where layers are scanned.
         """
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
@@ -200,10 +203,11 @@ class Llama(nn.Module):
 
     @property
     def _scans(self) -> bool:
-        """Where parameters are split over many devices: one device has no room for stacks."""
+        """Whether layers are a loop: where a device has a part of them, or room for a copy."""
         c = self.config
-        repeats = c.num_layers // period(c.windows, c.num_layers)
-        return self.pin is not None and self.pin.splits_parameters and repeats > 1
+        if self.pin is None or period(c.windows, c.num_layers) == c.num_layers:
+            return False
+        return self.scan or self.pin.splits_parameters
 
     def _scanned(
         self,

@@ -4,13 +4,16 @@ A stack holds the same parameter of every layer along a new first axis. Where sl
 from layer to layer in a pattern, the layers of one period are one step of the scan.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 Remat = bool | Literal["nothing", "products", "offload"]
+
+# Bytes of all layers up to which a device that has them whole has room for a second copy.
+_SMALL = 1 << 30
 
 # What `jax.ad_checkpoint.checkpoint_name` calls the outputs of linear maps and of attention, and
 # the input of a layer.
@@ -36,6 +39,20 @@ def policy(remat: Remat) -> Callable[..., Any] | None:
             offload_dst="pinned_host",
         )
     return policies.nothing_saveable
+
+
+def worth_a_copy(backbone: Mapping[str, Any]) -> bool:
+    """Whether to stack layers that have a gradient, on a device that has them whole.
+
+    Unrolled, the gradient is compiled once per layer: minutes, most of them for the random numbers
+    of the adapters' dropout. Stacked, all layers are there twice, for which a large model may leave
+    no room.
+
+    Args:
+      backbone: its parameters, as numbers, abstract or traced.
+    """
+    layers = [part for name, part in backbone.items() if name.startswith("layers_")]
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(layers)) <= _SMALL
 
 
 def period(windows: Sequence[int | None], num_layers: int) -> int:

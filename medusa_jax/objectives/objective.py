@@ -16,7 +16,7 @@ from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora, dropped
 from medusa_jax.nn.packed_attention import Packed
-from medusa_jax.nn.scanned import Remat
+from medusa_jax.nn.scanned import Remat, worth_a_copy
 from medusa_jax.objectives.accuracy import accuracy_sums, label_rank
 from medusa_jax.objectives.blockwise import loss_over_time
 from medusa_jax.objectives.cross_entropy import cross_entropy
@@ -267,7 +267,8 @@ class Objective:
         self, params: dict[str, Any], batch: dict[str, Any], *, key: jax.Array | None = None
     ) -> jax.Array:
         """The backbone's hidden states of packed sequences, [B, T, D] in the compute dtype."""
-        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat, self.pin)
+        scan = self.kind != "medusa1" and worth_a_copy(params["backbone"])
+        llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat, self.pin, scan)
         lora = params.get("lora")
         hidden_BTD: Any = llama.apply(
             {"params": params["backbone"]},

@@ -6,12 +6,17 @@ import jax
 import pytest
 
 from medusa_jax import gpu
-from medusa_jax.gpu import compiler_options, has_triton, saying_whether_triton
+from medusa_jax.gpu import (
+    compiler_options,
+    has_triton,
+    saying_whether_triton,
+    training_options,
+)
 
 
 def test_no_gpu_no_kernels_and_no_options():
     assert has_triton() is False
-    assert compiler_options() == {}
+    assert compiler_options() == training_options("float32") == {}
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -19,6 +24,8 @@ def test_what_is_said_of_planned_gpus(said):
     with saying_whether_triton(said):
         assert has_triton() is said
         assert bool(compiler_options()) is not said
+        assert bool(training_options("float32")) is said
+        assert training_options("bfloat16") == {}
     assert has_triton() is False
 
 

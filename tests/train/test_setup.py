@@ -19,6 +19,7 @@ from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone, random_heads
 from tests.train.small_runs import CONFIG, make
 from train.distributed import global_batch
+from train.planning.experiment import train_program
 from train.setup import abstract_state, build, compiled_evaluate, compiled_update, heads_config
 
 HEADS = MedusaConfig(num_heads=4, hidden_size=32, vocab_size=264, own_projection=True)
@@ -207,6 +208,25 @@ def test_the_learning_rate_of_each_group_falls_to_zero_at_the_last_step():
         sizes.append([-float(updates[name]["w"]) for name in ("backbone", "heads")])
     expected = [0, 0.05, 0.1, *(0.05 * (1 + np.cos(np.pi * k / 4)) for k in (1, 2, 3, 4))]
     np.testing.assert_allclose(sizes, [[x, 3 * x] for x in expected], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_once"),
+    [
+        ({"objective": "medusa2", "lora_rank": 4, "lora_dropout": 0.1}, True),
+        ({"objective": "medusa2", "lora_rank": 0}, True),
+        ({"objective": "self_distill", "lora_rank": 4}, True),
+        ({"objective": "medusa1", "lora_rank": 0}, False),  # no gradient: quick to compile
+    ],
+)
+def test_layers_with_a_gradient_are_compiled_once_on_one_device(changes, is_once):
+    def products(num_layers):
+        config, mesh = dataclasses.replace(CONFIG, num_layers=num_layers), make_mesh(1, 1, 1)
+        program = train_program(make("model", "data", (1, 1, 1), **changes), config, mesh)
+        lowered = compiled_update(program.experiment, mesh).lower(*program.arguments)
+        return lowered.as_text().count("dot_general")
+
+    assert (products(5) == products(2)) is is_once
 
 
 def test_programs_keep_shardings_and_take_the_old_states_memory():

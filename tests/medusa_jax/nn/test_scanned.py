@@ -12,7 +12,7 @@ from medusa_jax.io.placement import place_params
 from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora
 from medusa_jax.nn.packed_attention import Packed
-from medusa_jax.nn.scanned import period, stacked
+from medusa_jax.nn.scanned import period, stacked, worth_a_copy
 from medusa_jax.pin import Pin
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import (
@@ -42,6 +42,17 @@ def test_stacks_have_every_layer_of_their_place_in_the_period():
     np.testing.assert_array_equal(odd["x"][:, 0], [1, 3, 5])
 
 
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 2**18), ("bfloat16", 2**19)])
+def test_layers_of_a_gibibyte_are_copied_larger_ones_are_not(dtype, rows):
+    def backbone(rows):
+        layer = {"attn": {"weight": jax.ShapeDtypeStruct((rows, 512), dtype)}}
+        others = {"embed": jax.ShapeDtypeStruct((2**20, 4096), dtype)}
+        return {"layers_0": layer, "layers_1": layer} | others
+
+    assert worth_a_copy(backbone(rows))
+    assert not worth_a_copy(backbone(rows + 1))
+
+
 @functools.cache
 def parameters():
     backbone = random_backbone(FOUR)
@@ -49,11 +60,11 @@ def parameters():
 
 
 @functools.cache
-def gradients(windows, remat, sizes):
+def gradients(windows, remat, sizes, scan=False):
     """Hidden states and gradients of all parameters, with dropout, on a mesh of these sizes."""
     mesh = make_mesh(*sizes)
     config = dataclasses.replace(FOUR, windows=WINDOWS[windows])
-    llama = Llama(config, jnp.dtype("float32"), remat, Pin(mesh))
+    llama = Llama(config, jnp.dtype("float32"), remat, Pin(mesh), scan)
     batch = packed_batch(np.random.default_rng(0), rows=4, length=16)
     weight = jnp.asarray(np.random.default_rng(1).normal(size=(4, 16, 16)), jnp.float32)
 
@@ -84,6 +95,14 @@ def test_scanned_layers_are_unrolled_ones(windows):
     expected, _ = gradients(windows, False, (1, 1, 1))
     found, _ = gradients(windows, False, (1, 2, 2))
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 1)])
+def test_devices_that_have_all_layers_scan_them_by_request(sizes):
+    expected, unrolled = gradients("alternating", False, (1, 1, 1))
+    found, scanned = gradients("alternating", False, sizes, scan=True)
+    assert_close(found, expected)
+    assert scanned.count("dot_general") == unrolled.count("dot_general") / 2
 
 
 @pytest.mark.parametrize("remat", [True, "nothing", "products"])
