@@ -71,7 +71,7 @@ def wide_sentences(comparison: Comparison) -> list[str]:
     nodes, tokens_per_step = comparison.wide
     return [
         f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step. An accelerator can "
-        "turn most of that into speed: a pass over such a tree takes it 1.4 times as long as one "
+        "turn most of that into speed: a pass over such a tree takes it 1.2 times as long as one "
         "over one token (a 7B on an H100)."
     ]
 
