@@ -70,7 +70,7 @@ def test_one_head_is_that_of_all(kind):
     for m, own in enumerate(own_params(lm.heads_config, lm.heads_params)):
         term = branch_term(own, jnp.asarray(branch[..., : m + 1, :]), jnp.float32)
         one = head_hidden(own, jnp.asarray(hidden), term, jnp.float32)
-        np.testing.assert_allclose(one, all_heads[..., m, :], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(one, all_heads[..., m, :], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["markov", "gated_markov"])
