@@ -50,7 +50,9 @@ class Terminal:
 
     def interrupt(self, text):
         """Ctrl-C until some text is shown: readline misses one that comes before it waits."""
-        while text not in self.shown:
+        for _ in range(60):
+            if text in self.shown:
+                break
             self.type("\x03")
             while select.select([self.screen], [], [], 5)[0] and text not in self.shown:
                 self.shown += os.read(self.screen, 4096).decode(errors="replace")
