@@ -10,8 +10,8 @@
 # "turns"; keep MT-bench out of it, as these questions choose.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-: "${DATA:?name replies: DATA=FILE}"
-: "${QUESTIONS:?name questions of your own: QUESTIONS=FILE}"
+[ -n "${DATA:-}" ] || { echo "error: name replies: DATA=FILE" >&2; exit 2; }
+[ -n "${QUESTIONS:-}" ] || { echo "error: name questions of your own: QUESTIONS=FILE" >&2; exit 2; }
 
 OUT=${OUT:-runs/smollm2_ablation}
 SEEDS=${SEEDS:-0 1 2}

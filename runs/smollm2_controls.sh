@@ -9,8 +9,8 @@
 # Rerun it to resume.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-: "${QUESTIONS:?name questions: QUESTIONS=FILE}"
-: "${PROBLEMS:?name problems: PROBLEMS=FILE}"
+[ -n "${QUESTIONS:-}" ] || { echo "error: name questions: QUESTIONS=FILE" >&2; exit 2; }
+[ -n "${PROBLEMS:-}" ] || { echo "error: name problems: PROBLEMS=FILE" >&2; exit 2; }
 
 OUT=${OUT:-runs/smollm2_controls}
 DATA=${DATA:-sharegpt}
