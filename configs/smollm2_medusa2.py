@@ -10,15 +10,19 @@ and adapters together from the first step, which the paper's table 2 shows to be
 
 Controls, each of which answers a question about these:
 
+  python -m train.main --config=configs/smollm2_medusa2.py:one_stage_stopped \\
+    --workdir=runs/one_stage_stopped
   python -m train.main --config=configs/smollm2_medusa2.py:naive_own --workdir=runs/naive_own
   python -m train.main --config=configs/smollm2_medusa2.py:naive_stopped \\
     --workdir=runs/naive_stopped
   python -m train.main --config=configs/smollm2_medusa2.py:lora_only --workdir=runs/lora_only
   python -m train.main --config=configs/smollm2_medusa2.py:heads_only --workdir=runs/heads_only
 
+"one_stage_stopped": does a single stage do less harm where the heads' loss does not train the LM
+head that they share?
 "naive_own": is it harmful, too, where the heads have projections of their own, as the paper's do?
 They do not see their branch then: no format keeps heads with both.
-"naive_stopped": is it the LM head that they share? Their loss does not train it here.
+"naive_stopped": and is it that LM head? Again the heads' loss does not train it.
 "lora_only": what do the adapters do to the model without heads? lambda_0 is 0, and the heads of
 "two_stage" stay as they are.
 "heads_only": what does more training do to the heads of "two_stage" without adapters (MEDUSA-1, on
@@ -41,6 +45,7 @@ from medusa_jax.io.load import SHIPPED_HEADS
 _VARIANTS = {
     "two_stage": {"medusa": str(SHIPPED_HEADS)},
     "one_stage": {"heads_schedule": "sine"},
+    "one_stage_stopped": {"heads_schedule": "sine", "stop_lm_head": True},
     "naive": {},
     "naive_own": {"own_projection": True, "conditioning": "none", "export_format": "vllm"},
     "naive_stopped": {"stop_lm_head": True},

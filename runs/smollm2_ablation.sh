@@ -1,27 +1,29 @@
 #!/usr/bin/env bash
-# What should the heads of SmolLM2-135M-Instruct see, and what should they learn from? Every answer is
-# trained from scratch on the same replies, with three seeds, and compared on questions of its own.
+# What should the heads of SmolLM2-135M-Instruct see and learn from ("kinds"), and how large should they
+# be and how fast learn ("sizes")? Every answer is trained from scratch on the same replies, with three
+# seeds, and compared on questions of its own.
 #
-#   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh        hours on a CPU
+#   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh kinds        hours on a CPU
 #   DATA=... QUESTIONS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \
-#     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh               minutes on one GPU
+#     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh sizes               minutes on one GPU
 #
 # Rerun it to resume. DATA is ShareGPT-format (runs/smollm2_replies.sh), QUESTIONS has JSON lines with
 # "turns"; keep MT-bench out of it, as these questions choose.
 set -euo pipefail
+[[ ${1:-} =~ ^(kinds|sizes)$ ]] || { echo "error: say what to compare: $0 kinds or $0 sizes" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -n "${DATA:-}" ] || { echo "error: name replies: DATA=FILE" >&2; exit 2; }
 [ -n "${QUESTIONS:-}" ] || { echo "error: name questions of your own: QUESTIONS=FILE" >&2; exit 2; }
 
-OUT=${OUT:-runs/smollm2_ablation}
+OUT=${OUT:-runs/smollm2_$1}
 SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-400}  # of 4096 positions
 JOBS=${JOBS:-1}      # runs at a time
 FLAGS=${FLAGS:-}     # more flags of train.main
 
-# Name and flags of every answer, and what the heads take in float16: none 11 MB, root 8, root_4 13, markov
-# and gated_markov 9, branch 12, recurrent 3.
-ANSWERS=(
+# Name and flags of every answer. In float16 the heads take, in MB: none 11, root 8, root_4 13, markov and
+# gated_markov 9, branch 12, recurrent 3.
+KINDS=(
   "none --config.conditioning=none --config.num_layers=4"
   "root --config.conditioning=root"
   "root_4 --config.conditioning=root --config.num_layers=4"
@@ -33,6 +35,27 @@ ANSWERS=(
   "branch_l1 --config.conditioning=branch --config.head_labels=l1"
   "branch_even --config.conditioning=branch --config.head_decay=1.0"
 )
+# All recurrent. In float16: shipped 4.7 MB, layers_1 2.7, layers_2 3.4, layers_8 7.4, the others 4.7.
+SIZES=(
+  "shipped --config.num_layers=4"
+  "layers_1 --config.num_layers=1"
+  "layers_2 --config.num_layers=2"
+  "layers_8 --config.num_layers=8"
+  "heads_6 --config.num_layers=4 --config.num_heads=6"
+  "vocab_2k --config.num_layers=4 --config.draft_vocab=2048"
+  "vocab_4k --config.num_layers=4 --config.draft_vocab=4096"
+  "vocab_16k --config.num_layers=4 --config.draft_vocab=16384"
+  "vocab_all --config.num_layers=4 --config.draft_vocab=0"
+  "rate_half --config.num_layers=4 --config.learning_rate=1e-3"
+  "rate_double --config.num_layers=4 --config.learning_rate=4e-3"
+  "batch_half --config.num_layers=4 --config.batch_size=4 --config.steps=$((2 * STEPS))"
+  "batch_double --config.num_layers=4 --config.batch_size=16 --config.steps=$((STEPS / 2))"
+)
+if [ "$1" = kinds ]; then
+  ANSWERS=("${KINDS[@]}") REFERENCES=root,root_4,branch
+else
+  ANSWERS=("${SIZES[@]}") REFERENCES=shipped
+fi
 
 # 1. Train them.
 train() {
@@ -67,5 +90,5 @@ for answer in "${ANSWERS[@]}"; do
   for seed in $SEEDS; do folders+="+$OUT/$name/$seed"; done
   runs+=",$name=${folders#+}"
 done
-python -m train.report --runs "${runs#,}" --reference root,root_4,branch --data "$DATA" --count 20 \
+python -m train.report --runs "${runs#,}" --reference "$REFERENCES" --data "$DATA" --count 20 \
   --questions "$QUESTIONS" --output "$OUT/report.json"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # MEDUSA-2 of SmolLM2-135M-Instruct: each warm-up of the heads, none, and the controls, with three seeds
-# each; then a longer run of both warm-ups (configs/smollm2_medusa2.py says what each answers).
+# each; and longer runs of both warm-ups (configs/smollm2_medusa2.py says what each answers).
 #
 #   QUESTIONS=mt_bench_question.jsonl PROBLEMS=gsm8k_train.jsonl runs/smollm2_controls.sh   hours on a CPU
 #   QUESTIONS=... PROBLEMS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \
@@ -16,11 +16,12 @@ OUT=${OUT:-runs/smollm2_controls}
 DATA=${DATA:-sharegpt}
 SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-50}  # of 1024 tokens
-LONG=${LONG:-400}   # of the longer runs, one seed each
+LONG=${LONG:-800}   # of the longer runs, one seed each
 JOBS=${JOBS:-1}     # runs at a time
 FLAGS=${FLAGS:-}    # more flags of train.main
 
-VARIANTS=(two_stage one_stage naive naive_own naive_stopped lora_only heads_only)
+VARIANTS=(two_stage one_stage one_stage_stopped naive naive_own naive_stopped lora_only heads_only)
+LONGER=(two_stage one_stage one_stage_stopped lora_only)
 
 # 1. Train them.
 train() {
@@ -30,7 +31,7 @@ train() {
   # shellcheck disable=SC2086
   if python -m train.main --config="configs/smollm2_medusa2.py:$variant" --config.data="$DATA" \
     --workdir="$folder" --config.seed="$seed" --config.steps="$steps" --config.held_out=0.02 \
-    --config.eval_every="$steps" --config.save_every="$steps" $FLAGS >"$folder/log" 2>&1; then
+    --config.eval_every=50 --config.save_every="$steps" $FLAGS >"$folder/log" 2>&1; then
     touch "$folder/done"
   else
     tail -n 3 "$folder/log" >&2
@@ -40,19 +41,19 @@ train() {
 export -f train
 export OUT DATA FLAGS
 {
-  echo "two_stage 0 $LONG two_stage_long"
-  echo "one_stage 0 $LONG one_stage_long"
+  for variant in "${LONGER[@]}"; do echo "$variant 0 $LONG ${variant}_long"; done
   for seed in $SEEDS; do
     for variant in "${VARIANTS[@]}"; do echo "$variant $seed $STEPS $variant/$seed"; done
   done
 } | xargs -P "$JOBS" -L 1 bash -c 'train "$@"' _
 
 # 2. Compare them with the model that all started from, and with the paper's recipe.
-runs="two_stage_long=$OUT/two_stage_long,one_stage_long=$OUT/one_stage_long"
+runs=""
+for variant in "${LONGER[@]}"; do runs+="${variant}_long=$OUT/${variant}_long,"; done
 for variant in "${VARIANTS[@]}"; do
   folders=""
   for seed in $SEEDS; do folders+="+$OUT/$variant/$seed"; done
-  runs+=",$variant=${folders#+}"
+  runs+="$variant=${folders#+},"
 done
-python -m train.report --runs "$runs" --reference base,two_stage,naive --data "$DATA" --count 60 \
+python -m train.report --runs "${runs%,}" --reference base,two_stage,naive --data "$DATA" --count 60 \
   --problems "$PROBLEMS" --questions "$QUESTIONS" --tree smollm2_135m_63 --output "$OUT/report.json"
