@@ -42,13 +42,11 @@ SIZES=(
   "layers_2 --config.num_layers=2"
   "layers_8 --config.num_layers=8"
   "heads_6 --config.num_layers=4 --config.num_heads=6"
-  "vocab_2k --config.num_layers=4 --config.draft_vocab=2048"
   "vocab_4k --config.num_layers=4 --config.draft_vocab=4096"
   "vocab_16k --config.num_layers=4 --config.draft_vocab=16384"
   "vocab_all --config.num_layers=4 --config.draft_vocab=0"
   "rate_half --config.num_layers=4 --config.learning_rate=1e-3"
   "rate_double --config.num_layers=4 --config.learning_rate=4e-3"
-  "batch_half --config.num_layers=4 --config.batch_size=4 --config.steps=$((2 * STEPS))"
   "batch_double --config.num_layers=4 --config.batch_size=16 --config.steps=$((STEPS / 2))"
 )
 if [ "$1" = kinds ]; then
