@@ -11,6 +11,8 @@ import re
 from medusa_jax.plan.hlo import Computation, Instruction
 
 _FLASH_BLOCK = 64  # of `medusa_jax.nn.packed_attention`
+# Products of a block of queries with one of keys, by the phase of splash attention.
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
@@ -37,12 +39,29 @@ def _kernel(computation: Computation, instruction: Instruction) -> int:
     stated = instruction.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
     if stated is not None:
         return int(stated)
+    phase = instruction.attribute(r"/splash_mha_(fwd|dq|dkv)_")
+    if phase is not None:
+        return _SPLASH_PRODUCTS[phase] * _splash_product(computation, instruction)
     if "__gpu$xla.gpu.triton" in instruction.text:
         return _attention(computation, instruction)
     axes = instruction.attribute(r'"lhs_contracting_dimensions":(\[[^\]]*\])')
     if axes is None:
         return 0
     return _product(computation, instruction, [int(axis) for axis in json.loads(axes)])
+
+
+def _splash_product(computation: Computation, instruction: Instruction) -> int:
+    """Of one product in a kernel of splash attention for TPUs: it does not say how much it does.
+
+    Blocks that the mask leaves nothing of are not run. Which ones is a constant that the text
+    leaves out, but ours are causal: a block of queries sees that of its own place and those before
+    it, with a sliding window no more than the shorter axis of the kernel's table has room for.
+    """
+    operands = [arrays[0] for arrays in computation.arrays(instruction)]
+    reach, blocks = sorted(operands[0].dims[-2:])
+    query = next(array.dims for array in operands if not array.dtype.startswith("s"))
+    runs = sum(min(place + 1, reach) for place in range(blocks))
+    return 2 * math.prod(query) * (query[-2] // blocks) * runs // blocks
 
 
 def _attention(computation: Computation, instruction: Instruction) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
@@ -196,7 +197,7 @@ def parse(text: str) -> Program:
     computations: dict[str, Computation] = {}
     current: dict[str, Instruction] = {}
     entry = None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         match = _LINE.match(line)
         if match:
             instruction = _instruction(match, line)
@@ -210,6 +211,23 @@ def parse(text: str) -> Program:
     header = text.partition("\n")[0]
     counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", header)
     return Program(computations, entry, math.prod(map(int, counts)))
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines, with what a kernel's metadata breaks in pieces put together again."""
+    begun = ""  # an instruction, so far
+    for line in text.splitlines():
+        is_new = _LINE.match(line) is not None
+        if begun and not is_new and begun.count("{") > begun.count("}"):
+            begun += line
+            continue
+        if begun:
+            yield begun
+        begun = line if is_new else ""
+        if not is_new:
+            yield line
+    if begun:
+        yield begun
 
 
 def _instruction(match: Any, line: str) -> Instruction:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.plan.build import build
 
 
@@ -57,3 +58,14 @@ def tensor_parallel_product(topology):
         for shape, dtype, spec in zip(shapes, dtypes, specs, strict=True)
     ]
     return built(topology, mapped, arrays)
+
+
+def attention_with_gradients(topology):
+    """Two rows of 1024 tokens, 4 heads of 128 on 2 of keys: forward, and all its gradients."""
+    q, k = on_one(topology, (2, 1024, 4, 128), (2, 1024, 2, 128))
+    (number,) = on_one(topology, (2, 1024), dtype=jnp.int32)
+
+    def total(q, k, v, segment, position):
+        return packed_attention(q, k, v, Packed(segment), position).sum()
+
+    return built(topology, jax.grad(total, (0, 1, 2)), [q, k, k, number, number])

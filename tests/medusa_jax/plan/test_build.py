@@ -13,6 +13,7 @@ from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 from tests.medusa_jax.plan.small_programs import (
+    attention_with_gradients,
     built,
     product_of_rows,
     products_of_a_batch,
@@ -57,6 +58,12 @@ def test_products_of_a_batch_by_hand():
     """The compiler writes them as one convolution with a window over the batch."""
     found = products_of_a_batch(find_topology("v5e:1x1"))
     assert costs_of(parse(found.text)).flops == 2 * 32 * 256 * 512 * 128
+
+
+def test_attention_by_hand():
+    """Of 2 x 2 blocks of 512 tokens 3 are run, in 2 products forward and 3 + 4 backward."""
+    found = attention_with_gradients(find_topology("v5e:1x1"))
+    assert costs_of(parse(found.text)).flops == 9 * 3 * 2 * 2 * 4 * 512 * 512 * 128
 
 
 def test_collectives_of_a_tensor_parallel_product():

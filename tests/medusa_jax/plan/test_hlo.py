@@ -76,6 +76,26 @@ def test_a_program_is_taken_apart():
     assert program.computations["less"].parameters[0].name == "a"
 
 
+METADATA = """HloModule kernels, num_partitions=1
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  %k = (f32[8]{0}, f32[4]{0}) custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, backend_config={"custom_call_config":{"cost_estimate":{"flops":"77"}}}
+  ROOT %c = f32[8]{0} get-tuple-element(%k), index=0, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, backend_config={"window_config":{"estimated_cycles":"70"}}
+}
+"""  # noqa: E501
+
+
+def test_an_instruction_that_a_kernels_metadata_breaks_in_pieces():
+    main = parse(METADATA).computations["main"]
+    assert list(main.instructions) == ["p", "k", "c"]
+    assert main.instructions["k"].attribute(r'"flops":"(\d+)"') == "77"
+    assert main.root.cycles == 70
+
+
 @pytest.mark.parametrize(
     ("loop", "trips"),
     [("stated", 5), ("from_two", 5), ("fused_loop", 7), ("by_twos", 3), ("open", None)],
