@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from medusa_jax.plan.topology import Topology, compiling
 
@@ -88,6 +87,6 @@ def _refused(seconds: float, message: str, arguments: Mapping[str, Any]) -> Buil
 
 
 def local_bytes(array: Any) -> int:
-    """Bytes of the part of an abstract array that one device holds."""
+    """Bytes of the part of an abstract array that one device holds; four bits are half a byte."""
     shape = array.shape if array.sharding is None else array.sharding.shard_shape(array.shape)
-    return math.prod(shape) * jnp.dtype(array.dtype).itemsize
+    return -(-math.prod(shape) * jax.dtypes.itemsize_bits(array.dtype) // 8)

@@ -1,26 +1,37 @@
 #!/usr/bin/env bash
-# Plans every configuration of configs/ on the smallest slice that its hardware line names, into this
-# folder. Needs `pip install ".[plan,quant]"` and hours of one core; plans that are there are kept.
+# Plans every configuration of configs/ into this folder, and the large ones on the smallest slice of
+# each kind that they fit, and one that they do not, into slices.json. Needs `pip install
+# ".[plan,quant]"`, the CUDA compiler (docs/plan.md), hours of one core, and a clone without changes;
+# plans that are there are kept, those of slices.json in runs/plans/.
 set -euo pipefail
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-cd "$here/../../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+here=docs/benchmarks/plans slices=runs/plans
+mkdir -p "$slices"
 
-plan() { # NAME TOPOLOGY CONFIG [--config.KEY=VALUE ...]
-  local file="$here/$1.json"
-  [[ -e $file ]] || JAX_PLATFORMS=cpu python -m train.plan --output "$file" --topology "$2" \
-    --config="configs/$3" "${@:4}"
+plan() { # FILE TOPOLOGY CONFIG
+  [[ -e $1.json ]] || JAX_PLATFORMS=cpu python -m train.plan --output "$1.json" --topology "$2" \
+    --config="configs/$3"
 }
 
-plan tiny v5e:2x2 tiny.py
-plan smollm2_medusa1 v5e:1x1 smollm2_medusa1.py
-plan smollm2_medusa2 v5e:1x1 smollm2_medusa2.py
-plan smollm2_selfdistill v5e:1x1 smollm2_selfdistill.py
-plan vicuna_7b_medusa1 v5e:2x4 vicuna_7b_medusa1.py
-plan vicuna_7b_medusa2_stage1 v5e:2x4 vicuna_7b_medusa2.py:stage1
-plan vicuna_7b_medusa2_stage2 v5e:2x4 vicuna_7b_medusa2.py:stage2
-plan llama3_8b_medusa1 v5e:2x4 llama3_8b_medusa1.py
-plan zephyr_7b_selfdistill v5p:2x2x1 zephyr_7b_selfdistill.py
-plan vicuna_13b_medusa1 v5p:2x2x1 vicuna_13b_medusa1.py
-plan vicuna_13b_medusa2_stage1 v5p:2x2x1 vicuna_13b_medusa2.py:stage1
-plan vicuna_13b_medusa2_stage2 v5p:2x2x1 vicuna_13b_medusa2.py:stage2
-plan vicuna_33b_selfdistill v5p:2x2x2 vicuna_33b_selfdistill.py
+on() { # CONFIG TOPOLOGY ...
+  local topology name=${1/.py/}
+  for topology in "${@:2}"; do plan "$slices/${name/:/_}.${topology/:/_}" "$topology" "$1"; done
+}
+
+plan $here/tiny v5e:2x2 tiny.py
+plan $here/smollm2_medusa1 v5e:1x1 smollm2_medusa1.py
+plan $here/smollm2_medusa2 v5e:1x1 smollm2_medusa2.py
+plan $here/smollm2_selfdistill v5e:1x1 smollm2_selfdistill.py
+plan $here/vicuna_7b_medusa1 v5e:2x4 vicuna_7b_medusa1.py
+plan $here/vicuna_7b_medusa2_stage1 v5e:2x4 vicuna_7b_medusa2.py:stage1
+plan $here/vicuna_7b_medusa2_stage2 v5e:2x4 vicuna_7b_medusa2.py:stage2
+plan $here/llama3_8b_medusa1 v5e:2x4 llama3_8b_medusa1.py
+plan $here/zephyr_7b_selfdistill v5p:2x2x1 zephyr_7b_selfdistill.py
+plan $here/vicuna_13b_medusa1 v5p:2x2x1 vicuna_13b_medusa1.py
+plan $here/vicuna_13b_medusa2_stage1 v5p:2x2x1 vicuna_13b_medusa2.py:stage1
+plan $here/vicuna_13b_medusa2_stage2 v5p:2x2x1 vicuna_13b_medusa2.py:stage2
+plan $here/vicuna_33b_selfdistill v5p:2x2x2 vicuna_33b_selfdistill.py
+
+# SLICES
+
+python $here/gather.py $here $slices $here/slices.json

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from medusa_jax.plan.build import Built
+from medusa_jax.plan.build import Built, local_bytes
 from medusa_jax.plan.chips import Chip
 from medusa_jax.plan.costs import Costs
 from medusa_jax.plan.estimate import common, roofline_seconds, step_seconds
 from medusa_jax.plan.topology import Topology
+from medusa_jax.sharding import make_mesh
 
 CHIP = Chip(flops=100.0, hbm=10.0, wire=2.0, clock=5.0)
 TOPOLOGY = Topology("toy:2", "tpu", (type("Device", (), {"device_kind": "Toy"})(),) * 2, CHIP, 1000)
@@ -44,3 +47,11 @@ def test_what_was_refused_has_no_costs():
     assert values["fits"] is False
     assert values["takes_space"] == ("why",)
     assert {values[name] for name in ("flops", "collective_bytes", "step_ms_roofline")} == {None}
+
+
+@pytest.mark.parametrize(("dtype", "nbytes"), [("float32", 12), ("bfloat16", 6), ("uint4", 2)])
+def test_what_a_device_holds_of_an_array(dtype, nbytes):
+    """Of 8 x 3 numbers on eight devices: three, which take a byte and a half at four bits each."""
+    split = NamedSharding(make_mesh(data=8), PartitionSpec("data"))
+    assert local_bytes(jax.ShapeDtypeStruct((8, 3), dtype, sharding=split)) == nbytes
+    assert local_bytes(jax.ShapeDtypeStruct((3,), dtype)) == nbytes

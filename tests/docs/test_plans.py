@@ -1,0 +1,77 @@
+"""The plans in docs/benchmarks/plans: which there are, and what gather.py makes of them."""
+
+import json
+import re
+import runpy
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+PLANS = ROOT / "docs" / "benchmarks" / "plans"
+RECIPES = sorted(
+    file.stem for file in (ROOT / "configs").glob("*.py") if file.stem not in ("__init__", "base")
+)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(PLANS / "gather.py"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_plans_of_committed_code(recipe):
+    stages = re.findall(r"medusa2\.py:(stage\d)", (ROOT / "configs" / f"{recipe}.py").read_text())
+    names = {f"{recipe}_{stage}" for stage in stages} or {recipe}
+    for name in names:
+        plan = json.loads((PLANS / f"{name}.json").read_text())
+        assert re.fullmatch("[0-9a-f]{40}", plan["commit"]), name
+        assert f"configs/{recipe}.py" in plan["command"]
+        assert not re.search(r"(^|[ =])/", plan["command"]), "a path of one machine"
+
+
+def test_no_plan_says_more_than_a_device_can_do():
+    plans = [json.loads(file.read_text()) for file in PLANS.glob("*.json")]
+    rows = [row for plan in plans for row in (plan if isinstance(plan, list) else [plan])]
+    bounds = [row["mfu_bound"] for row in rows if row.get("mfu_bound") is not None]
+    assert len(bounds) > 10
+    assert max(bounds) <= 1
+
+
+def plan_of(script, recipe, **changes):
+    plan = dict.fromkeys(script["_KEPT"], 0) | {
+        "command": f"python -m train.plan --output x.json --config=configs/{recipe}",
+        "topology": "v5e:2x4",
+        "num_devices": 8,
+        "fits": True,
+        "total_bytes": 5_000_000_000,
+        "tokens_per_second_per_device": 1000.0,
+    }
+    return plan | changes
+
+
+def test_hours_are_those_of_all_tokens_on_all_devices(script):
+    """230 M tokens at 8 times 1000 a second are 28,750 s."""
+    found = script["row"](plan_of(script, "vicuna_13b_medusa2.py:stage2"))
+    assert (found["recipe"], found["hours"]) == ("vicuna_13b_medusa2.py:stage2", 7.99)
+    refused = plan_of(script, "vicuna_13b_medusa1.py", fits=False)
+    assert script["row"](refused | {"tokens_per_second_per_device": None})["hours"] is None
+
+
+def test_plans_of_something_else_are_left_out(script, tmp_path):
+    changed = plan_of(script, "vicuna_7b_medusa1.py")
+    changed["command"] += " --config.seq_len=128"
+    plans = {
+        "a": plan_of(script, "vicuna_7b_medusa1.py", topology="v6e:2x2", num_devices=4),
+        "b": plan_of(script, "vicuna_7b_medusa1.py", topology="v5e:4x4", num_devices=16),
+        "c": plan_of(script, "vicuna_7b_medusa1.py"),
+        "changed": changed,
+        "small": plan_of(script, "tiny.py"),
+        "decoding": {"command": "python -m infer.plan --shape llama-1b"},
+    }
+    for name, plan in plans.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(plan))
+    for _ in range(2):  # its own output is no plan
+        script["main"](str(tmp_path), str(tmp_path / "slices.json"))
+    rows = json.loads((tmp_path / "slices.json").read_text())
+    assert [row["topology"] for row in rows] == ["v5e:2x4", "v5e:4x4", "v6e:2x2"]
