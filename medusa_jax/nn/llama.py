@@ -4,6 +4,7 @@ One call serves prompts, chains and trees: the caller says which new tokens see 
 where they stand (`position_BT`) and what is already committed (`prefix`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -187,11 +188,10 @@ class Llama(nn.Module):
         """
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
+        if isinstance(mask_BTT, Packed) and self._scans:
+            return self.each(token_BT, position_BT, mask_BTT, (lora,))[0], ()
         angles = rope_angles(c.rope, c.head_dim, position_BT, context_BT)
         x_BTD = self._residual(self._embedded(token_BT))
-        if isinstance(mask_BTT, Packed) and self._scans:
-            x_BTD = self._scanned(x_BTD, mask_BTT, position_BT, angles, lora)
-            return self.final_norm(x_BTD).astype(self.dtype), ()
         new = []
         for i, layer in enumerate(self.layers):
             own = None if prefix is None else prefix[i]
@@ -200,6 +200,32 @@ class Llama(nn.Module):
             x_BTD = self._residual(x_BTD)
             new.append(kv)
         return self.final_norm(x_BTD).astype(self.dtype), tuple(new)
+
+    def each(
+        self,
+        token_BT: jax.Array,
+        position_BT: jax.Array,
+        packed: Packed,
+        loras: Sequence[Lora | None],
+    ) -> tuple[jax.Array, ...]:
+        """Runs packed sequences once with each of some adapters.
+
+        Where layers are scanned, all runs go from layer to layer together, so that a layer's
+        matrices are read, and on a mesh gathered, once for all.
+
+        Args:
+          token_BT, position_BT, packed: see `__call__`.
+          loras: likewise; None: the network as it is.
+
+        Returns:
+          hidden_BTD of each.
+        """
+        if not self._scans:
+            return tuple(self(token_BT, position_BT, packed, lora=lora)[0] for lora in loras)
+        angles = rope_angles(self.config.rope, self.config.head_dim, position_BT, position_BT + 1)
+        x_BTD = self._residual(self._embedded(token_BT))
+        runs = self._scanned(x_BTD, packed, position_BT, angles, loras)
+        return tuple(self.final_norm(x_BTD).astype(self.dtype) for x_BTD in runs)
 
     @property
     def _scans(self) -> bool:
@@ -215,9 +241,9 @@ class Llama(nn.Module):
         packed: Packed,
         position_BT: jax.Array,
         angles: Any,
-        lora: Lora | None,
-    ) -> jax.Array:
-        """All layers, of which one period is compiled."""
+        loras: Sequence[Lora | None],
+    ) -> tuple[jax.Array, ...]:
+        """All layers, of which one period is compiled, once for each of `loras`."""
         c, size = self.config, period(self.config.windows, self.config.num_layers)
         windows = (c.windows or (None,))[:size]
 
@@ -226,22 +252,41 @@ class Llama(nn.Module):
             layers = [params[name] for name in names if name in params]
             return tuple(self.pin.stack(part) for part in stacked(layers, size)) if layers else None
 
-        def step(x_BTD: jax.Array, own: Any) -> tuple[jax.Array, None]:
-            number, params, adapters = own
+        def step(streams: tuple[jax.Array, ...], own: Any) -> tuple[tuple[jax.Array, ...], None]:
+            number, params, adapters = self._whole(own)
             for i, window in enumerate(windows):
-                own_lora = adapters and lora and lora.layer(number + i, adapters[i])
                 layer = Layer(c, self.dtype, window, parent=None)
-                x_BTD, _ = layer.apply(
-                    {"params": params[i]}, x_BTD, packed, position_BT, angles, None, None, own_lora
-                )
-                x_BTD = self._residual(x_BTD)
-            return x_BTD, None
+                new = []
+                for x_BTD, lora, adapter in zip(streams, loras, adapters, strict=True):
+                    own_lora = adapter and lora and lora.layer(number + i, adapter[i])
+                    x_BTD, _ = layer.apply(
+                        {"params": params[i]}, x_BTD, packed, position_BT, angles, None, None,
+                        own_lora,
+                    )  # fmt: skip
+                    new.append(self._residual(x_BTD))
+                streams = tuple(new)
+            return streams, None
 
         if self.remat:
             step = jax.checkpoint(step, policy=policy(self.remat), prevent_cse=False)
         numbers = jnp.arange(0, c.num_layers, size, dtype=jnp.int32)
-        params = stack(self.variables["params"])
-        return jax.lax.scan(step, x_BTD, (numbers, params, lora and stack(lora.params)))[0]
+        own = (
+            numbers,
+            stack(self.variables["params"]),
+            [lora and stack(lora.params) for lora in loras],
+        )
+        return jax.lax.scan(step, (x_BTD,) * len(loras), own)[0]
+
+    def _whole(self, own: Any) -> Any:
+        """A layer's parameters gathered, at one place for all that is multiplied with them.
+
+        Only where layers are computed again in the backward pass, which gathers them again: kept,
+        the gathered parameters of all layers would be there at once.
+        """
+        if not (self.remat and self.pin.splits_parameters):
+            return own
+        number, *params = own
+        return number, *self.pin.whole(params, self.dtype)
 
     def _embedded(self, token_BT: jax.Array) -> jax.Array:
         x_BTD = take_rows(self.embed()["weight"], token_BT).astype(sum_dtype(self.dtype))
