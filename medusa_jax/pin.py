@@ -1,12 +1,13 @@
 """Where activations and stacked layers lie on a mesh while the network runs."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medusa_jax.sharding import batch_sharding, param_shardings
+from medusa_jax.sharding import MATRICES, batch_sharding, key_name, param_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +51,40 @@ class Pin:
             return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
         return jax.tree.map(pinned, layer, param_shardings(self.mesh, shapes))
+
+    def whole(self, layer: Any, dtype: Any) -> Any:
+        """A layer's parameters as each device multiplies with them: gathered over "fsdp".
+
+        The gradient of a gathered parameter is added up over the devices in the parameter's own
+        dtype (float32 for whatever is trained), and each device keeps its part of the sum.
+
+        Args:
+          layer: its parameters, split as their records say; a leaf is found by its path.
+          dtype: the compute dtype, in which matrices travel; they have their own again here, so
+            that their gradients have it. Codes and scales travel as they are.
+        """
+
+        def gathered(path: Any, x: jax.Array, part: NamedSharding) -> jax.Array:
+            spec = (None if entry == "fsdp" else entry for entry in part.spec)
+            travels = dtype if key_name(path[-1]) in MATRICES else x.dtype
+            return _gathered(x, travels, NamedSharding(self.mesh, PartitionSpec(*spec)), part)
+
+        return jax.tree_util.tree_map_with_path(gathered, layer, param_shardings(self.mesh, layer))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gathered(x: jax.Array, dtype: Any, whole: NamedSharding, part: NamedSharding) -> jax.Array:
+    del part
+    return jax.lax.with_sharding_constraint(x.astype(dtype), whole).astype(x.dtype)
+
+
+def _forward(x: jax.Array, dtype: Any, whole: NamedSharding, part: NamedSharding) -> Any:
+    return _gathered(x, dtype, whole, part), None
+
+
+def _backward(dtype: Any, whole: NamedSharding, part: NamedSharding, _: None, grad: Any) -> Any:
+    del dtype, whole
+    return (jax.lax.with_sharding_constraint(grad, part),)
+
+
+_gathered.defvjp(_forward, _backward)

@@ -20,6 +20,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.nn.params import all_heads_params, backbone_params, by_path
 
 AXES = ("data", "fsdp", "tensor")
+MATRICES = ("weight", "a", "b")  # names of parameters that are rounded to the compute dtype
 
 _MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),

@@ -21,6 +21,10 @@ State = dict[str, Any]
 class Step:
     """How a state changes with a batch.
 
+    Gradients are float32 sums wherever they are added up: within a device, over the devices of a
+    mesh, and over the parts of a batch, whatever the network computes in. They have the dtype of
+    what is trained, so that has to be float32.
+
     Attributes:
       objective: what is minimised.
       optimizer: updates the trained parameters.
@@ -36,7 +40,17 @@ class Step:
     seed: int = 0
 
     def init(self, params: dict[str, Any]) -> State:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Args:
+          params: what is trained.
+
+        Raises:
+          ValueError: some of it is not float32.
+        """
+        dtypes = {jnp.dtype(x.dtype).name for x in jax.tree.leaves(params)}
+        if dtypes != {"float32"}:
+            raise ValueError(f"trained parameters are {', '.join(sorted(dtypes))}, not float32")
         return {
             "params": params,
             "opt": self.optimizer.init(params),

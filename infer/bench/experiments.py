@@ -20,8 +20,9 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.nn.attention import attend_part
+from medusa_jax.nn.decoder_layer import Layer
 from medusa_jax.nn.layers import RMSNorm
-from medusa_jax.nn.llama import Layer, Llama
+from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.params import backbone_params
 from medusa_jax.nn.rope import rope_angles
 

@@ -157,5 +157,27 @@ class RMSNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
         # Hugging Face rounds to the compute dtype before it scales.
-        y = y.astype(x.dtype)
-        return y * jnp.expand_dims(scale.astype(x.dtype), tuple(range(x.ndim - 1)))
+        return _scaled(y.astype(x.dtype), scale)
+
+
+@jax.custom_vjp
+def _scaled(y: jax.Array, scale_D: jax.Array) -> jax.Array:
+    """y [..., D] times a scale rounded to its dtype.
+
+    The gradient of the scale is a sum over all tokens: JAX would add it up, over the devices of a
+    mesh too, in y's dtype.
+    """
+    return y * jnp.expand_dims(scale_D.astype(y.dtype), tuple(range(y.ndim - 1)))
+
+
+def _scaled_forward(y: jax.Array, scale_D: jax.Array) -> tuple[jax.Array, Any]:
+    return _scaled(y, scale_D), (y, scale_D)
+
+
+def _scaled_backward(operands: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y, scale_D = operands
+    wide = grad.astype(jnp.float32) * y.astype(jnp.float32)
+    return _scaled(grad, scale_D), wide.sum(tuple(range(y.ndim - 1))).astype(scale_D.dtype)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)

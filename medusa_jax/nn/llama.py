@@ -4,120 +4,27 @@ One call serves prompts, chains and trees: the caller says which new tokens see 
 where they stand (`position_BT`) and what is already committed (`prefix`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.nn.attention import attention
-from medusa_jax.nn.layers import Linear, RMSNorm, Weights, project, sum_dtype, take_rows
-from medusa_jax.nn.lora import Lora, adapted
-from medusa_jax.nn.packed_attention import Packed, packed_attention
-from medusa_jax.nn.params import backbone_params, layer_params, untied
-from medusa_jax.nn.rope import apply_rope, rope_angles
-from medusa_jax.nn.scanned import INPUT, PRODUCT, Remat, period, policy, stacked
+from medusa_jax.nn.decoder_layer import Layer
+from medusa_jax.nn.layers import RMSNorm, Weights, project, sum_dtype, take_rows
+from medusa_jax.nn.lora import Lora
+from medusa_jax.nn.packed_attention import Packed
+from medusa_jax.nn.params import backbone_params, untied
+from medusa_jax.nn.quantize import multipliable
+from medusa_jax.nn.rope import rope_angles
+from medusa_jax.nn.scanned import Remat, period, policy, stacked
 
 # Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
 # [B, K, S, H] (see `attention`).
 LayersKV = tuple[tuple[jax.Array, jax.Array], ...]
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    config: LlamaConfig
-    dtype: Any
-    window: int | None
-    mesh: Mesh | None = None
-
-    @nn.compact
-    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
-        """Returns the attention's output [B, T, D] and the new (k, v), each [B, T, K, H]."""
-        c, records = self.config, layer_params(self.config)["attn"]
-
-        def linear(name: str, x: jax.Array) -> jax.Array:
-            result = sum_dtype(self.dtype) if name == "o" else self.dtype
-            y = adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
-            return checkpoint_name(y, PRODUCT)
-
-        q, k, v = (
-            linear(name, x_BTD).reshape(*x_BTD.shape[:2], -1, c.head_dim)
-            for name in ("q", "k", "v")
-        )
-        if c.qk_norm:
-            q = RMSNorm(records["q_norm"], c.rms_norm_eps, name="q_norm")(q)
-            k = RMSNorm(records["k_norm"], c.rms_norm_eps, name="k_norm")(k)
-        q, k = apply_rope(q, *angles), apply_rope(k, *angles)
-        if isinstance(mask_BTT, Packed):
-            out_BTNH = packed_attention(q, k, v, mask_BTT, position_BT, window=self.window)
-            out_BTNH = checkpoint_name(out_BTNH, PRODUCT)
-        else:
-            out_BTNH = attention(
-                q,
-                k,
-                v,
-                mask_BTT,
-                position_BT,
-                prefix=prefix,
-                prefix_length_B=prefix_length_B,
-                window=self.window,
-                mesh=self.mesh,
-            )
-        return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)
-
-
-class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
-
-    config: LlamaConfig
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, lora: Lora | None = None) -> jax.Array:
-        """[B, T, D] -> [B, T, D]."""
-        records = layer_params(self.config)["mlp"]
-
-        def linear(name: str, x: jax.Array) -> jax.Array:
-            result = sum_dtype(self.dtype)
-            y = adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
-            return checkpoint_name(y, PRODUCT)
-
-        return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
-
-
-class Layer(nn.Module):
-    """Pre-norm attention and MLP on the residual stream."""
-
-    config: LlamaConfig
-    dtype: Any
-    window: int | None
-    mesh: Mesh | None = None
-
-    @nn.compact
-    def __call__(self, x_BTD, mask_BTT, position_BT, angles, prefix, prefix_length_B, lora=None):
-        """Returns the residual stream and the layer's new (k, v)."""
-        records, eps = layer_params(self.config), self.config.rms_norm_eps
-        x_BTD = checkpoint_name(x_BTD, INPUT)
-        y = RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD)
-        with jax.named_scope("attention"):
-            y, kv = Attention(self.config, self.dtype, self.window, self.mesh, name="attn")(
-                y,
-                mask_BTT,
-                position_BT,
-                angles,
-                prefix,
-                prefix_length_B,
-                lora and lora.part("attn"),
-            )
-        x_BTD = x_BTD + y
-        y = RMSNorm(records["mlp_norm"], eps, name="mlp_norm")(x_BTD)
-        with jax.named_scope("mlp"):
-            y = MLP(self.config, self.dtype, name="mlp")(y, lora and lora.part("mlp"))
-        return x_BTD + y, kv
 
 
 class Llama(nn.Module):
@@ -177,7 +84,8 @@ class Llama(nn.Module):
           prefix: per layer, keys and values of the committed prefix that all new tokens see; None:
             there is none.
           prefix_length_B: int32, how many slots of the prefix each row has.
-          context_BT: int32, see `rope_angles`; default: position + 1.
+          context_BT: int32, see `rope_angles`; default: position + 1, as always where layers are
+            scanned.
           lora: adapters of the layers' linear maps; None: the network as it is.
 
         Returns:
@@ -185,13 +93,12 @@ class Llama(nn.Module):
           heads), and the new keys and values, one (k, v) pair per layer, each [B, T, K, H]; none
           where layers are scanned.
         """
+        if isinstance(mask_BTT, Packed) and self._scans:
+            return self.each(token_BT, position_BT, mask_BTT, (lora,))[0], ()
         c = self.config
         context_BT = position_BT + 1 if context_BT is None else context_BT
         angles = rope_angles(c.rope, c.head_dim, position_BT, context_BT)
         x_BTD = self._residual(self._embedded(token_BT))
-        if isinstance(mask_BTT, Packed) and self._scans:
-            x_BTD = self._scanned(x_BTD, mask_BTT, position_BT, angles, lora)
-            return self.final_norm(x_BTD).astype(self.dtype), ()
         new = []
         for i, layer in enumerate(self.layers):
             own = None if prefix is None else prefix[i]
@@ -200,6 +107,32 @@ class Llama(nn.Module):
             x_BTD = self._residual(x_BTD)
             new.append(kv)
         return self.final_norm(x_BTD).astype(self.dtype), tuple(new)
+
+    def each(
+        self,
+        token_BT: jax.Array,
+        position_BT: jax.Array,
+        packed: Packed,
+        loras: Sequence[Lora | None],
+    ) -> tuple[jax.Array, ...]:
+        """Runs packed sequences once with each of some adapters.
+
+        Where layers are scanned, all runs go from layer to layer together, so that a layer's
+        matrices are read, and on a mesh gathered, once for all.
+
+        Args:
+          token_BT, position_BT, packed: see `__call__`.
+          loras: likewise; None: the network as it is.
+
+        Returns:
+          hidden_BTD of each.
+        """
+        if not self._scans:
+            return tuple(self(token_BT, position_BT, packed, lora=lora)[0] for lora in loras)
+        angles = rope_angles(self.config.rope, self.config.head_dim, position_BT, position_BT + 1)
+        x_BTD = self._residual(self._embedded(token_BT))
+        runs = self._scanned(x_BTD, packed, position_BT, angles, loras)
+        return tuple(self.final_norm(x_BTD).astype(self.dtype) for x_BTD in runs)
 
     @property
     def _scans(self) -> bool:
@@ -215,9 +148,9 @@ class Llama(nn.Module):
         packed: Packed,
         position_BT: jax.Array,
         angles: Any,
-        lora: Lora | None,
-    ) -> jax.Array:
-        """All layers, of which one period is compiled."""
+        loras: Sequence[Lora | None],
+    ) -> tuple[jax.Array, ...]:
+        """All layers, of which one period is compiled, once for each of `loras`."""
         c, size = self.config, period(self.config.windows, self.config.num_layers)
         windows = (c.windows or (None,))[:size]
 
@@ -226,22 +159,41 @@ class Llama(nn.Module):
             layers = [params[name] for name in names if name in params]
             return tuple(self.pin.stack(part) for part in stacked(layers, size)) if layers else None
 
-        def step(x_BTD: jax.Array, own: Any) -> tuple[jax.Array, None]:
-            number, params, adapters = own
+        def step(streams: tuple[jax.Array, ...], own: Any) -> tuple[tuple[jax.Array, ...], None]:
+            number, params, adapters = self._whole(own)
             for i, window in enumerate(windows):
-                own_lora = adapters and lora and lora.layer(number + i, adapters[i])
                 layer = Layer(c, self.dtype, window, parent=None)
-                x_BTD, _ = layer.apply(
-                    {"params": params[i]}, x_BTD, packed, position_BT, angles, None, None, own_lora
-                )
-                x_BTD = self._residual(x_BTD)
-            return x_BTD, None
+                new = []
+                for x_BTD, lora, adapter in zip(streams, loras, adapters, strict=True):
+                    own_lora = adapter and lora and lora.layer(number + i, adapter[i])
+                    x_BTD, _ = layer.apply(
+                        {"params": params[i]}, x_BTD, packed, position_BT, angles, None, None,
+                        own_lora,
+                    )  # fmt: skip
+                    new.append(self._residual(x_BTD))
+                streams = tuple(new)
+            return streams, None
 
         if self.remat:
             step = jax.checkpoint(step, policy=policy(self.remat), prevent_cse=False)
         numbers = jnp.arange(0, c.num_layers, size, dtype=jnp.int32)
-        params = stack(self.variables["params"])
-        return jax.lax.scan(step, x_BTD, (numbers, params, lora and stack(lora.params)))[0]
+        own = (
+            numbers,
+            stack(self.variables["params"]),
+            [lora and stack(lora.params) for lora in loras],
+        )
+        return jax.lax.scan(step, (x_BTD,) * len(loras), own)[0]
+
+    def _whole(self, own: Any) -> Any:
+        """A layer's parameters gathered, at one place for all that is multiplied with them.
+
+        Only where layers are computed again in the backward pass, which gathers them again: kept,
+        the gathered parameters of all layers would be there at once.
+        """
+        if not (self.remat and self.pin.splits_parameters):
+            return own
+        number, *params = own
+        return number, *multipliable(self.pin.whole(params, self.dtype), self.dtype)
 
     def _embedded(self, token_BT: jax.Array) -> jax.Array:
         x_BTD = take_rows(self.embed()["weight"], token_BT).astype(sum_dtype(self.dtype))

@@ -153,6 +153,21 @@ def widened(weight: Any, dtype: Any) -> jax.Array:
     return blocks.reshape(value.shape).astype(dtype)
 
 
+def multipliable(params: Any, dtype: Any) -> Any:
+    """Parameters whose codes can all be multiplied as they are: int8 stays, nf4 is widened once.
+
+    Args:
+      params: tree, quantised or not.
+      dtype: of the widened matrices.
+    """
+
+    def widen(weight: Any) -> Any:
+        stays = not is_quantized(weight) or channel_scale(weight) is not None
+        return weight if stays else widened(weight, dtype)
+
+    return jax.tree.map(widen, params, is_leaf=is_quantized)
+
+
 def _chosen(code: jax.Array, levels: jax.Array) -> jax.Array:
     """levels[code] for 16 levels, by the bits of the codes.
 

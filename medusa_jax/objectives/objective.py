@@ -230,19 +230,20 @@ class Objective:
         self, params: dict[str, Any], batch: dict[str, Any], key: jax.Array | None
     ) -> dict[str, jax.Array]:
         """Everything per position that the logits are made of, each [B, T, ...]."""
+        inputs = {}
         if "hidden" in batch:
             hidden_BTD = batch["hidden"][:, :, 0]
+        elif self.kind == "self_distill":
+            hidden_BTD, original_BTD = self._run(params, batch, (self._lora(params, key), None))
+            inputs["original"] = jax.lax.stop_gradient(original_BTD)
         else:
             hidden_BTD = self.hidden(params, batch, key=key)
-        inputs = {"hidden": hidden_BTD.astype(self.dtype)}
+        inputs["hidden"] = hidden_BTD.astype(self.dtype)
         if self.heads.sees_root:
             table_VD = params["backbone"]["embed"]["weight"]
             inputs["branch"] = take_rows(table_VD, self._branch(batch))
         if self.soft_labels:
             inputs["following"] = jax.lax.stop_gradient(self._following(hidden_BTD, batch))
-        if self.kind == "self_distill":
-            original = jax.lax.stop_gradient({"backbone": params["backbone"]})
-            inputs["original"] = self.hidden(original, batch)
         if params.get("lora") and self.kind != "medusa1":
             own_key = None if key is None else jax.random.fold_in(key, 1)
             inputs["dropped"] = dropped(inputs["hidden"], self.lora_dropout, own_key)
@@ -267,17 +268,28 @@ class Objective:
         self, params: dict[str, Any], batch: dict[str, Any], *, key: jax.Array | None = None
     ) -> jax.Array:
         """The backbone's hidden states of packed sequences, [B, T, D] in the compute dtype."""
+        return self._run(params, batch, (self._lora(params, key),))[0]
+
+    def _run(
+        self, params: dict[str, Any], batch: dict[str, Any], loras: tuple[Lora | None, ...]
+    ) -> tuple[jax.Array, ...]:
+        """The hidden states with each of the adapters; None: of the original model."""
         scan = self.kind != "medusa1" and worth_a_copy(params["backbone"])
         llama = Llama(self.llama, jnp.dtype(self.dtype), self.remat, self.pin, scan)
-        lora = params.get("lora")
-        hidden_BTD: Any = llama.apply(
+        packed = Packed(batch["segment"], None if self.pin is None else self.pin.mesh)
+        runs: Any = llama.apply(
             {"params": params["backbone"]},
             batch["token"],
             batch["position"],
-            Packed(batch["segment"], None if self.pin is None else self.pin.mesh),
-            lora=lora and Lora(lora, self.lora_scale, self.lora_dropout, key),
-        )[0]
-        return hidden_BTD
+            packed,
+            loras,
+            method="each",
+        )
+        return runs
+
+    def _lora(self, params: dict[str, Any], key: jax.Array | None) -> Lora | None:
+        lora = params.get("lora")
+        return lora and Lora(lora, self.lora_scale, self.lora_dropout, key)
 
 
 def _in_turns(labels_BTM: jax.Array, size: int) -> jax.Array:

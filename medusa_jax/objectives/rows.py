@@ -11,10 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from medusa_jax.sharding import key_name, param_shardings
+from medusa_jax.sharding import MATRICES, key_name, param_shardings
 
 _ROW_AXES = ("data", "fsdp")
-_MATRICES = ("weight", "a", "b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Rows:
         """Matrices in the compute dtype; biases and scalars as they are."""
 
         def rounded(path: Any, x: Any) -> Any:
-            is_matrix = path and key_name(path[-1]) in _MATRICES
+            is_matrix = path and key_name(path[-1]) in MATRICES
             return x.astype(self.dtype) if self.dtype and is_matrix else x
 
         return jax.tree_util.tree_map_with_path(rounded, params)

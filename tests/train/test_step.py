@@ -252,6 +252,14 @@ def test_evaluation_of_parts_is_that_of_the_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *results)
 
 
+def test_what_is_trained_is_float32():
+    """Gradients, and their sums over devices and parts, have its dtype."""
+    trained, _ = parameters("medusa1")
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), trained)
+    with pytest.raises(ValueError, match="bfloat16, not float32"):
+        make_step("medusa1").init(half)
+
+
 @pytest.mark.parametrize("kind", ["medusa2", "self_distill"])
 def test_bfloat16_steps_multiply_nothing_else(kind):
     """Backwards too: a float32 product is several times slower on a GPU."""

@@ -1,4 +1,4 @@
-"""Rows of tables and lone rows of products: what only a program for a CPU may contain."""
+"""Rows of tables and lone rows of products: what only a program for a CPU may contain; norms."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from medusa_jax.nn.heads import _per_head
-from medusa_jax.nn.layers import draft_rows, project, take_rows
+from medusa_jax.nn.layers import RMSNorm, draft_rows, project, take_rows
+from medusa_jax.nn.params import layer_params
+from tests.medusa_jax.packed import SMALL
 
 V, D, M = 32, 16, 3
 RNG = np.random.default_rng(0)
@@ -99,3 +101,34 @@ def test_a_lone_row_is_computed_like_one_of_many():
     np.testing.assert_allclose(
         np.asarray(gradient, np.float32), np.asarray(TABLE, np.float32).sum(0)[None], rtol=0.02
     )
+
+
+def test_the_gradient_of_a_norms_scale_is_added_up_in_float32():
+    """257 tokens of ones: between 256 and 258 bfloat16 has no number."""
+    norm = RMSNorm(layer_params(SMALL)["attn_norm"], 0.0)
+    scale_D = jnp.ones(SMALL.hidden_size, jnp.float32)
+
+    def total(scale_D):
+        x_TD = jnp.ones((257, SMALL.hidden_size), jnp.bfloat16)
+        return norm.apply({"params": {"scale": scale_D}}, x_TD).astype(jnp.float32).sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(scale_D), 257)
+
+
+def test_gradients_of_a_norm_are_those_of_its_formula():
+    norm = RMSNorm(layer_params(SMALL)["attn_norm"], 1e-5)
+    x_TD, scale_D, weight_TD = (
+        jnp.asarray(RNG.normal(size=shape), jnp.float32)
+        for shape in ((5, SMALL.hidden_size), (SMALL.hidden_size,), (5, SMALL.hidden_size))
+    )
+
+    def ours(x_TD, scale_D):
+        return (norm.apply({"params": {"scale": scale_D}}, x_TD) * weight_TD).sum()
+
+    def formula(x_TD, scale_D):
+        rms_T1 = jnp.sqrt((x_TD**2).mean(-1, keepdims=True) + 1e-5)
+        return (x_TD / rms_T1 * scale_D[None] * weight_TD).sum()
+
+    found, expected = (jax.grad(f, (0, 1))(x_TD, scale_D) for f in (ours, formula))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

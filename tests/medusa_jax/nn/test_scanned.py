@@ -14,6 +14,8 @@ from medusa_jax.nn.lora import Lora
 from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import period, stacked, worth_a_copy
 from medusa_jax.pin import Pin
+from medusa_jax.plan.costs import costs_of
+from medusa_jax.plan.hlo import parse
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import (
     SMALL,
@@ -125,6 +127,67 @@ def test_a_layer_is_compiled_once_and_its_products_are_not_computed_again():
     )
     assert scanned == unrolled / 4
     assert again > kept >= scanned
+
+
+def gather_bytes(num_layers, loras):
+    """Bytes that a gradient of the adapters gathers on two devices, and of a layer's parameters."""
+    mesh, config = make_mesh(1, 2, 1), dataclasses.replace(FOUR, num_layers=num_layers)
+    backbone = random_backbone(config)
+    adapters = random_lora(backbone)
+    llama = Llama(config, jnp.dtype("float32"), "nothing", Pin(mesh))
+    batch = packed_batch(np.random.default_rng(0), rows=4, length=16)
+
+    def value(adapters, backbone):
+        packed = Packed(jnp.asarray(batch["segment"]), mesh)
+        runs = llama.apply(
+            {"params": backbone},
+            batch["token"],
+            batch["position"],
+            packed,
+            [Lora(adapters, 0.5) if adapted else None for adapted in loras],
+            method="each",
+        )
+        return sum((run**2).sum() for run in runs)
+
+    placed = [place_params(x, mesh) for x in (adapters, backbone)]
+    text = quick_jit(jax.grad(value)).lower(*placed).compile().as_text()
+    split = [x for x in jax.tree.leaves(placed[1]["layers_0"]) if not x.is_fully_replicated]
+    split += [x for x in jax.tree.leaves(placed[0]["layers_0"]) if not x.is_fully_replicated]
+    return costs_of(parse(text)).collectives["all-gather"], sum(x.nbytes for x in split)
+
+
+@pytest.mark.parametrize("loras", [(True,), (True, False)], ids=["one", "teacher"])
+def test_a_layer_is_gathered_once_forwards_and_once_backwards(loras):
+    """Recomputing and the gradient share a gathering, and so do the runs with adapters or not."""
+    (two, _), (four, layer) = gather_bytes(2, loras), gather_bytes(4, loras)
+    assert layer > 0
+    assert four - two == 2 * 2 * layer  # of two layers more
+
+
+def test_runs_together_are_the_runs_apart():
+    batch = packed_batch(np.random.default_rng(0), rows=4, length=16)
+    rng = np.random.default_rng(1)
+    weights = [jnp.asarray(rng.normal(size=(4, 16, 16)), jnp.float32) for _ in range(2)]
+
+    def gradients_of(mesh, run):
+        def value(backbone, adapters):
+            variables, loras = {"params": backbone}, (Lora(adapters, 0.5), None)
+            packed = Packed(jnp.asarray(batch["segment"]), mesh)
+            runs = run(variables, batch["token"], batch["position"], packed, loras)
+            return sum((x * weight).sum() for x, weight in zip(runs, weights, strict=True)), runs
+
+        placed = [place_params(x, mesh) for x in parameters()]
+        return jax.device_get(quick_jit(jax.grad(value, (0, 1), has_aux=True))(*placed))
+
+    def apart(*inputs):
+        *inputs, loras = inputs
+        llama = Llama(FOUR, jnp.dtype("float32"))
+        return tuple(llama.apply(*inputs, lora=lora)[0] for lora in loras)
+
+    mesh = make_mesh(1, 2, 1)
+    llama = Llama(FOUR, jnp.dtype("float32"), "nothing", Pin(mesh))
+    together = functools.partial(llama.apply, method="each")
+    assert_close(gradients_of(mesh, together), gradients_of(None, apart))
 
 
 def test_offloaded_inputs_wait_in_the_memory_of_the_host():
