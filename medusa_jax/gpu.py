@@ -30,12 +30,12 @@ def compiler_options() -> dict[str, Any]:
     return {"xla_gpu_dot_merger_threshold_mb": 0} if _triton() is False else {}
 
 
-def training_options(dtype: str) -> dict[str, Any]:
-    """What `jax.jit` is to tell the compiler of a program of training.
+def product_options(dtype: str) -> dict[str, Any]:
+    """What `jax.jit` is to tell the compiler of a program whose products have this dtype.
 
     XLA compiles dozens of Triton kernels for every product and runs each to find the fastest. In
     exact float32 a kernel is one long list of multiplications, which may take seconds to compile:
-    many minutes for a step. cuBLAS has its kernels compiled.
+    many minutes for a training step. cuBLAS has its kernels compiled.
 
     Args:
       dtype: of the products.

@@ -3,19 +3,20 @@
 # be and how fast learn ("sizes")? Every answer is trained from scratch on the same replies, with three
 # seeds, and compared on questions of its own.
 #
-#   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh kinds        hours on a CPU
-#   DATA=... QUESTIONS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \
-#     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh sizes               minutes on one GPU
+#   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh        hours on a CPU
+#   DATA=... QUESTIONS=... COMPARE=sizes JOBS=10 FLAGS=--config.dtype=bfloat16 \
+#     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh               minutes on one GPU
 #
 # Rerun it to resume. DATA is ShareGPT-format (runs/smollm2_replies.sh), QUESTIONS has JSON lines with
 # "turns"; keep MT-bench out of it, as these questions choose.
 set -euo pipefail
-[[ ${1:-} =~ ^(kinds|sizes)$ ]] || { echo "error: say what to compare: $0 kinds or $0 sizes" >&2; exit 2; }
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -n "${DATA:-}" ] || { echo "error: name replies: DATA=FILE" >&2; exit 2; }
 [ -n "${QUESTIONS:-}" ] || { echo "error: name questions of your own: QUESTIONS=FILE" >&2; exit 2; }
+COMPARE=${COMPARE:-kinds}
+[[ $COMPARE =~ ^(kinds|sizes)$ ]] || { echo "error: COMPARE is kinds or sizes" >&2; exit 2; }
 
-OUT=${OUT:-runs/smollm2_$1}
+OUT=${OUT:-runs/smollm2_$COMPARE}
 SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-400}  # of 4096 positions
 JOBS=${JOBS:-1}      # runs at a time
@@ -49,7 +50,7 @@ SIZES=(
   "rate_double --config.num_layers=4 --config.learning_rate=4e-3"
   "batch_double --config.num_layers=4 --config.batch_size=16 --config.steps=$((STEPS / 2))"
 )
-if [ "$1" = kinds ]; then
+if [ "$COMPARE" = kinds ]; then
   ANSWERS=("${KINDS[@]}") REFERENCES=root,root_4,branch
 else
   ANSWERS=("${SIZES[@]}") REFERENCES=shipped

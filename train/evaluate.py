@@ -5,6 +5,8 @@ Examples:
   python -m train.evaluate --model DIR --medusa DIR --data replies.jsonl --output m.json --walk
 
 The assistant's words and their end-of-turn marks are the labels. --output gets one JSON object:
+  date, command, commit, device, cpu, cores, load_average, versions
+               of the measurement
   num_tokens   labels of the base head (those with a token before them)
   lm_loss      mean cross-entropy of the base head over them
   head_loss, head_top1 ... head_top5, head_coverage
@@ -41,6 +43,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_devices import define_mesh
+from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.load import DTYPES
@@ -133,7 +136,7 @@ def main(argv: list[str]) -> None:
             metrics["kl_divergence"] = mean_divergence(exact, lm, examples)
     if not distributed.is_first_process():
         return
-    write_text(targets[0], _json(metrics))
+    write_text(targets[0], _json(environment("train.evaluate") | metrics))
     if len(targets) > 1:
         paths = search_tree(scores.rank_accuracy(), tree.R - 1)
         write_text(targets[1], json.dumps(paths) + "\n")
@@ -166,9 +169,9 @@ def _score(lm: MedusaLM, tree: Tree, examples: list[Example], console: Console) 
         return score(lm, tree, examples, lambda count: progress.advance(task, count))
 
 
-def _json(metrics: dict[str, Any]) -> str:
+def _json(values: dict[str, Any]) -> str:
     try:
-        return json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+        return json.dumps(values, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise UserError(
             "a loss is not finite: the weights of the model or of the heads are damaged, or "

@@ -23,7 +23,14 @@ from medusa_jax.errors import UserError
 AnyPath = Path | epath.Path
 # What a run leaves beside its checkpoints. Hidden states are not worth an upload: they can be
 # computed again.
-_FILES = ("settings.json", "token_map.npy", "metrics.jsonl", "tensorboard", "profile")
+_FILES = (
+    "settings.json",
+    "environment.json",
+    "token_map.npy",
+    "metrics.jsonl",
+    "tensorboard",
+    "profile",
+)
 
 
 def run_path(workdir: str | Path | epath.Path) -> AnyPath:

@@ -1,4 +1,8 @@
-"""What a working folder keeps of a run beside its checkpoints: settings and draft vocabulary."""
+"""What a working folder keeps of a run beside its checkpoints.
+
+settings.json, environment.json (commit, device, versions, command: see `environment`; of the last
+start), and token_map.npy where the heads have a draft vocabulary.
+"""
 
 import dataclasses
 import os
@@ -7,17 +11,19 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from train.folder import AnyPath, Folder, reaching, read_json
 from train.settings import Settings, make_settings
 
 _SETTINGS = "settings.json"
+_ENVIRONMENT = "environment.json"
 _TOKEN_MAP = "token_map.npy"
 
 
 def write_run(folder: Folder, settings: Settings, token_map: np.ndarray | None = None) -> None:
-    """Notes the settings and the draft vocabulary; for one process, at the start of a run.
+    """Notes settings, environment and draft vocabulary; for one process, at the start of a run.
 
     Args:
       folder: exists, if it is a local one; of a bucket's, the files are uploaded later.
@@ -28,6 +34,7 @@ def write_run(folder: Folder, settings: Settings, token_map: np.ndarray | None =
       UserError: the folder cannot be written.
     """
     write_json(folder.local / _SETTINGS, dataclasses.asdict(settings))
+    write_json(folder.local / _ENVIRONMENT, environment("train.main"))
     try:
         if token_map is None:
             _remove_token_map(folder)

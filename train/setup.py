@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
-from medusa_jax.gpu import training_options
+from medusa_jax.gpu import product_options
 from medusa_jax.nn.branch import can_learn_to_see, extended
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import lm_head_weight
@@ -240,4 +240,4 @@ def compiled_evaluate(experiment: Experiment, mesh: Mesh) -> Callable[..., Any]:
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:
-    return training_options(experiment.step.objective.dtype)
+    return product_options(experiment.step.objective.dtype)

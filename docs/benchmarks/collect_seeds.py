@@ -1,10 +1,11 @@
 """Gathers what runs of several seeds reached on held-out data, from their logs, into one JSON file.
 
-  python docs/benchmarks/collect_seeds.py runs/smollm2_ablation root,root_4 ablation.json
+  python docs/benchmarks/collect_seeds.py runs/smollm2_kinds root,root_4,branch ablation.json
 
-RUNS/NAME/SEED are working folders of train.main. Of each the last held-out evaluation counts. The
-names given are those that all others are compared with: by the ratio of expected tokens per step,
-seed by seed, with a 95 % interval of Student's t.
+RUNS/NAME/SEED are working folders of train.main, RUNS/NAME is one where a run has no others. Of
+each the last held-out evaluation counts, all of a lone run are kept; a run without any is left out.
+The names given are those that all others are compared with, by ratios, seed by seed, with a 95 %
+interval of Student's t.
 """
 
 import json
@@ -15,15 +16,25 @@ from pathlib import Path
 from typing import Any
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by the number of seeds
-STEPS = "held_out/accepted"
-SHOWN = (STEPS, "held_out/head_top1", "held_out/head_top5")
+HELD_OUT = "held_out/"
+# Their names in the file; a frozen backbone has no loss.
+FIGURES = {"accepted": "tokens_per_step", "lm_loss": "lm_loss"}
+SHOWN = ("step", *FIGURES, "head_top1", "head_top5")
 
 
-def last_held_out(folder: Path) -> dict[str, Any]:
-    """Step and figures of the last evaluation in a run's log."""
+def held_out(folder: Path) -> list[dict[str, Any]]:
+    """Steps and figures of the evaluations in a run's log."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    row = [row for row in rows if STEPS in row][-1]
-    return {name.removeprefix("held_out/"): row[name] for name in ("step", *SHOWN)}
+    rows = [row for row in rows if HELD_OUT + "accepted" in row]
+    rows = [
+        {key.removeprefix(HELD_OUT): row[key] for key in row if of_evaluation(key)} for row in rows
+    ]
+    return [{name: row[name] for name in SHOWN if name in row} for row in rows]
+
+
+def of_evaluation(key: str) -> bool:
+    """Not of training."""
+    return key == "step" or key.startswith(HELD_OUT)
 
 
 def interval(values: list[float]) -> list[float]:
@@ -33,28 +44,44 @@ def interval(values: list[float]) -> list[float]:
     return [mean, mean - half, mean + half]
 
 
+def row_of(name: str, found: dict[str, Any], references: list[str]) -> dict[str, Any]:
+    """What the runs of one name reached, and that in relation to others."""
+    seeds = found[name]
+    row: dict[str, Any] = {"run": name, "seeds": seeds}
+    for key, title in FIGURES.items():
+        if not all(key in one for one in seeds.values()):
+            continue
+        row[title] = interval([one[key] for one in seeds.values()])
+        for reference in references:
+            others = found[reference]
+            both = [seed for seed in seeds if key in others.get(seed, {})]
+            if name != reference and len(both) > 1:
+                ratios = [seeds[seed][key] / others[seed][key] for seed in both]
+                row[f"{title} versus {reference}"] = interval(ratios)
+    return row
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """Settings of a run, and where it was made, if it says."""
+    files = [folder / f"{name}.json" for name in ("settings", "environment")]
+    return {file.stem: json.loads(file.read_text()) for file in files if file.is_file()}
+
+
 def main(runs: str, references: str, output: str) -> None:
     """Writes the file."""
-    found = {
-        folder.name: {seed.name: last_held_out(seed) for seed in sorted(folder.iterdir())}
-        for folder in sorted(Path(runs).iterdir())
-        if list(folder.glob("*/metrics.jsonl"))
-    }
-    rows = []
-    for name, seeds in found.items():
-        steps = {seed: one["accepted"] for seed, one in seeds.items()}
-        row = {"run": name, "tokens_per_step": interval([*steps.values()]), "seeds": seeds}
-        for reference in references.split(","):
-            other = {seed: one["accepted"] for seed, one in found[reference].items()}
-            if name != reference:
-                row[f"versus {reference}"] = interval([steps[s] / other[s] for s in steps])
-        first = next(iter(seeds))
-        row["settings"] = json.loads((Path(runs) / name / first / "settings.json").read_text())
-        rows.append(row)
-    Path(output).write_text(json.dumps(rows, indent=1) + "\n")
+    found, rows, lone = {}, [], []
+    for folder in sorted(Path(runs).iterdir()):
+        if seeds := sorted(log.parent for log in folder.glob("*/metrics.jsonl")):
+            last = {seed.name: held_out(seed)[-1:] for seed in seeds}
+            found[folder.name] = {seed: rows[0] for seed, rows in last.items() if rows}
+        elif (folder / "metrics.jsonl").is_file():
+            lone.append({"run": folder.name, "curve": held_out(folder)} | about(folder))
+    for name in found:
+        row = row_of(name, found, references.split(","))
+        rows.append(row | about(Path(runs) / name / next(iter(found[name]))))
+    Path(output).write_text(json.dumps({"rows": rows, "lone": lone}, indent=1) + "\n")
     for row in sorted(rows, key=lambda row: -row["tokens_per_step"][0]):
-        ratios = [f"{key} {value}" for key, value in row.items() if key.startswith("versus")]
-        print(row["run"], row["tokens_per_step"], *ratios)
+        print(row["run"], *(f"{k} {row[k]}" for k in row if k.startswith(tuple(FIGURES.values()))))
 
 
 if __name__ == "__main__":

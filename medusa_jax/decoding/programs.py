@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from medusa_jax.gpu import compiler_options
+from medusa_jax.gpu import compiler_options, product_options
 from medusa_jax.sharding import logical_sharding
 
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
@@ -69,7 +69,9 @@ def _compile(
         "static_argnums": tuple(range(len(positional))),
         "static_argnames": tuple(name for name, _ in keywords),
         "donate_argnames": _DONATED.get(function.__name__, ()),
-        "compiler_options": compiler_options() | _TPU_OPTIONS.get(_device_kind(leaves), {}),
+        "compiler_options": compiler_options()
+        | product_options(positional[0].dtype)
+        | _TPU_OPTIONS.get(_device_kind(leaves), {}),
     }
     if mesh is not None:
         options["out_shardings"] = result_shardings(

@@ -128,9 +128,10 @@ def branch_terms(
 def _states(own: dict[str, Any], e: jax.Array, dtype: Any) -> list[jax.Array]:
     """Of the cell, after every token: float32 [..., k, D] -> k times [..., D]."""
     states: list[jax.Array] = []
+    of_token = project(e, own["cell_token"]["weight"], dtype)  # reads its matrix once for all
+    of_token += jnp.broadcast_to(own["cell_token"]["bias"].astype(jnp.float32), of_token.shape)
     for j in range(e.shape[-2]):
-        y = project(e[..., j, :], own["cell_token"]["weight"], dtype)
-        y = y + jnp.broadcast_to(own["cell_token"]["bias"].astype(jnp.float32), y.shape)
+        y = of_token[..., j, :]
         if states:
             y = y + project(states[-1], own["cell_state"]["weight"], dtype)
         states.append(nn.silu(y))

@@ -19,6 +19,7 @@ def write(folder, *steps_per_token):
     rows = [{"step": 0, "loss": 1.0}]
     for step, value in enumerate(steps_per_token, 1):
         rows.append({"step": step, "held_out/accepted": value} | {name: [0.5] for name in names})
+        rows[-1] |= {"lm_loss": 9.0, "held_out/lm_loss": 2 * value}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "settings.json").write_text(json.dumps({"conditioning": folder.parent.name}))
 
@@ -33,10 +34,27 @@ def test_runs_are_compared_seed_by_seed_by_their_last_evaluation(script, tmp_pat
         write(tmp_path / "runs" / "root" / str(seed), 9.0, one)
         write(tmp_path / "runs" / "branch" / str(seed), 9.0, other)
     script["main"](str(tmp_path / "runs"), "root", str(tmp_path / "out.json"))
-    branch, root = json.loads((tmp_path / "out.json").read_text())
+    branch, root = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert (branch["run"], root["run"]) == ("branch", "root")
-    assert branch["versus root"] == pytest.approx([1.1, 1.1, 1.1])
+    assert branch["tokens_per_step versus root"] == pytest.approx([1.1, 1.1, 1.1])
+    assert branch["lm_loss versus root"] == pytest.approx([1.1, 1.1, 1.1])
     assert branch["tokens_per_step"][0] == pytest.approx(1.65)
+    assert branch["lm_loss"][0] == pytest.approx(3.3)
     assert root["seeds"]["0"]["step"] == 2
-    assert "versus root" not in root
+    assert "tokens_per_step versus root" not in root
     assert branch["settings"] == {"conditioning": "branch"}
+
+
+def test_a_lone_run_keeps_its_curve(script, tmp_path):
+    """Of a seed that the reference lacks, nothing is compared."""
+    write(tmp_path / "runs" / "long", 1.0, 2.0, 3.0)
+    for seed in range(3):
+        write(tmp_path / "runs" / "one" / str(seed), 1.0 + seed)
+    for seed in range(2):
+        write(tmp_path / "runs" / "other" / str(seed), 2.0 + 2 * seed)
+    script["main"](str(tmp_path / "runs"), "other", str(tmp_path / "out.json"))
+    found = json.loads((tmp_path / "out.json").read_text())
+    (long,) = found["lone"]
+    assert [row["accepted"] for row in long["curve"]] == [1, 2, 3]
+    assert [row["step"] for row in long["curve"]] == [1, 2, 3]
+    assert found["rows"][0]["tokens_per_step versus other"] == pytest.approx([0.5, 0.5, 0.5])

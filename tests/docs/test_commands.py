@@ -59,6 +59,13 @@ def test_scripts_run_commands_that_exist(script, tmp_path):
     assert complaints(found) == []
 
 
+def test_sizes_of_heads_are_compared_by_commands_that_exist(tmp_path):
+    (script,) = (script for script in SCRIPTS if "ablation" in script.name)
+    found = commands_of_script(script, tmp_path, COMPARE="sizes", SEEDS="0")
+    assert any("--config.num_layers=8" in command.words for command in found)
+    assert complaints(found) == []
+
+
 def test_only_training_is_for_all_hosts_of_a_slice(tmp_path):
     (script,) = (script for script in SCRIPTS if "tpu" in script.name)
     modules = {"train": {"train.main"}, "measure": {"train.evaluate", "infer.generate"}}

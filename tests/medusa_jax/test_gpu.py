@@ -9,14 +9,14 @@ from medusa_jax import gpu
 from medusa_jax.gpu import (
     compiler_options,
     has_triton,
+    product_options,
     saying_whether_triton,
-    training_options,
 )
 
 
 def test_no_gpu_no_kernels_and_no_options():
     assert has_triton() is False
-    assert compiler_options() == training_options("float32") == {}
+    assert compiler_options() == product_options("float32") == {}
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -24,8 +24,8 @@ def test_what_is_said_of_planned_gpus(said):
     with saying_whether_triton(said):
         assert has_triton() is said
         assert bool(compiler_options()) is not said
-        assert bool(training_options("float32")) is said
-        assert training_options("bfloat16") == {}
+        assert bool(product_options("float32")) is said
+        assert product_options("bfloat16") == {}
     assert has_triton() is False
 
 

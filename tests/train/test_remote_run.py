@@ -85,7 +85,8 @@ def test_a_stopped_run_is_all_there(stopped, local_rows):
     assert steps(stopped) == [3, 4]
     names = {name.split("/")[0] for name in stopped}
     assert names == {
-        "checkpoints", "metrics.jsonl", "run.json", "settings.json", "tensorboard", "token_map.npy"
+        "checkpoints", "environment.json", "metrics.jsonl", "run.json", "settings.json",
+        "tensorboard", "token_map.npy",
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Tests train/run_files.py: settings and draft vocabulary as a folder keeps them."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -20,7 +21,11 @@ def test_what_is_noted_is_read(tmp_path):
     read, token_map = read_run(str(tmp_path))
     assert read == settings
     np.testing.assert_array_equal(token_map, TOKEN_MAP)
-    assert sorted(x.name for x in tmp_path.iterdir()) == ["settings.json", "token_map.npy"]
+    names = ["environment.json", "settings.json", "token_map.npy"]
+    assert sorted(x.name for x in tmp_path.iterdir()) == names
+    about = json.loads((tmp_path / "environment.json").read_text())
+    assert about["command"].startswith("python -m train.main")
+    assert about["versions"]["jax"]
 
 
 def test_an_earlier_runs_draft_vocabulary_is_removed(tmp_path):
@@ -36,7 +41,7 @@ def test_an_earlier_runs_draft_vocabulary_is_removed_from_a_bucket():
         bucket.put("run/token_map.npy", stale.getvalue())
         write_run(folder, recipe())
         folder.upload()
-        assert list(bucket.objects) == ["run/settings.json"]
+        assert sorted(bucket.objects) == ["run/environment.json", "run/settings.json"]
         assert read_run("gs://bucket/run") == (recipe(), None)
 
 

@@ -85,6 +85,12 @@ def test_a_t4_has_products_where_their_matrices_are():
     assert copies(program, merged) == []
 
 
+def test_exact_float32_uses_kernels_that_are_compiled_already():
+    _, _, built = compiled("h100:1", dataclasses.replace(WISH, dtype="float32"))
+    assert "__cublas" in built.text
+    assert "gemm_fusion" not in built.text
+
+
 @pytest.mark.parametrize("tree", ["chain:0", "mc_sim_7b_63"])
 def test_tensor_parallel_decoding(tree):
     """Two sums over devices per layer, and nothing as large as a matrix is gathered."""
