@@ -19,6 +19,7 @@ COLLECTIVES = (
 # {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}; of an axis 'b':(1)2 only a part of 2.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
 
 
@@ -105,6 +106,7 @@ class _Walk:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._known: dict[tuple[str, bool], Costs] = {}
+        self._fused_channels: set[str] = set()
 
     def of(self, name: str, fused: bool = False) -> Costs:
         """Of a computation; fused ones move nothing themselves."""
@@ -124,7 +126,8 @@ class _Walk:
             hbm_bytes=0 if fused else moved_bytes(self._program, computation, instruction),
             cycles=None if fused else instruction.cycles,
         )
-        own += _collective(self._program, instruction)
+        if not (fused and self._was_counted(instruction)):
+            own += _collective(self._program, instruction)
         if instruction.opcode == "while":
             trips = self._program.trips(computation, instruction)
             trip = self.of(called["body"]) + self.of(called["condition"])
@@ -141,6 +144,18 @@ class _Walk:
             inside = called.get("calls") or called["to_apply"]
             return own + self.of(inside, fused)
         return own
+
+    def _was_counted(self, instruction: Instruction) -> bool:
+        """Whether another fusion has it: a TPU begins, goes on with and ends a gathering in three.
+
+        They are what stands beside it, and each repeats the whole collective.
+        """
+        channel = _CHANNEL.search(instruction.text)
+        if channel is None:
+            return False
+        was_counted = channel[1] in self._fused_channels
+        self._fused_channels.add(channel[1])
+        return was_counted
 
 
 def _collective(program: Program, instruction: Instruction) -> Costs:

@@ -26,6 +26,9 @@ from medusa_jax.nn.quantize import (
 from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.logits import lm_heads
 from medusa_jax.objectives.objective import Objective
+from medusa_jax.pin import Pin
+from medusa_jax.sharding import make_mesh
+from tests.medusa_jax.packed import quick_jit
 from tests.medusa_jax.tiny import CONFIG as SMALL
 from tests.medusa_jax.tiny import tiny_lm
 
@@ -79,10 +82,10 @@ def test_codes_take_the_bits_they_say(params, kind, bits):
     assert weight.scale.size == weight.qvalue.size // 64  # a row has 64 columns
 
 
-@pytest.mark.parametrize(("kind", "remat"), [("int8", False), ("nf4", True)])
-def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, remat):
+@pytest.mark.parametrize(("kind", "meshes"), [("int8", [None]), ("nf4", [None, (1, 2, 1)])])
+def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, meshes):
+    """Computed again from codes that devices gather, too."""
     heads = MedusaConfig(num_heads=2, hidden_size=64, vocab_size=CONFIG.vocab_size)
-    objective = Objective(CONFIG, heads, "medusa2", remat=remat)
     rng = np.random.default_rng(1)
     shape = (2, 12)
     batch = {
@@ -96,14 +99,15 @@ def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, remat)
         "lora": init_lora(params, 4, jax.random.key(0), jnp.float32),
     }
 
-    @jax.jit
-    def loss_and_gradient(trained, backbone):
-        def loss(trained):
+    def loss_and_gradient(backbone, **options):
+        objective = Objective(CONFIG, heads, "medusa2", **options)
+
+        def loss(trained, backbone):
             all_params = trained | {"backbone": backbone}
             labels = objective.labels(all_params, batch)
             return objective.loss(all_params, batch, labels, count_labels(labels))[0]
 
-        return jax.value_and_grad(loss)(trained)
+        return jax.device_get(quick_jit(jax.value_and_grad(loss))(trained, backbone))
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         quantised = quantize_backbone(params, kind)
@@ -112,14 +116,16 @@ def test_adapters_and_heads_learn_over_a_quantised_backbone(params, kind, remat)
             quantised,
             is_leaf=is_quantized,
         )
-        value, gradient = loss_and_gradient(trained, quantised)
-        expected, expected_gradient = loss_and_gradient(trained, wide)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
-        gradient,
-        expected_gradient,
-    )
+        expected = loss_and_gradient(wide)
+        pins = [sizes and Pin(make_mesh(*sizes)) for sizes in meshes]
+        found = [loss_and_gradient(quantised, remat=kind == "nf4", pin=pin) for pin in pins]
+    for value, gradient in found:
+        np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+            gradient,
+            expected[1],
+        )
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])

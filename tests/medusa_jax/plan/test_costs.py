@@ -93,6 +93,25 @@ def test_the_end_of_an_asynchronous_one_is_none():
     assert one("f32[128] all-gather-done(%x)").collectives == {}
 
 
+def test_one_that_three_fusions_share_counts_once():
+    """What a TPU gathers while it multiplies is begun, carried on and ended in fusions."""
+    fused = "".join(
+        f"""%fused.{number} (p.{number}: f32[16]) -> f32[128] {{
+  %p.{number} = f32[16] parameter(0)
+  ROOT %part.{number} = f32[128] all-gather(%p.{number}), channel_id={channel}, dimensions={{0}}
+}}
+"""
+        for number, channel in enumerate((7, 7, 7, 8))
+    )
+    calls = "".join(
+        f"  %g.{number} = f32[128] fusion(%x), kind=kCustom, calls=%fused.{number}\n"
+        for number in range(4)
+    )
+    entry = f"ENTRY %main (x: f32[16]) -> f32[16] {{\n  %x = f32[16] parameter(0)\n{calls}"
+    program = parse(f"{HEADER}{fused}{entry}  ROOT %y = f32[16] negate(%x)\n}}\n")
+    assert costs_of(program).collectives == {"all-gather": 2 * 512}
+
+
 NESTED = """HloModule nested, num_partitions=8
 %fused (p: f32[16]) -> f32[128] {
   %p = f32[16] parameter(0)
