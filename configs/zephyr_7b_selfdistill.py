@@ -10,7 +10,7 @@ from 0 along a sine: this is how the heads are warmed up.
 
 Data: about 100k conversations; seeds probably from UltraChat (the paper names it and ShareGPT for
 its two self-distilled models). The authors let Zephyr talk to itself instead of replaying prompts.
-Hardware: the authors' files are for 8 GPUs.
+Hardware: the authors' files are for 8 GPUs; not planned yet (docs/tpu.md).
 Hours: not in the paper; not measured here.
 Expected: paper: MT-bench quality 7.25 (0.07 below the base model) at 2.66 times the speed, 3.14
 tokens per step by typical acceptance (table 1).

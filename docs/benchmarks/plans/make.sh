@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Plans every configuration of configs/ into this folder, and the large ones on the smallest slice of
-# each kind that they fit, and one that they do not, into slices.json. Needs `pip install
-# ".[plan,quant]"`, the CUDA compiler (docs/plan.md), hours of one core, and a clone without changes;
-# plans that are there are kept, those of slices.json in runs/plans/.
+# Plans every configuration of configs/ into this folder, and the large ones on small slices of each
+# kind into slices.json. Needs `pip install ".[plan,quant]"`, the CUDA compiler (docs/plan.md), a
+# clone without changes, and hours of one core; plans that are there are kept, those that only
+# slices.json has in runs/plans/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 here=docs/benchmarks/plans slices=runs/plans
@@ -19,19 +19,27 @@ on() { # CONFIG TOPOLOGY ...
 }
 
 plan $here/tiny v5e:2x2 tiny.py
-plan $here/smollm2_medusa1 v5e:1x1 smollm2_medusa1.py
-plan $here/smollm2_medusa2 v5e:1x1 smollm2_medusa2.py
-plan $here/smollm2_selfdistill v5e:1x1 smollm2_selfdistill.py
+plan $here/smollm2_medusa1 h100:1 smollm2_medusa1.py
+plan $here/smollm2_medusa2 h100:1 smollm2_medusa2.py
+plan $here/smollm2_selfdistill h100:1 smollm2_selfdistill.py
 plan $here/vicuna_7b_medusa1 v5e:2x4 vicuna_7b_medusa1.py
 plan $here/vicuna_7b_medusa2_stage1 v5e:2x4 vicuna_7b_medusa2.py:stage1
 plan $here/vicuna_7b_medusa2_stage2 v5e:2x4 vicuna_7b_medusa2.py:stage2
 plan $here/llama3_8b_medusa1 v5e:2x4 llama3_8b_medusa1.py
 plan $here/zephyr_7b_selfdistill v5p:2x2x1 zephyr_7b_selfdistill.py
 plan $here/vicuna_13b_medusa1 v5p:2x2x1 vicuna_13b_medusa1.py
-plan $here/vicuna_13b_medusa2_stage1 v5p:2x2x1 vicuna_13b_medusa2.py:stage1
+plan $here/vicuna_13b_medusa2_stage1 h100:1 vicuna_13b_medusa2.py:stage1
 plan $here/vicuna_13b_medusa2_stage2 v5p:2x2x1 vicuna_13b_medusa2.py:stage2
 plan $here/vicuna_33b_selfdistill v5p:2x2x2 vicuna_33b_selfdistill.py
 
-# SLICES
+on vicuna_7b_medusa1.py h100:1 v5e:2x2 v5p:2x2x1 v6e:2x2
+on vicuna_7b_medusa2.py:stage1 h100:1 v5e:2x2 v5p:2x2x1 v6e:1x1 v6e:2x2
+on vicuna_7b_medusa2.py:stage2 h100:1 v5e:2x2 v5p:2x2x1 v6e:2x2
+on llama3_8b_medusa1.py h100:1 v5e:2x2 v5p:2x2x1 v6e:2x2
+on zephyr_7b_selfdistill.py h100:1 h100:2 v5e:2x4 v6e:2x2
+on vicuna_13b_medusa1.py h100:1 v5e:2x4 v6e:2x2
+on vicuna_13b_medusa2.py:stage1 v5e:2x2 v5e:2x4 v5p:2x2x1 v6e:2x2
+on vicuna_13b_medusa2.py:stage2 h100:1 h100:2 v5e:2x4 v6e:2x2
+on vicuna_33b_selfdistill.py h100:2 h100:4 v5p:2x2x1 v6e:2x4
 
 python $here/gather.py $here $slices $here/slices.json
