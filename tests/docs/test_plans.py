@@ -16,8 +16,6 @@ RECIPES = sorted(
 
 # Programs that nobody has had the hours to compile; the 33B's plan is of a tree with changes.
 MISSING = {
-    "smollm2_medusa2",
-    "smollm2_selfdistill",
     "vicuna_13b_medusa2_stage2",
     "vicuna_33b_selfdistill",
     "zephyr_7b_selfdistill",
