@@ -18,7 +18,6 @@ RECIPES = sorted(
 MISSING = {
     "vicuna_13b_medusa2_stage2",
     "vicuna_33b_selfdistill",
-    "zephyr_7b_selfdistill",
 }
 
 
