@@ -8,10 +8,10 @@
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
 Data: as for 7B, 230 million tokens in two epochs of each stage.
-Hardware: the authors' files are for 8 GPUs. By the compilers, the first stage fits one H100 (37.7
-of 84.9 GB); v5e:2x4, v5p:2x2x1 and v6e:2x2 should do. The second is not planned yet (docs/tpu.md).
+Hardware: the authors' files are for 8 GPUs. By the compiler, the first stage fits one H100 (37.7 of
+84.9 GB) and the second two (51.0 GB each); a v5p:2x2x1 should do for both (docs/tpu.md).
 Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-the first stage takes 2.1 on one H100.
+2.1 on one H100 and 2.8 on two.
 Expected: paper: MT-bench quality 6.43 (0.14 below the base model) at 2.83 times the speed, 3.51
 tokens per step by typical acceptance (table 1).
 """

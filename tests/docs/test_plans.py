@@ -14,11 +14,7 @@ RECIPES = sorted(
 )
 
 
-# Programs that nobody has had the hours to compile; the 33B's plan is of a tree with changes.
-MISSING = {
-    "vicuna_13b_medusa2_stage2",
-    "vicuna_33b_selfdistill",
-}
+MISSING = {"vicuna_33b_selfdistill"}  # its plan is of a tree with changes
 
 
 @pytest.fixture(scope="module")

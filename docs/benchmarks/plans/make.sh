@@ -29,7 +29,7 @@ plan $here/llama3_8b_medusa1 v5e:2x4 llama3_8b_medusa1.py
 plan $here/zephyr_7b_selfdistill h100:2 zephyr_7b_selfdistill.py
 plan $here/vicuna_13b_medusa1 v5p:2x2x1 vicuna_13b_medusa1.py
 plan $here/vicuna_13b_medusa2_stage1 h100:1 vicuna_13b_medusa2.py:stage1
-plan $here/vicuna_13b_medusa2_stage2 v5p:2x2x1 vicuna_13b_medusa2.py:stage2
+plan $here/vicuna_13b_medusa2_stage2 h100:2 vicuna_13b_medusa2.py:stage2
 plan $here/vicuna_33b_selfdistill v5p:2x2x2 vicuna_33b_selfdistill.py
 
 on vicuna_7b_medusa1.py h100:1 v5e:2x2 v5p:2x2x1 v6e:2x2
@@ -39,7 +39,7 @@ on llama3_8b_medusa1.py h100:1 v5e:2x2 v5p:2x2x1 v6e:2x2
 on zephyr_7b_selfdistill.py h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_13b_medusa1.py h100:1 v5e:2x4 v6e:2x2
 on vicuna_13b_medusa2.py:stage1 v5e:2x2 v5e:2x4 v5p:2x2x1 v6e:2x2
-on vicuna_13b_medusa2.py:stage2 h100:1 h100:2 v5e:2x4 v6e:2x2
+on vicuna_13b_medusa2.py:stage2 h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_33b_selfdistill.py h100:2 h100:4 v5p:2x2x1 v6e:2x4
 
 python $here/gather.py $here $slices $here/slices.json
