@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
+from medusa_jax.gpu import product_options
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.labels import shift_labels
 from medusa_jax.pin import Pin
@@ -20,7 +21,7 @@ _MIN_WIDTH = 64
 
 
 def batches_of_like_length(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
-    """Groups of one padded width each, the shortest first.
+    """Groups of one padded width each, the shortest first, those of one length as they came.
 
     Args:
       examples: tokenized conversations.
@@ -37,6 +38,13 @@ def batches_of_like_length(examples: Sequence[Example], tokens: int) -> Iterator
         batch.append(example)
     if batch:
         yield batch
+
+
+def in_order(examples: Sequence[Example], found: Sequence[Any]) -> list[Any]:
+    """What was found of the conversations of all these batches, in the order of `examples`."""
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].token_T))
+    by_number = dict(zip(order, found, strict=True))
+    return [by_number[i] for i in range(len(examples))]
 
 
 def pad(batch: Sequence[Example], tokens: int) -> dict[str, np.ndarray]:
@@ -93,7 +101,7 @@ def hidden_and_labels(
     if mesh is not None:
         pin, batch = Pin(mesh), spread_rows(mesh, batch)
     llama = Llama(lm.config, jnp.dtype(lm.dtype), pin=pin)
-    return _program(mesh)(llama, num_heads, rows, lm.params, batch)
+    return _program(mesh, lm.dtype)(llama, num_heads, rows, lm.params, batch)
 
 
 def spread_rows(mesh: Mesh, arrays: Any) -> Any:
@@ -112,8 +120,10 @@ def spread_rows(mesh: Mesh, arrays: Any) -> Any:
 
 
 @functools.cache
-def _program(mesh: Mesh | None) -> Any:
-    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
+def _program(mesh: Mesh | None, dtype: str) -> Any:
+    options: dict[str, Any] = {"compiler_options": product_options(dtype)}
+    if mesh is not None:
+        options["out_shardings"] = replicated(mesh)
     return jax.jit(_forward, static_argnums=(0, 1, 2), **options)
 
 

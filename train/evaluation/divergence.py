@@ -11,8 +11,9 @@ import numpy as np
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.config import LlamaConfig
+from medusa_jax.gpu import product_options
 from medusa_jax.nn.llama import Llama
-from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.data.padded import batches_of_like_length, hidden_and_labels, in_order, pad
 from train.distributed import own_share, sum_over_processes
 
 _BLOCK = 256  # positions whose logits exist at the same time
@@ -30,33 +31,53 @@ def mean_divergence(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
     """
     total, count = 0.0, 0
     for batch in own_share(batches_of_like_length(examples, _TOKENS_PER_BATCH)):
-        padded = pad(batch, _TOKENS_PER_BATCH)
-        hidden = [_hidden(model, padded) for model in (reference, lm)]
-        used = np.flatnonzero(np.roll(padded["is_label"], -1, axis=1)[:, :-1])
-        # Positions of rows without their last column, which nothing follows.
-        rows, columns = np.divmod(used, padded["token"].shape[1] - 1)
-        for start in range(0, len(used), _BLOCK):
-            at = rows[start : start + _BLOCK], columns[start : start + _BLOCK]
-            both = [np.zeros((_BLOCK, h.shape[-1]), h.dtype) for h in hidden]
-            for to, own in zip(both, hidden, strict=True):
-                to[: len(at[0])] = own[at]
-            kl_T = _divergence(
-                (reference.config, lm.config),
-                (reference.dtype, lm.dtype),
-                (reference.params, lm.params),
-                tuple(map(jnp.asarray, both)),
-            )
-            total += float(np.asarray(kl_T)[: len(at[0])].sum(dtype=np.float64))
-        count += len(used)
+        rows = _divergences(reference, lm, batch)
+        total += sum(kl_T.sum(dtype=np.float64) for kl_T in rows)
+        count += sum(len(kl_T) for kl_T in rows)
     total, count = sum_over_processes(np.asarray([total, count], np.float64))
     return float(total / count)
+
+
+def divergence_each(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Example]) -> list[float]:
+    """The sum of the same over the positions of every conversation; for one process."""
+    found: list[float] = []
+    for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
+        found += [float(x.sum(dtype=np.float64)) for x in _divergences(reference, lm, batch)]
+    return in_order(examples, found)
+
+
+def _divergences(reference: MedusaLM, lm: MedusaLM, batch: Sequence[Example]) -> list[np.ndarray]:
+    """Of every conversation, float32 [T] of the positions that a label follows."""
+    padded = pad(batch, _TOKENS_PER_BATCH)
+    hidden = [_hidden(model, padded) for model in (reference, lm)]
+    used = np.flatnonzero(np.roll(padded["is_label"], -1, axis=1)[:, :-1])
+    # Positions of rows without their last column, which nothing follows.
+    rows, columns = np.divmod(used, padded["token"].shape[1] - 1)
+    kl_T = np.zeros(len(used), np.float32)
+    for start in range(0, len(used), _BLOCK):
+        at = rows[start : start + _BLOCK], columns[start : start + _BLOCK]
+        both = [np.zeros((_BLOCK, h.shape[-1]), h.dtype) for h in hidden]
+        for to, own in zip(both, hidden, strict=True):
+            to[: len(at[0])] = own[at]
+        block_T = _program(lm.dtype)(
+            (reference.config, lm.config),
+            (reference.dtype, lm.dtype),
+            (reference.params, lm.params),
+            tuple(map(jnp.asarray, both)),
+        )
+        kl_T[start : start + _BLOCK] = np.asarray(block_T)[: len(at[0])]
+    return [kl_T[rows == row] for row in range(len(batch))]
 
 
 def _hidden(lm: MedusaLM, padded: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(hidden_and_labels(lm, 0, padded)[0])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.cache
+def _program(dtype: str) -> Any:
+    return jax.jit(_divergence, static_argnums=(0, 1), compiler_options=product_options(dtype))
+
+
 def _divergence(
     configs: tuple[LlamaConfig, LlamaConfig], dtypes: tuple[str, str], params: Any, hidden: Any
 ) -> jax.Array:

@@ -7,18 +7,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
+from medusa_jax.gpu import product_options
 from medusa_jax.nn.branch import correction
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
-from medusa_jax.objectives.accuracy import count_hits, followed_nodes, label_rank
+from medusa_jax.objectives.accuracy import followed_nodes, label_rank
 from medusa_jax.objectives.cross_entropy import cross_entropy
 from medusa_jax.objectives.logits import head_logits, lm_head_logits, lm_heads
 from medusa_jax.tree.build import Tree
-
-RANKS = 20  # of a head's tokens that are told apart
 
 
 def scoring_params(lm: MedusaLM) -> dict[str, Any]:
@@ -30,15 +30,14 @@ def scoring_params(lm: MedusaLM) -> dict[str, Any]:
     return {"heads": heads, "base": base, "shared": shared, "embed": embed}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def score_positions(
     config: MedusaConfig | None,
     dtype: str,
     params: dict[str, Any],
     tree: Tree,
     hidden_TD: jax.Array,
-    next_TM: jax.Array,
-    labels_TJ: jax.Array,
+    next_TM: ArrayLike,
+    labels_TJ: ArrayLike,
 ) -> dict[str, jax.Array]:
     """Scores T positions, in any order.
 
@@ -52,9 +51,26 @@ def score_positions(
       labels_TJ: int32, the base head's in V, the heads' in their vocabulary; IGNORE or OUTSIDE.
 
     Returns:
-      "lm_loss" [T], "head_loss" [T, M]; "hits" [RANKS, M], see `count_hits`; and "followed" [T],
-      the nodes of the tree that the labels follow where the base head has a label.
+      "lm_loss" [T], "head_loss" [T, M]; "rank" [T, M], see `label_rank`; and "followed" [T], the
+      nodes of the tree that the labels follow where the base head has a label.
     """
+    return _program(dtype)(config, dtype, params, tree, hidden_TD, next_TM, labels_TJ)
+
+
+@functools.cache
+def _program(dtype: str) -> Any:
+    return jax.jit(_score, static_argnums=(0, 1), compiler_options=product_options(dtype))
+
+
+def _score(
+    config: MedusaConfig | None,
+    dtype: str,
+    params: dict[str, Any],
+    tree: Tree,
+    hidden_TD: jax.Array,
+    next_TM: jax.Array,
+    labels_TJ: jax.Array,
+) -> dict[str, jax.Array]:
     base_TV = lm_head_logits(params["base"], hidden_TD, dtype=dtype)
     lm_loss_T = cross_entropy(base_TV, labels_TJ[:, 0])
     if config is None:
@@ -75,8 +91,7 @@ def score_positions(
         loss_MT, rank_MT = jax.lax.map(score, (parts, labels_TJ[:, 1:].T))
         loss_TM, rank_TM = loss_MT.T, rank_MT.T
     followed_T = jnp.where(labels_TJ[:, 0] < 0, 0, followed_nodes(tree, rank_TM))
-    hits = count_hits(rank_TM, RANKS)
-    return {"lm_loss": lm_loss_T, "head_loss": loss_TM, "hits": hits, "followed": followed_T}
+    return {"lm_loss": lm_loss_T, "head_loss": loss_TM, "rank": rank_TM, "followed": followed_T}
 
 
 def _each_head(

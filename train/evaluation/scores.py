@@ -19,11 +19,12 @@ from medusa_jax.objectives.accuracy import TOP, expected_tokens
 from medusa_jax.objectives.labels import IGNORE, to_draft_vocabulary
 from medusa_jax.sharding import logical_sharding, mesh_of
 from medusa_jax.tree.build import Tree
-from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.data.padded import batches_of_like_length, hidden_and_labels, in_order, pad
 from train.distributed import own_share, sum_over_processes
-from train.evaluation.positions import RANKS, score_positions, scoring_params
+from train.evaluation.positions import score_positions, scoring_params
 from train.evaluation.walk import count_steps
 
+RANKS = 20  # of a head's tokens that are told apart
 _BLOCK = 256  # positions whose logits exist at the same time
 _TOKENS_PER_BATCH = 4096
 
@@ -119,36 +120,58 @@ def score(
     total = Scores.zero(_num_heads(lm))
     params = scoring_params(lm)
     for batch in own_share(batches_of_like_length(examples, _TOKENS_PER_BATCH)):
-        total += _score_batch(lm, params, tree, batch)
+        total = sum(_score_batch(lm, params, tree, batch), total)
         advance(len(batch))
     return total.over_processes()
+
+
+def score_each(lm: MedusaLM, tree: Tree, examples: Sequence[Example]) -> list[Scores]:
+    """What `score` makes of every conversation alone; for one process."""
+    params, found = scoring_params(lm), []
+    for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
+        found += _score_batch(lm, params, tree, batch)
+    return in_order(examples, found)
 
 
 def _num_heads(lm: MedusaLM) -> int:
     return 0 if lm.heads_config is None else lm.heads_config.num_heads
 
 
-def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]) -> Scores:
+def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]) -> list[Scores]:
+    """Of every conversation."""
     padded = pad(batch, _TOKENS_PER_BATCH)
-    shape = padded["token"].shape
     hidden_TD, labels_TJ = _forward(lm, padded)
+    found = _positions(lm, params, tree, hidden_TD, labels_TJ, padded["token"].reshape(-1))
+    found["labels"] = labels_TJ
+    shape = padded["token"].shape
+    rows = {name: x.reshape(*shape, *x.shape[1:]) for name, x in found.items()}
+    return [_sums({name: x[row] for name, x in rows.items()}) for row in range(len(batch))]
+
+
+def _positions(
+    lm: MedusaLM,
+    params: Any,
+    tree: Tree,
+    hidden_TD: jax.Array,
+    labels_TJ: np.ndarray,
+    token_T: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What `score_positions` gives, zeros where nothing has a label."""
     # What is beyond the end of a row: no head that sees it has a label.
     ahead = range(1, max(labels_TJ.shape[1], 2))
-    next_TM = np.stack([np.roll(padded["token"].reshape(-1), -j) for j in ahead], axis=-1)
-    followed_T = np.zeros(labels_TJ.shape[0], np.int32)
-    total = Scores.zero(_num_heads(lm))
+    next_TM = np.stack([np.roll(token_T, -j) for j in ahead], axis=-1)
     used = np.flatnonzero((labels_TJ != IGNORE).any(axis=1))
-    for start in range(0, len(used), _BLOCK):
+    found: dict[str, np.ndarray] = {}
+    for start in range(0, max(len(used), 1), _BLOCK):
         index = used[start : start + _BLOCK]
         at = np.pad(index, (0, _BLOCK - len(index))).astype(np.int32)  # blocks of one shape
         own_TJ = np.where((np.arange(_BLOCK) < len(index))[:, None], labels_TJ[at], IGNORE)
         hidden = _spread(lm, jnp.take(hidden_TD, at, axis=0))
         out = score_positions(lm.heads_config, lm.dtype, params, tree, hidden, next_TM[at], own_TJ)
-        out = jax.device_get(out)
-        followed_T[index] = out["followed"][: len(index)]
-        total += _sums(own_TJ, out)
-    is_root_BT = (labels_TJ[:, 0] != IGNORE).reshape(shape)
-    return dataclasses.replace(total, steps=count_steps(is_root_BT, followed_T.reshape(shape)))
+        for name, value in jax.device_get(out).items():
+            shape = len(token_T), *value.shape[1:]
+            found.setdefault(name, np.zeros(shape, value.dtype))[index] = value[: len(index)]
+    return found
 
 
 def _forward(lm: MedusaLM, padded: dict[str, np.ndarray]) -> tuple[jax.Array, np.ndarray]:
@@ -169,15 +192,19 @@ def _spread(lm: MedusaLM, hidden_TD: jax.Array) -> jax.Array:
     return jax.device_put(hidden_TD, sharding)
 
 
-def _sums(labels_TJ: np.ndarray, out: dict[str, np.ndarray]) -> Scores:
-    has_label_TJ = labels_TJ != IGNORE
+def _sums(row: dict[str, np.ndarray]) -> Scores:
+    """Over the positions of a conversation."""
+    has_label_TJ = row["labels"] != IGNORE
+    # A position without a head's label has no rank.
+    rank_TM = np.where(has_label_TJ[:, 1:], row["rank"], np.iinfo(np.int32).max)
+    is_root_T = has_label_TJ[:, 0]
     return Scores(
-        num_tokens=int(has_label_TJ[:, 0].sum()),
-        lm_loss=float(out["lm_loss"].sum(dtype=np.float64)),
+        num_tokens=int(is_root_T.sum()),
+        lm_loss=float(row["lm_loss"].sum(dtype=np.float64)),
         labels_M=has_label_TJ[:, 1:].sum(axis=0),
-        covered_M=(labels_TJ[:, 1:] >= 0).sum(axis=0),
-        loss_M=out["head_loss"].sum(axis=0, dtype=np.float64),
-        hits=out["hits"].astype(np.int64),
-        followed=int(out["followed"].sum()),
-        steps=0,
+        covered_M=(row["labels"][:, 1:] >= 0).sum(axis=0),
+        loss_M=row["head_loss"].sum(axis=0, dtype=np.float64),
+        hits=np.stack([(rank_TM < k).sum(axis=0) for k in range(1, RANKS + 1)]),
+        followed=int(row["followed"].sum()),
+        steps=count_steps(is_root_T[None], row["followed"][None]),
     )

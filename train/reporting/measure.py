@@ -10,8 +10,8 @@ from medusa_jax import MedusaLM, generate
 from medusa_jax.chat import Example
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
-from train.evaluation.divergence import mean_divergence
-from train.evaluation.scores import Scores, score
+from train.evaluation.divergence import divergence_each
+from train.evaluation.scores import Scores, score_each
 from train.random_model import load_lm
 from train.reporting.figures import Prompts
 from train.reporting.quality import compare_answers
@@ -55,20 +55,22 @@ class Models:
         prompts, answers = self._known[model]
         assert lm.heads_config is not None  # a run always exports some
         tree = load_tree(self._tree, lm.heads_config.num_heads)
-        scores = [score(lm, tree, [answer], lambda count: None) for answer in answers]
+        scores = score_each(lm, tree, answers)
         return _with_steps(prompts, [own.steps for own in scores]), scores
 
     def _measured(self, lm: MedusaLM, answers: Sequence[Example]) -> Prompts:
         """A row of every prompt with all that does not depend on heads."""
         plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
-        questions = []
-        for answer, other in zip(answers, self._answers, strict=True):
-            row = compare_answers(_own_tokens(answer), _own_tokens(other))
-            kl = 0.0 if lm is self._original else mean_divergence(self._original, lm, [other])
-            questions.append(row | {"kl": kl * row["original_tokens"]})
+        kl = [0.0] * len(answers)
+        if lm is not self._original:
+            kl = divergence_each(self._original, lm, self._answers)
+        questions = [
+            compare_answers(_own_tokens(answer), _own_tokens(other)) | {"kl": own}
+            for answer, other, own in zip(answers, self._answers, kl, strict=True)
+        ]
         return {
-            "conversations": [_loss(plain, x) for x in self._sets.conversations],
-            "problems": [_loss(plain, x) for x in self._sets.problems],
+            "conversations": _losses(plain, self._sets.conversations),
+            "problems": _losses(plain, self._sets.problems),
             "questions": questions,
         }
 
@@ -94,9 +96,9 @@ def _own_tokens(answer: Example) -> list[int]:
     return answer.token_T[answer.is_label_T].tolist()
 
 
-def _loss(lm: MedusaLM, example: Example) -> dict[str, Any]:
-    scores = score(lm, build_tree([]), [example], lambda count: None)
-    return {"loss": scores.lm_loss, "tokens": scores.num_tokens}
+def _losses(lm: MedusaLM, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    scores = score_each(lm, build_tree([]), examples)
+    return [{"loss": own.lm_loss, "tokens": own.num_tokens} for own in scores]
 
 
 def _with_steps(prompts: Prompts, steps: Sequence[int]) -> Prompts:

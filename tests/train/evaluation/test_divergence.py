@@ -5,7 +5,7 @@ import numpy as np
 from medusa_jax.chat import Example
 from medusa_jax.io.load import for_decoding
 from tests.medusa_jax.tiny import last_hidden, tiny_lm
-from train.evaluation.divergence import mean_divergence
+from train.evaluation.divergence import divergence_each, mean_divergence
 
 
 def log_probs(lm, tokens):
@@ -29,6 +29,8 @@ def test_divergence_is_the_mean_over_positions_that_a_label_follows():
                 wanted.append((np.exp(p) * (p - q)).sum())
     assert len(wanted) == 4
     np.testing.assert_allclose(found, np.mean(wanted), rtol=1e-4)
+    each = divergence_each(one, other, [example(*row) for row in rows])
+    np.testing.assert_allclose(each, [np.sum(wanted[:3]), wanted[3]], rtol=1e-4)
 
 
 def test_a_quantised_model_is_close_to_itself():

@@ -14,7 +14,7 @@ from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from tests.train.evaluation.samples import DRAFT, PATHS, TREE, V, conversations, lm_with
-from train.evaluation.scores import score
+from train.evaluation.scores import score, score_each
 
 
 def head_logits(lm, hidden, following):
@@ -113,6 +113,9 @@ def test_conversations_do_not_influence_each_other():
     lm, examples = lm_with("shared"), conversations()
     together = score(lm, TREE, examples, lambda _: None)
     alone = [score(lm, TREE, [example], lambda _: None) for example in examples]
+    for one, other in zip(score_each(lm, TREE, examples), alone, strict=True):
+        for name, value in vars(one).items():
+            np.testing.assert_allclose(value, vars(other)[name], rtol=1e-4, err_msg=name)
     for field in dataclasses.fields(together):
         total = sum(getattr(scores, field.name) for scores in alone)
         np.testing.assert_allclose(getattr(together, field.name), total, rtol=1e-6)
