@@ -16,7 +16,7 @@ Hardware: the authors' files are for 8 GPUs. By the compiler, a v5p:2x2x2 (8 chi
 v6e:2x4 and four H100 should do; a part of 8 rows is too few for the v5e's that it would take
 (docs/tpu.md).
 Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-7.7 on a v5p:2x2x2 for 200 million tokens (two epochs of conversations of 1000).
+7.0 on a v5p:2x2x2 for 200 million tokens (two epochs of conversations of 1000).
 Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01
 tokens per step by typical acceptance (table 1).
 """
