@@ -95,7 +95,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         added=_ADDED,
     ) as checkpoints:
         if is_first_process():
-            write_run(folder, settings, token_map)
+            write_run(folder, settings, token_map, is_new=checkpoints.latest is None)
             folder.fetch("metrics.jsonl")
         if settings.hidden_states == "cached":
             data = inputs.cached(settings, splits, lm, folder.local, mesh)

@@ -1,7 +1,7 @@
 """What a working folder keeps of a run beside its checkpoints.
 
-settings.json, environment.json (commit, device, versions, command: see `environment`; of the last
-start), and token_map.npy where the heads have a draft vocabulary.
+settings.json, environment.json (commit, device, versions, command: see `environment`; of the start
+without a checkpoint), and token_map.npy where the heads have a draft vocabulary.
 """
 
 import dataclasses
@@ -22,19 +22,27 @@ _ENVIRONMENT = "environment.json"
 _TOKEN_MAP = "token_map.npy"
 
 
-def write_run(folder: Folder, settings: Settings, token_map: np.ndarray | None = None) -> None:
+def write_run(
+    folder: Folder,
+    settings: Settings,
+    token_map: np.ndarray | None = None,
+    *,
+    is_new: bool = True,
+) -> None:
     """Notes settings, environment and draft vocabulary; for one process, at the start of a run.
 
     Args:
       folder: exists, if it is a local one; of a bucket's, the files are uploaded later.
       settings: of the run.
       token_map: int [Vd], token of each draft id; None: the heads propose from all tokens.
+      is_new: it begins here; one that goes on keeps the environment that it began in.
 
     Raises:
       UserError: the folder cannot be written.
     """
     write_json(folder.local / _SETTINGS, dataclasses.asdict(settings))
-    write_json(folder.local / _ENVIRONMENT, environment("train.main"))
+    if is_new:
+        write_json(folder.local / _ENVIRONMENT, environment("train.main"))
     try:
         if token_map is None:
             _remove_token_map(folder)

@@ -28,6 +28,15 @@ def test_what_is_noted_is_read(tmp_path):
     assert about["versions"]["jax"]
 
 
+def test_a_run_that_goes_on_keeps_where_it_began(tmp_path):
+    write_run(Folder(tmp_path), recipe())
+    (tmp_path / "environment.json").write_text("{}")
+    write_run(Folder(tmp_path), recipe(), is_new=False)
+    assert (tmp_path / "environment.json").read_text() == "{}"
+    write_run(Folder(tmp_path), recipe())
+    assert (tmp_path / "environment.json").read_text() != "{}"
+
+
 def test_an_earlier_runs_draft_vocabulary_is_removed(tmp_path):
     write_run(Folder(tmp_path), recipe(), TOKEN_MAP)
     write_run(Folder(tmp_path), recipe())
