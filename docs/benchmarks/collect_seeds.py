@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by the number of seeds
 HELD_OUT = "held_out/"
@@ -67,8 +67,16 @@ def about(folder: Path) -> dict[str, Any]:
     return {file.stem: json.loads(file.read_text()) for file in files if file.is_file()}
 
 
+def refuse(message: str) -> NoReturn:
+    """One line, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 def main(runs: str, references: str, output: str) -> None:
     """Writes the file."""
+    if not Path(runs).is_dir():
+        refuse(f"{runs} is no folder: name one that holds working folders of train.main")
     found, rows, lone = {}, [], []
     for folder in sorted(Path(runs).iterdir()):
         if seeds := sorted(log.parent for log in folder.glob("*/metrics.jsonl")):
@@ -76,6 +84,8 @@ def main(runs: str, references: str, output: str) -> None:
             found[folder.name] = {seed: rows[0] for seed, rows in last.items() if rows}
         elif (folder / "metrics.jsonl").is_file():
             lone.append({"run": folder.name, "curve": held_out(folder)} | about(folder))
+    for missing in set(references.split(",")) - set(found):
+        refuse(f"{missing} has no runs in {runs}: there are {', '.join(found) or 'none'}")
     for name in found:
         row = row_of(name, found, references.split(","))
         rows.append(row | about(Path(runs) / name / next(iter(found[name]))))

@@ -18,7 +18,8 @@ import numpy as np
 import medusa_jax
 from medusa_jax.chat import tokenize
 from medusa_jax.environment import environment
-from medusa_jax.io.atomic import write_json
+from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.tree.presets import load_tree
 from train.data import sharegpt
 from train.evaluation.scores import score
@@ -74,6 +75,7 @@ def shrunk(value: Any, shrink: Shrink) -> tuple[Any, int]:
 
 def main(data: str, output: str) -> None:
     """Measures every way and writes the file."""
+    target = check_output(output)
     lm = medusa_jax.load(tree="chain:0", dtype="float32")
     tree = load_tree("smollm2_135m_63")
     rows = list(sharegpt.checked_rows(Path(data), "stop", print))
@@ -96,8 +98,12 @@ def main(data: str, output: str) -> None:
         )
         print(found[-1], flush=True)
     about = environment("docs.benchmarks.shrink_heads")
-    write_json(Path(output), about | {"replies": len(examples), "rows": found})
+    write_json(target, about | {"replies": len(examples), "rows": found})
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

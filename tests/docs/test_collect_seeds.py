@@ -58,3 +58,14 @@ def test_a_lone_run_keeps_its_curve(script, tmp_path):
     assert [row["accepted"] for row in long["curve"]] == [1, 2, 3]
     assert [row["step"] for row in long["curve"]] == [1, 2, 3]
     assert found["rows"][0]["tokens_per_step versus other"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_what_is_not_there_is_one_line(script, tmp_path, capsys):
+    write(tmp_path / "runs" / "root" / "0", 1.0)
+    write(tmp_path / "runs" / "root" / "1", 2.0)
+    for runs, reference in (("nowhere", "root"), ("runs", "other")):
+        with pytest.raises(SystemExit) as stopped:
+            script["main"](str(tmp_path / runs), reference, str(tmp_path / "out.json"))
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out.json").exists()
