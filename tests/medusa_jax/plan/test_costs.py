@@ -101,15 +101,15 @@ def test_one_that_three_fusions_share_counts_once():
   ROOT %part.{number} = f32[128] all-gather(%p.{number}), channel_id={channel}, dimensions={{0}}
 }}
 """
-        for number, channel in enumerate((7, 7, 7, 8))
+        for number, channel in enumerate((7, 7, 7, 8, 9))
     )
     calls = "".join(
         f"  %g.{number} = f32[128] fusion(%x), kind=kCustom, calls=%fused.{number}\n"
-        for number in range(4)
+        for number in range(5)
     )
     entry = f"ENTRY %main (x: f32[16]) -> f32[16] {{\n  %x = f32[16] parameter(0)\n{calls}"
     program = parse(f"{HEADER}{fused}{entry}  ROOT %y = f32[16] negate(%x)\n}}\n")
-    assert costs_of(program).collectives == {"all-gather": 2 * 512}
+    assert costs_of(program).collectives == {"all-gather": 3 * 512}
 
 
 NESTED = """HloModule nested, num_partitions=8
@@ -164,7 +164,7 @@ def test_loops_branches_and_calls():
 
 def test_a_step_is_one_trip_of_the_open_loop():
     found = step_costs(parse(NESTED))
-    assert found.collectives == {"all-gather": 2 * 512}
+    assert found.collectives == {"all-gather": 3 * 512}
     assert found.cycles == 100
 
 
