@@ -164,7 +164,7 @@ def test_loops_branches_and_calls():
 
 def test_a_step_is_one_trip_of_the_open_loop():
     found = step_costs(parse(NESTED))
-    assert found.collectives == {"all-gather": 3 * 512}
+    assert found.collectives == {"all-gather": 2 * 512}
     assert found.cycles == 100
 
 
