@@ -142,10 +142,12 @@ def _watch(source: WheelFile, process: subprocess.Popen, scratch: Path, progress
 
 def _largest_file(folder: Path) -> int:
     sizes = [0]
-    for path in folder.rglob("*"):
-        # pip renames and removes files while we look.
-        with contextlib.suppress(OSError):
-            sizes.append(path.stat().st_size)
+    # pip renames and removes files and folders while we look. `os.walk` passes over a folder that
+    # has gone, where `Path.rglob` raises.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(os.path.getsize(os.path.join(parent, name)))
     return max(sizes)
 
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.io import default_model
+from medusa_jax.io import default_model, wheel_file
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME, default_model_path
 
@@ -114,3 +114,19 @@ def test_cache_that_cannot_be_written(index, monkeypatch):
     with pytest.raises(UserError, match="MEDUSA_JAX_CACHE") as info:
         default_model_path(progress=False)
     assert one_line(info)
+
+
+def test_watching_survives_a_folder_that_pip_removes(tmp_path, monkeypatch):
+    (tmp_path / "pip.log").write_bytes(bytes(7))
+    gone = tmp_path / "pip-unpack"
+    gone.mkdir()
+    scandir = os.scandir
+
+    def scandir_too_late(path):
+        if os.fspath(path) == str(gone):
+            gone.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_too_late)
+    assert wheel_file._largest_file(tmp_path) == 7
+    assert not gone.exists()
