@@ -21,7 +21,7 @@ Controls, each of which answers a question about these:
 "one_stage_stopped": does a single stage do less harm where the heads' loss does not train the LM
 head that they share?
 "naive_own": is it harmful, too, where the heads have projections of their own, as the paper's do?
-They do not see their branch then: no format keeps heads with both.
+They see nothing but the hidden state then: recurrent heads share the LM head.
 "naive_stopped": and is it that LM head? Again the heads' loss does not train it.
 "lora_only": what do the adapters do to the model without heads? lambda_0 is 0, and the heads of
 "two_stage" stay as they are.

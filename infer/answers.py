@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 
 from infer import display
-from infer.totals import totals
+from infer.totals import running
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, generate_as_done, stream
 from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.cli_console import note, waiting
@@ -123,15 +123,22 @@ def stream_answer(lm: MedusaLM, job: Job, index: int) -> Generation:
 
 
 def print_answers(lm: MedusaLM, job: Job, clock: Clock) -> Iterator[Answer]:
-    """Yields answers as they are done, and prints each once those before it are printed."""
+    """Yields answers as they are done, and prints each once those before it are printed.
+
+    Ctrl-C prints those that are done and had to wait.
+    """
     waiting: dict[int, Generation] = {}
     following = 0
-    for place, result in job.answer(lm, job.pending, clock):
-        waiting[place] = result
-        while following in waiting:
-            show_answer(job, following, waiting.pop(following))
-            following += 1
-        yield place, result
+    try:
+        for place, result in job.answer(lm, job.pending, clock):
+            waiting[place] = result
+            while following in waiting:
+                show_answer(job, following, waiting.pop(following))
+                following += 1
+            yield place, result
+    finally:
+        for place in sorted(waiting):
+            show_answer(job, place, waiting[place])
 
 
 def show_answer(job: Job, place: int, result: Generation) -> None:
@@ -142,11 +149,8 @@ def show_answer(job: Job, place: int, result: Generation) -> None:
 
 def collect_answers(lm: MedusaLM, job: Job, clock: Clock) -> Iterator[Answer]:
     """Yields answers as they are done, and prints nothing but a progress bar with their speed."""
-    results = []
     with display.progress_bar() as bar:
         task = bar.add_task("Answering", total=job.total, completed=len(job.done), remark="")
         for place, result in job.answer(lm, job.pending, clock):
-            results.append(result)
-            remark = totals(results, clock).rates()
-            bar.update(task, advance=1, refresh=True, remark=remark)
+            bar.update(task, advance=1, refresh=True, remark=running(clock))
             yield place, result

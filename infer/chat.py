@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
     lm = shared.load_lm()
     talk = Talk(lm, config, system)
     display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
+    display.describe_choice(lm, config, 1, [])
     if sys.stdin.isatty():
         note("Ctrl-C stops an answer, Ctrl-D ends, /help lists commands")
     for message in read_messages():

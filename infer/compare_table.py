@@ -10,13 +10,13 @@ from infer.turns import CONFIDENCE, median_interval
 from medusa_jax import MedusaLM
 
 
-def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableType:
+def report(lm: MedusaLM, comparison: Comparison, *, rule: str) -> RenderableType:
     """Everything that `--compare` prints below the answers.
 
     Args:
       lm: the model that was measured.
       comparison: both ways of decoding.
-      greedy: whether the acceptance was.
+      rule: the acceptance: "greedy", "lossless" or "typical".
     """
     plain, medusa = comparison.totals()
     sentences = [
@@ -27,7 +27,7 @@ def report(lm: MedusaLM, comparison: Comparison, *, greedy: bool) -> RenderableT
     if lm.tree.R == 1:
         sentences.insert(0, "No tree was expected to be faster than plain decoding here.")
     if comparison.different:
-        sentences.insert(0, difference_sentence(comparison, lm.dtype, greedy=greedy))
+        sentences.insert(0, difference_sentence(comparison, lm.dtype, rule=rule))
     return Group(Text(), _table(comparison), *(Text(sentence) for sentence in sentences))
 
 
@@ -107,17 +107,17 @@ def _spread(comparison: Comparison) -> str:
     return f" (the median of {len(speedups)} rounds; {sure})"
 
 
-def difference_sentence(comparison: Comparison, dtype: str, *, greedy: bool) -> str:
+def difference_sentence(comparison: Comparison, dtype: str, *, rule: str) -> str:
     """Where the texts part, and why they may."""
     first = comparison.different[0]
     plain, medusa = comparison.plain[first].token_ids, comparison.medusa[first].token_ids
     pairs = enumerate(zip(plain, medusa, strict=False))
     position = next((i for i, (a, m) in pairs if a != m), min(len(plain), len(medusa)))
     where = f"prompt {first + 1}, " if len(comparison.medusa) > 1 else ""
-    if not greedy:
+    if rule == "typical":
         why = "typical acceptance takes plausible tokens, where plain decoding draws one"
-    elif dtype == "bfloat16":
-        why = "in bfloat16 two tokens can be nearly tied, and rounding decides"
+    elif dtype != "float32":
+        why = f"in {dtype} two tokens can be nearly tied, and rounding decides"
     else:
         why = "in float32 only an almost exact tie of two tokens explains that"
     return f"The texts differ from {where}token {position + 1} on: {why}."

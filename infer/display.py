@@ -30,9 +30,16 @@ def describe_model(lm: MedusaLM, name: str) -> None:
 def describe_choice(
     lm: MedusaLM, config: GenerationConfig, batch_size: int, prompts: Sequence[Encoded]
 ) -> None:
-    """Says on stderr which tree decoding begins with, and why, if it has the choice."""
+    """Says on stderr which tree decoding begins with, and why, if it has the choice.
+
+    Args:
+      lm: the model.
+      config: the options of decoding.
+      batch_size: rows that decode at the same time.
+      prompts: those known already; the longest one counts.
+    """
     if lm.auto and lm.heads_config is not None:
-        longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+        longest = max((len(prompt.ids) for prompt in prompts), default=0) + config.max_new_tokens
         longest = min(longest, config.max_context or longest, lm.config.max_position)
         note(str(auto_choice(lm, config, batch_size, longest)))
 

@@ -108,7 +108,7 @@ TREE = flags.DEFINE_string(
     "batch, chosen while decoding from what infer.tune has measured, or from assumptions; a "
     "preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a list of "
     "paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; with "
-    "--compare, mc_sim_7b_63:6 where that begins with plain decoding.",
+    "--compare, mc_sim_7b_63:4 where that begins with plain decoding.",
 )
 DTYPE = flags.DEFINE_enum(
     "dtype",

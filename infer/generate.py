@@ -47,7 +47,7 @@ from medusa_jax.tree.dynamic import DynamicTree
 from medusa_jax.tree.presets import load_fitting_tree
 
 flags.adopt_module_key_flags(shared)
-_SMALL_TREE = "mc_sim_7b_63:6"  # the least slow tree of a CPU in float32
+_SMALL_TREE = "mc_sim_7b_63:4"  # what --compare shows where plain decoding is chosen
 _WIDE_TREE, _DEFAULT_MODEL_WIDE_TREE = "mc_sim_7b_63", "smollm2_135m_63"
 
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more.")
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
-        display.describe_choice(lm, config, _BATCH_SIZE.value, encoded)
+        display.describe_choice(lm, config, job.rows, encoded)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
         if _TREE_PICTURE.value is not None:
             write_text(check_output(_TREE_PICTURE.value), _picture(lm, config, rows.in_order()))
@@ -224,7 +224,7 @@ def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     if not streaming and _OUTPUT.value is None:
         for index, result in enumerate(comparison.medusa):
             answers.show_answer(job, index, result)
-    make_console().print(report(lm, comparison, greedy=job.config.rule == "greedy"))
+    make_console().print(report(lm, comparison, rule=job.config.rule))
 
 
 def _wide_tree(lm: MedusaLM) -> Tree | None:

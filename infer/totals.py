@@ -62,6 +62,11 @@ def totals(results: Sequence[Generation], clock: Clock | None = None) -> Totals:
     )
 
 
+def running(clock: Clock) -> str:
+    """Tokens per step and per second so far, answers in the making included, in words."""
+    return Totals(0, clock.tokens, clock.row_steps, clock.decode, clock.compile).rates()
+
+
 def closing_line(t: Totals) -> str:
     """Tokens, steps and speed of the answers together."""
     answers = f"{t.answers} answers, " if t.answers > 1 else ""

@@ -93,7 +93,8 @@ class MedusaConfig:
 
     Raises:
       ValueError: a correction needs a rank, and nothing else has one; recurrent heads differ in
-        their biases alone, and heads that see their branch share the LM head.
+        their biases alone; heads that see their branch have blocks, and those that are run anew for
+        every branch share the LM head.
     """
 
     num_heads: int
@@ -112,8 +113,10 @@ class MedusaConfig:
             raise ValueError(f"markov_rank {rank} does not suit {kind} heads")
         if self.conditioning == "recurrent" and not self.bias:
             raise ValueError("recurrent heads need biases: nothing else tells them apart")
-        if self.sees_branch and (self.own_projection or not self.num_layers):
-            raise ValueError(f"{self.conditioning} heads need blocks and share the LM head")
+        if self.sees_branch and not self.num_layers:
+            raise ValueError(f"{self.conditioning} heads need blocks")
+        if self.sees_branch and self.own_projection and not self.corrects:
+            raise ValueError(f"{self.conditioning} heads share the LM head")
 
     @property
     def corrects(self) -> bool:

@@ -164,7 +164,7 @@ def _check_tree(settings: "Settings") -> None:
 
 def _check_conditioning(settings: "Settings") -> None:
     sees_branch = settings.conditioning not in ("none", "root")
-    if sees_branch and settings.own_projection:
+    if settings.conditioning in ("branch", "recurrent") and settings.own_projection:
         raise UserError(
             f"config.own_projection is True, but {settings.conditioning} heads share the LM head: "
             "set config.own_projection=False"

@@ -11,6 +11,7 @@ import scipy.stats
 
 from infer import display
 from infer.bench.model_job import ModelJob
+from infer.bench.near_ties import parting
 from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.decoding.generate import encode_prompt
@@ -53,7 +54,8 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
     Returns:
       JSON values: "settings" and "rows", one per temperature and kind of draft: tokens and steps of
       each prompt, tokens per step, its 95 % bootstrap interval over prompts, its ratio to greedy
-      decoding with a paired interval, and the answers that differ from those of plain decoding.
+      decoding with a paired interval, and where answers part from those of plain decoding, with
+      prompt and seed (see `near_ties.parting`).
     """
     lm = job.load(job.dtype)
     encoded = [encode_prompt(lm, prompt) for prompt in job.prompts]
@@ -65,8 +67,8 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
         for temperature, aware in kinds:
             rule = None if aware else Unaware()
             answers = _answers(lm, job, encoded, temperature, job.tree, rule, bar, task)
-            same = [a[0] == b[0] for a, b in zip(answers, plain[temperature], strict=True)]
-            rows.append(_row(temperature, aware, answers, same, rows[0] if rows else None))
+            parted = _partings(lm, encoded, temperature, plain[temperature], answers)
+            rows.append(_row(temperature, aware, answers, parted, rows[0] if rows else None))
     settings = dataclasses.asdict(job) | {"prompts": len(job.prompts)}
     return {"settings": settings, "rows": rows}
 
@@ -108,11 +110,28 @@ def _answers(
     return list(zip(tokens, steps, strict=True))
 
 
+def _partings(
+    lm: MedusaLM,
+    encoded: Sequence[Encoded],
+    temperature: float,
+    plain: Sequence[tuple[list[list[int]], int]],
+    answers: Sequence[tuple[list[list[int]], int]],
+) -> list[dict[str, Any]]:
+    """Of all answers that are not those of plain decoding."""
+    found = []
+    for number, (prompt, ours, theirs) in enumerate(zip(encoded, plain, answers, strict=True)):
+        for seed, texts in enumerate(zip(ours[0], theirs[0], strict=True)):
+            where = {"temperature": temperature, "seed": seed, "number": number}
+            if (parted := parting(lm, prompt.ids, texts, **where)) is not None:
+                found.append({"prompt": number, "seed": seed, **parted})
+    return found
+
+
 def _row(
     temperature: float,
     aware: bool,
     answers: Sequence[tuple[list[list[int]], int]],
-    same: list[bool],
+    partings: list[dict[str, Any]],
     greedy: dict[str, Any] | None,
 ) -> dict[str, Any]:
     tokens = np.asarray([sum(map(len, own)) for own, _ in answers])
@@ -124,7 +143,7 @@ def _row(
         "steps": steps.tolist(),
         "tokens_per_step": float(tokens.sum() / steps.sum()),
         "interval": _interval(lambda t, s: t.sum(-1) / s.sum(-1), tokens, steps),
-        "different_prompts": [i for i, is_same in enumerate(same) if not is_same],
+        "partings": partings,
     }
     if greedy is None:
         return row

@@ -6,6 +6,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from infer.bench.near_ties import NEAR
 from medusa_jax.cli_console import make_console
 
 _PIPE_WIDTH = 120
@@ -92,12 +93,23 @@ def print_sampling(report: dict[str, Any]) -> None:
     _print_lines(
         "tok/step: tokens per step, with bootstrap intervals over prompts. of greedy: over that of "
         "temperature 0. same: tokens as plain decoding gives with the same seed, or how many "
-        "prompts differ.",
+        "answers part from them.",
+        _ties(report["rows"]),
+    )
+
+
+def _ties(rows: Sequence[dict[str, Any]]) -> str:
+    partings = [parting for row in rows for parting in row["partings"]]
+    near = sum(parting["near_tie"] for parting in partings)
+    tokens = sum(sum(row["tokens"]) for row in rows)
+    return (
+        f"{len(partings)} answers part in {tokens} tokens, {near} of them where two tokens are "
+        f"less than {NEAR:g} of a logit apart."
     )
 
 
 def _sampling_row(row: dict[str, Any]) -> list[str]:
-    different = len(row["different_prompts"])
+    different = len(row["partings"])
     return [
         f"{row['temperature']:g}",
         "yes" if row["noise_in_drafts"] else "no",

@@ -41,18 +41,34 @@ def verify(
 def logit_gaps(lm: MedusaLM, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
     """Highest logit less that of the token that was emitted: float32 [len(answer)], 0 or more."""
     ids = [*prompt, *answer]
+    gap_T = _gaps(lm.config, lm.params, _padded(ids))
+    return np.asarray(gap_T)[len(prompt) - 1 : len(ids) - 1]
+
+
+def next_logits(lm: MedusaLM, ids: Sequence[int]) -> np.ndarray:
+    """Logits of what follows some tokens, which are run once, without a cache: [V]."""
+    return np.asarray(_logits(lm.config, lm.params, _padded(ids)))[len(ids) - 1]
+
+
+def _padded(ids: Sequence[int]) -> jax.Array:
     token_1T = np.zeros((1, -(-len(ids) // _BUCKET) * _BUCKET), np.int32)
     token_1T[0, : len(ids)] = ids
-    gap_T = _gaps(lm.config, lm.params, jnp.asarray(token_1T))
-    return np.asarray(gap_T)[len(prompt) - 1 : len(ids) - 1]
+    return jnp.asarray(token_1T)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config: LlamaConfig, params: Any, token_1T: jax.Array) -> jax.Array:
+    """At every position: [T, V]."""
+    llama, T = Llama(config), token_1T.shape[1]
+    position_1T = jnp.arange(T, dtype=jnp.int32)[None]
+    hidden_1TD, _ = llama.apply({"params": params}, token_1T, position_1T, causal_mask(T))
+    logits_TV: Any = llama.apply({"params": params}, hidden_1TD[0], method="logits")
+    return logits_TV
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gaps(config: LlamaConfig, params: Any, token_1T: jax.Array) -> jax.Array:
     """At every position, of the token that follows: float32 [T]."""
-    llama, T = Llama(config), token_1T.shape[1]
-    position_1T = jnp.arange(T, dtype=jnp.int32)[None]
-    hidden_1TD, _ = llama.apply({"params": params}, token_1T, position_1T, causal_mask(T))
-    logits_TV: Any = llama.apply({"params": params}, hidden_1TD[0], method="logits")
+    logits_TV = _logits(config, params, token_1T)
     next_T1 = jnp.roll(token_1T[0], -1)[:, None]
     return logits_TV.max(-1) - jnp.take_along_axis(logits_TV, next_T1, axis=1)[:, 0]

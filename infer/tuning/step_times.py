@@ -27,11 +27,17 @@ _LONG_NODES = (1, 8)
 
 def plan(lm: MedusaLM, batches: Sequence[int]) -> list[tuple[int, int, int]]:
     """(batch, nodes, slots) of every point that may be wanted, in the order of measuring."""
-    trees = [n for n in NODES if n in lm.prospect(0.0, 1).trees]
+    trees = [n for n in NODES if n in _candidates(lm).trees]
     points = [(batch, nodes, cache_slots(1)) for batch in batches for nodes in trees]
     if lm.config.max_position >= _LONG:
         points += [(batches[0], nodes, _LONG) for nodes in _LONG_NODES if nodes in trees]
     return points
+
+
+def _candidates(lm: MedusaLM) -> Prospect:
+    """Trees of all sizes, whichever have been measured so far."""
+    bare = dataclasses.replace(lm.measured, times={})
+    return dataclasses.replace(lm, measured=bare).prospect(0.0, 1)
 
 
 def measure(
@@ -51,7 +57,7 @@ def measure(
     Yields:
       Each new point, as soon as it is measured.
     """
-    prospect = lm.prospect(0.0, 1)
+    prospect = _candidates(lm)
     points = list(known)
     for batch, nodes, slots in wanted:
         is_known = any((p.batch, p.nodes, p.slots) == (batch, nodes, slots) for p in points)

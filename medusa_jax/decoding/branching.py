@@ -34,10 +34,10 @@ class Brancher:
         own, backbone = params["drafter"], params["backbone"]
         weights = {name: own["heads"][name] for name in own["heads"] if name != "token_map"}
         branch_B1D = take_rows(backbone["embed"]["weight"], root_B[:, None])
-        x_BMD: Any = MedusaHeads(self.heads, jnp.dtype(self.dtype)).apply(
-            {"params": weights}, hidden_BD, branch_B1D, method="hidden"
-        )
-        return x_BMD, self._projected(params, x_BMD)
+        heads, variables = MedusaHeads(self.heads, jnp.dtype(self.dtype)), {"params": weights}
+        x_BMD: Any = heads.apply(variables, hidden_BD, branch_B1D, method="hidden")
+        lm_head_VD = None if self.heads.own_projection else shared_lm_head(params)
+        return x_BMD, heads.apply(variables, x_BMD, lm_head_VD, method="projected")
 
     def propose(
         self, params: dict[str, Any], start: Any, token_BNJ: jax.Array, rank: Rank
@@ -64,15 +64,12 @@ class Brancher:
         if not self.heads.corrects:
             term_BND = branch_term(own["each"][head], take_rows(table_VD, token_BNJ), dtype)
             x_BND = head_hidden(own["each"][head], start, term_BND, dtype)
-            return self._projected(params, x_BND)
+            with jax.named_scope("medusa_projection"):
+                return project(x_BND, shared_lm_head(params), dtype)
         x_BMD, logits_BMV = start
         before_BND = take_rows(table_VD, token_BNJ[..., -1])
         x_BND = jnp.broadcast_to(x_BMD[:, head, None], before_BND.shape)
         return logits_BMV[:, head, None] + correction(own, x_BND, before_BND, dtype)
-
-    def _projected(self, params: dict[str, Any], x_BXD: jax.Array) -> jax.Array:
-        with jax.named_scope("medusa_projection"):
-            return project(x_BXD, shared_lm_head(params), jnp.dtype(self.dtype))
 
 
 def make_brancher(

@@ -114,7 +114,13 @@ class Engine:
         self._admission.waiting.extend(tickets)
         updates: list[Update] = []
         while self._admission.waiting or any(self._rows):
-            updates += self._admit()
+            admitted = self._admit()
+            updates += admitted
+            if admitted and self._most_steps == 1:
+                # Who streams sees a first token before the steps are compiled, or run: a GPU's loop
+                # runs while it is dispatched.
+                yield from updates
+                updates = []
             flight = self._dispatch() if any(self._rows) else None
             yield from updates
             updates = [] if flight is None else self._collect(flight)
@@ -211,6 +217,8 @@ class Engine:
             capacity=self.state.cache.capacity,
         )
         self._compiled_before = self.clock.compile
+        self.clock.tokens += call.tokens
+        self.clock.row_steps += call.row_steps
         self._steering.observe(call)
 
     def _collect(self, flight: _Flight) -> list[Update]:

@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from medusa_jax.chat import Encoded, Prompt, encode_text
-from medusa_jax.decoding.jobs import Job, answer_all
+from medusa_jax.decoding.jobs import Job, answer_all, check_bias
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import Generation, StreamEvent
 from medusa_jax.decoding.runtime import Clock
@@ -159,21 +159,23 @@ def _job(
         if len(given) != len(prompts):
             raise UserError(f"{len(given)} {name} for {len(prompts)} prompts: give one for each")
     _check_numbers(numbers)
-    config = GenerationConfig(**options)
+    common = GenerationConfig(**options)
     configs = [GenerationConfig(**{**options, **own}) for own in each]
+    first = configs[0] if configs else common
     for own in configs:
-        if own.tree is not config.tree or (own.rule, own.sampled_root) != (
-            config.rule,
-            config.sampled_root,
-        ):
+        check_bias(lm, own)
+        if own.tree is not first.tree or _kind(own) != _kind(first):
             raise UserError("the prompts of a batch share acceptance and tree: give them for all")
-        if not all(0 <= token < lm.config.vocab_size for token in own.logit_bias):
-            raise UserError(f"token ids of logit_bias must lie in 0..{lm.config.vocab_size - 1}")
     encoded = [
         encode_prompt(lm, prompt, chat, own.max_context)
         for prompt, own in zip(prompts, configs, strict=True)
     ]
-    return Job(encoded, batch_size, numbers, configs, config)
+    return Job(encoded, batch_size, numbers, configs, first)
+
+
+def _kind(config: GenerationConfig) -> tuple[str, bool]:
+    """What one batch cannot have twice."""
+    return config.rule, config.sampled_root
 
 
 def encode_prompt(

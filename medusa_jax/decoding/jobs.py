@@ -16,6 +16,7 @@ from medusa_jax.decoding.results import Answer, StreamEvent
 from medusa_jax.decoding.runtime import Clock, make_request
 from medusa_jax.decoding.state import Request
 from medusa_jax.decoding.steering import OneTree, Steering
+from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import build_tree
 
@@ -40,6 +41,16 @@ class Job:
     numbers: Sequence[int]
     configs: Sequence[GenerationConfig]
     config: GenerationConfig
+
+
+def check_bias(lm: MedusaLM, config: GenerationConfig) -> None:
+    """Looks whether the model has the tokens that are to be more or less likely.
+
+    Raises:
+      UserError: a token id of `logit_bias` lies outside the vocabulary.
+    """
+    if not all(0 <= token < lm.config.vocab_size for token in config.logit_bias):
+        raise UserError(f"token ids of logit_bias must lie in 0..{lm.config.vocab_size - 1}")
 
 
 def answer_all(

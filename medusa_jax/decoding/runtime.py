@@ -31,17 +31,21 @@ _EOS_SLOTS = 8
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds that some work took, compilation apart.
+    """Seconds that some work took, compilation apart, and what came of it.
 
     Attributes:
       compile: compiling.
       prefill: running prompts.
       decode: steps.
+      tokens: that the steps have committed, of answers in the making too.
+      row_steps: steps, counted for every row that took them.
     """
 
     compile: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    tokens: int = 0
+    row_steps: int = 0
 
     @contextlib.contextmanager
     def measure(self, what: str) -> Iterator[None]:

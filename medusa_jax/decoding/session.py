@@ -11,7 +11,7 @@ from medusa_jax.chat import Message
 from medusa_jax.decoding.admission import Ticket
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.jobs import Job, answers, make_engine, tickets
+from medusa_jax.decoding.jobs import Job, answers, check_bias, make_engine, tickets
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import StreamEvent
 from medusa_jax.decoding.runtime import Clock
@@ -37,7 +37,7 @@ class Session:
         Raises:
           UserError: an option out of range.
         """
-        self._lm, self._config = lm, _one_answer(GenerationConfig(**options))
+        self._lm, self._config = lm, _one_answer(lm, GenerationConfig(**options))
         self._ids: tuple[int, ...] = ()
         self._cache: KVCache | None = None
         self.prefilled_tokens = 0
@@ -71,7 +71,7 @@ class Session:
         Raises:
           UserError: an option out of range; nothing is changed.
         """
-        self._config = _one_answer(dataclasses.replace(self._config, **options))
+        self._config = _one_answer(self._lm, dataclasses.replace(self._config, **options))
 
     def reset(self) -> None:
         """Forgets the conversation."""
@@ -103,7 +103,8 @@ class Session:
             self._ids, self._cache = ids, state.cache
 
 
-def _one_answer(config: GenerationConfig) -> GenerationConfig:
+def _one_answer(lm: MedusaLM, config: GenerationConfig) -> GenerationConfig:
+    check_bias(lm, config)
     if config.num_samples != 1:
         raise UserError("a conversation goes on with one reply: leave out num_samples")
     return config

@@ -82,18 +82,24 @@ def own_params(config: MedusaConfig, params: dict[str, Any]) -> list[dict[str, A
       params: in the layout of `MedusaHeads`.
     """
     blocks = params["blocks"]
-    stacks = blocks["weight"][: config.num_heads]
-    weights = [[{"weight": weight} for weight in of_head] for of_head in stacks]
+    stacks, layers = blocks["weight"].shape[:2]
     cell = {name: own for name, own in params.items() if name.startswith("cell_")}
     heads = []
     for head in range(config.num_heads):
-        own = [dict(block) for block in weights[min(head, len(weights) - 1)]]
+        stack = min(head, stacks - 1)
+        own = [{"weight": _piece(blocks["weight"], stack, layer)} for layer in range(layers)]
         for layer, block in enumerate(own if config.bias else ()):
             block["bias"] = blocks["bias"][head, layer]
         first = head * (head + 1) // 2
-        pairs = params["branch"]["weight"][first : first + head + 1] if not cell else ()
-        heads.append({"blocks": own, "branch": [{"weight": u} for u in pairs]} | cell)
+        pairs = range(first, first + head + 1) if not cell else ()
+        of_tokens = [{"weight": _piece(params["branch"]["weight"], pair)} for pair in pairs]
+        heads.append({"blocks": own, "branch": of_tokens} | cell)
     return heads
+
+
+def _piece(stack: Any, *index: int) -> Any:
+    """A matrix of a stack; of a quantised one, its codes and its scales."""
+    return jax.tree.map(lambda x: x[index], stack)
 
 
 def branch_term(own: dict[str, Any], branch: jax.Array, dtype: Any) -> jax.Array:

@@ -61,12 +61,7 @@ class MedusaHeads(nn.Module):
             that were not given.
         """
         x = self.hidden(hidden, branch)
-        with jax.named_scope("medusa_projection"):
-            if self.config.own_projection:
-                return _per_head(x, self.modules["projection"]()["weight"], self.dtype)
-            if lm_head_VD is None:
-                raise ValueError("heads without own projections need the LM head's rows")
-            logits = project(x, lm_head_VD, self.dtype)
+        logits = self.projected(x, lm_head_VD)
         return logits + self.correction(x, branch) if self.config.corrects else logits
 
     def hidden(self, hidden: jax.Array, branch: jax.Array | None = None) -> jax.Array:
@@ -80,6 +75,15 @@ class MedusaHeads(nn.Module):
             of_head = [head_hidden(own, hidden, term, dtype) for own, term in each]
             return jnp.stack(of_head, axis=-2)
         return self._side_by_side(hidden, branch)
+
+    def projected(self, hidden: jax.Array, lm_head_VD: Any = None) -> jax.Array:
+        """Logits before any correction: hidden [..., M, D] -> float32 [..., M, V]."""
+        with jax.named_scope("medusa_projection"):
+            if self.config.own_projection:
+                return _per_head(hidden, self.modules["projection"]()["weight"], self.dtype)
+            if lm_head_VD is None:
+                raise ValueError("heads without own projections need the LM head's rows")
+            return project(hidden, lm_head_VD, self.dtype)
 
     def correction(self, hidden: jax.Array, branch: Any) -> jax.Array:
         """What "markov" heads add to their logits: hidden [..., M, D] -> float32 [..., M, V]."""

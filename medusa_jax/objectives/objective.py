@@ -151,10 +151,11 @@ class Objective:
         """Equation 1, "head_loss" [M] and the "rank" [B, T, M] of every head's label.
 
         Heads with projections of their own take turns: one of these matrices is in memory, and is
-        read for as many more time steps. Heads that share a matrix run side by side.
+        read for as many more time steps. Heads that share a matrix run side by side, be it the LM
+        head or their correction's.
         """
         M = self.heads.num_heads
-        takes_turns = self.heads.own_projection and not self.soft_labels
+        takes_turns = self.heads.own_projection and not (self.soft_labels or self.heads.corrects)
         size = 1 if takes_turns else M
         lm_head = jax.lax.stop_gradient(shared) if self.stop_lm_head else shared
         options = {} if takes_turns else {"lm_head": lm_head}

@@ -23,7 +23,7 @@ class Prospect:
     """What is known of a model's trees.
 
     Attributes:
-      trees: by nodes; each is the best of its size.
+      trees: by nodes; each is the best of its size. Where steps were measured, of those sizes.
       belief: what they promise.
       times: of steps.
       batch: rows decoded at once.
@@ -69,6 +69,8 @@ def prospect(
     if rates is not None and heads is not None:
         trees |= _trees(rates, heads.vocab_size)
     own = measured.times.get(dtype)
+    if own is not None:
+        trees = {n: tree for n, tree in trees.items() if n in {PLAIN, *own.sizes(batch)}}
     belief = Belief(
         tokens={n: expected_tokens(tree, rates) if rates else 1.0 for n, tree in trees.items()},
         trust=_ASSUMED_TRUST if measured.acceptance is None else _MEASURED_TRUST,

@@ -62,6 +62,14 @@ class StepTimes:
         around = _neighbours(batches, batch)
         return all(nodes <= self._curves[b][0][-1] for b in around)
 
+    def sizes(self, batch: int) -> set[int]:
+        """Nodes of the trees that were measured with the batch sizes around this one.
+
+        Between them a step can take longer than either: some numbers of rows suit the hardware.
+        """
+        around = _neighbours(list(self._curves), batch)
+        return set.intersection(*({int(n) for n in self._curves[b][0]} for b in around))
+
     @functools.cached_property
     def _base_slots(self) -> int:
         return min(point.slots for point in self.points)

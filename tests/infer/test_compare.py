@@ -101,23 +101,25 @@ def test_sentences_are_honest_about_a_loss():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "greedy", "reason"),
+    ("dtype", "rule", "reason"),
     [
-        ("bfloat16", True, "in bfloat16 two tokens can be nearly tied"),
-        ("float32", True, "only an almost exact tie"),
-        ("float32", False, "typical acceptance"),
+        ("bfloat16", "greedy", "in bfloat16 two tokens can be nearly tied"),
+        ("float16", "lossless", "in float16 two tokens can be nearly tied"),
+        ("float32", "greedy", "only an almost exact tie"),
+        ("float32", "lossless", "only an almost exact tie"),
+        ("float32", "typical", "typical acceptance"),
     ],
 )
-def test_a_difference_is_located_and_explained(dtype, greedy, reason):
+def test_a_difference_is_located_and_explained(dtype, rule, reason):
     same, other = generation([1, 2, 3], 3, 1.0), generation([1, 9, 3], 2, 1.0)
     both = comparison([same, same], [same, other])
     assert both.different == [1]
-    sentence = difference_sentence(both, dtype, greedy=greedy)
+    sentence = difference_sentence(both, dtype, rule=rule)
     assert sentence.startswith("The texts differ from prompt 2, token 2 on: ")
     assert reason in sentence
 
 
 def test_an_answer_that_ends_earlier_differs_after_its_end():
     both = comparison([generation([1, 2], 2, 1.0)], [generation([1, 2, 3], 2, 1.0)])
-    sentence = difference_sentence(both, "bfloat16", greedy=True)
+    sentence = difference_sentence(both, "bfloat16", rule="greedy")
     assert sentence.startswith("The texts differ from token 3 on: ")

@@ -1,4 +1,4 @@
-from infer.totals import closing_line, totals
+from infer.totals import closing_line, running, totals
 from medusa_jax import Generation
 from medusa_jax.decoding.runtime import Clock
 
@@ -25,3 +25,9 @@ def test_answers_side_by_side_share_the_seconds_of_a_clock():
 def test_the_seconds_of_answers_one_by_one_add_up():
     results = [generation(6, 3, 2.0, 5.0), generation(4, 2, 1.0, 1.0)]
     assert closing_line(totals(results)).endswith("3.3 tokens/s, after compiling for 6.0 s")
+
+
+def test_what_is_in_the_making_counts_while_it_runs():
+    clock = Clock(compile=5.0, prefill=9.0, decode=2.0, tokens=12, row_steps=8)
+    assert running(clock) == "1.50 tokens/step, 6.0 tokens/s"
+    assert running(Clock()) == "0.00 tokens/step, 0.0 tokens/s"

@@ -12,6 +12,8 @@ from tests.medusa_jax.tiny import CONFIG, tiny_lm
 
 RANK = 3
 KINDS = ("markov", "gated_markov", "branch", "recurrent")
+# And whether they have projections of their own, where they can.
+KINDS_AND_OWN = [*((kind, False) for kind in KINDS), ("markov", True), ("gated_markov", True)]
 
 
 def heads_of(kind: str, **more) -> MedusaConfig:
@@ -21,10 +23,13 @@ def heads_of(kind: str, **more) -> MedusaConfig:
     return MedusaConfig(4, **size | more, conditioning=kind, markov_rank=rank)
 
 
-def branch_lm(kind: str, tree: str = "chain:0", token_map=None, num_layers: int = 1) -> MedusaLM:
-    """The tiny model with random heads of a kind."""
+def branch_lm(
+    kind: str, tree: str = "chain:0", token_map=None, num_layers: int = 1, own: bool = False
+) -> MedusaLM:
+    """The tiny model with random heads of a kind; own: with projections of their own."""
     lm = tiny_lm("chain:0")
     more = {} if token_map is None else {"vocab_size": len(token_map), "draft_vocab": True}
+    more |= {"own_projection": own}
     config = heads_of(kind, num_layers=num_layers, **more)
     rng, D = np.random.default_rng(5), config.hidden_size
 
@@ -36,6 +41,8 @@ def branch_lm(kind: str, tree: str = "chain:0", token_map=None, num_layers: int 
     heads = {"blocks": blocks} | conditioning(config, draw, D)
     if token_map is not None:
         heads["token_map"] = jnp.asarray(token_map, jnp.int32)
+    if own:
+        heads["projection"] = {"weight": draw(4, config.vocab_size, D)}
     return dataclasses.replace(lm, heads_config=config, heads_params=heads).with_tree(tree)
 
 

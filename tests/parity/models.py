@@ -134,6 +134,19 @@ def reference(source: Path, prompt: list[int], num_new: int) -> Reference:
     return Reference(prompt, logits_TV, out.sequences[0, len(prompt) :].tolist(), float(margin))
 
 
+def continuation(
+    source: Path, prompt: list[int], num_new: int, processors: list[transformers.LogitsProcessor]
+) -> list[int]:
+    """Token ids of the continuation that is greedy after these processors."""
+    out = _fresh(source).generate(
+        torch.tensor([prompt]),
+        max_new_tokens=num_new,
+        do_sample=False,
+        logits_processor=transformers.LogitsProcessorList(processors),
+    )
+    return out[0, len(prompt) :].tolist()
+
+
 def clear_reference(folder: Path, length: int, num_new: int, vocab_size: int) -> Reference:
     """Reference of the first random prompt whose continuation has no near ties."""
     for seed in itertools.count():

@@ -50,14 +50,20 @@ def torch_head(kind, p, k, hidden_TD, branch_TJD, lm_head_VD):
     return logits_TV + linear(z_Tr, p["markov_out.weight"])
 
 
-@pytest.mark.parametrize("head_labels", ["tokens", "l1"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_gradients(kind, head_labels):
-    rank = 4 if "markov" in kind else 0
-    heads = MedusaConfig(M, D, V, num_layers=2, conditioning=kind, markov_rank=rank)
+@pytest.mark.parametrize(
+    ("kind", "own", "head_labels"),
+    [
+        *((kind, False, labels) for kind in KINDS for labels in ("tokens", "l1", "distribution")),
+        ("markov", True, "tokens"),
+        ("gated_markov", True, "distribution"),
+    ],
+)
+def test_losses_and_gradients(kind, own, head_labels):
+    more = {"own_projection": own, "markov_rank": 4 if "markov" in kind else 0}
+    heads = MedusaConfig(M, D, V, num_layers=2, conditioning=kind, **more)
     params = {"backbone": random_backbone(SMALL), "heads": random_heads(heads)}
     rng = np.random.default_rng(0)
-    following = M if head_labels == "l1" else 0
+    following = 0 if head_labels == "tokens" else M
     batch = {
         "hidden": rng.normal(size=(1, T, 1 + following, D)).astype(np.float32),
         "next": rng.integers(0, V, (1, T, M)).astype(np.int32),
@@ -74,8 +80,8 @@ def test_losses_and_gradients(kind, head_labels):
     value, gradient = quick_jit(jax.value_and_grad(loss))(params)
     tensors = {
         f"{module}.{name}": torch.tensor(np.asarray(x), requires_grad=True)
-        for module, own in params["heads"].items()
-        for name, x in own.items()
+        for module, leaves in params["heads"].items()
+        for name, x in leaves.items()
     }
     lm_head_VD = torch.tensor(params["backbone"]["lm_head"]["weight"])
     table_VD = torch.tensor(params["backbone"]["embed"]["weight"])
@@ -85,13 +91,18 @@ def test_losses_and_gradients(kind, head_labels):
     wanted = torch.tensor(0.0)
     for k in range(M):
         label_T = labels_TJ[:, k + 1]
-        logits_TV = torch_head(kind, tensors, k, hidden_TSD[:, 0], branch_TJD, lm_head_VD)
-        own = torch.nn.functional.cross_entropy(logits_TV, label_T, ignore_index=-100)
-        if head_labels == "l1":
+        weight_VD = tensors["projection.weight"][k] if own else lm_head_VD
+        logits_TV = torch_head(kind, tensors, k, hidden_TSD[:, 0], branch_TJD, weight_VD)
+        loss_k = torch.nn.functional.cross_entropy(logits_TV, label_T, ignore_index=-100)
+        if head_labels != "tokens":
             teacher_TV = (hidden_TSD[:, k + 1] @ lm_head_VD.T).softmax(-1)
+        if head_labels == "l1":
             distance_T = (logits_TV.softmax(-1) - teacher_TV).abs().sum(-1)
-            own = 0.1 * own + 0.9 * distance_T[label_T >= 0].mean()
-        wanted = wanted + DECAY ** (k + 1) * own
+            loss_k = 0.1 * loss_k + 0.9 * distance_T[label_T >= 0].mean()
+        if head_labels == "distribution":
+            loss_T = -(teacher_TV * logits_TV.log_softmax(-1)).sum(-1)
+            loss_k = loss_T[label_T >= 0].mean()
+        wanted = wanted + DECAY ** (k + 1) * loss_k
     wanted.backward()
     np.testing.assert_allclose(value, wanted.item(), rtol=1e-5)
     for name, tensor in tensors.items():

@@ -180,7 +180,8 @@ def test_runs_of_earlier_versions_are_read():
             "stop_lm_head",
             "projections of their own leave it as it is: set config.stop_lm_head=False",
         ),
-        ({"conditioning": "root"}, "export_format", "only C with the shared LM head"),
+        ({"conditioning": "root", "export_format": "vllm"}, "export_format", "only A can"),
+        ({"conditioning": "markov", "draft_vocab": 9}, "export_format", "no format can hold"),
         ({"conditioning": "branch"}, "own_projection", "set config.own_projection=False"),
         (
             {"conditioning": "recurrent", "own_projection": False, "num_layers": 0},
@@ -210,6 +211,7 @@ def test_contradictions_are_refused_before_hours_are_spent(changes, named, mend)
         {"objective": "self_distill", "lora_rank": 4},
         {"hidden_states": "cached"},
         {"conditioning": "root", "export_format": "none"},
+        {"conditioning": "gated_markov", "export_format": "A"},
         {"conditioning": "root", "own_projection": False, "export_format": "C"},
         {"draft_vocab": 100, "export_format": "vllm"},
     ],

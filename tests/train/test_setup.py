@@ -125,15 +125,18 @@ def test_the_heads_are_those_of_the_settings():
     assert heads_config(settings_of(), model(without_bias), None) == without_bias
 
 
-def test_heads_may_learn_to_see_more():
-    plain = dataclasses.replace(HEADS, own_projection=False)
-    changes = {"own_projection": False, "export_format": "none", "markov_rank": 3}
+@pytest.mark.parametrize("own", [False, True])
+def test_heads_may_learn_to_see_more(own):
+    plain = dataclasses.replace(HEADS, own_projection=own)
+    changes = {"own_projection": own, "export_format": "none", "markov_rank": 3}
     settings = settings_of(conditioning="gated_markov", **changes)
     experiment = build(settings, model(plain), make_mesh(*MESH), None)
     assert (experiment.heads.conditioning, experiment.heads.markov_rank) == ("gated_markov", 3)
     heads, before = experiment.state["params"]["heads"], random_heads(plain)
     jax.tree.map(np.testing.assert_array_equal, heads["blocks"], before["blocks"])
     assert heads["markov_gate"]["weight"].shape == (3, 32 + 3)
+    if own:
+        return
     with pytest.raises(UserError, match="have conditioning none, the configuration asks for recu"):
         heads_config(settings_of(conditioning="recurrent", **changes), model(plain), None)
     root = dataclasses.replace(plain, conditioning="root")

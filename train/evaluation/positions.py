@@ -1,6 +1,5 @@
 """Losses and ranks at single positions, for as many of them as have logits at the same time."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.objectives.accuracy import followed_nodes, label_rank
 from medusa_jax.objectives.cross_entropy import cross_entropy
-from medusa_jax.objectives.logits import head_logits, lm_head_logits, lm_heads
+from medusa_jax.objectives.logits import lm_head_logits, lm_heads
 from medusa_jax.tree.build import Tree
 
 
@@ -102,20 +101,12 @@ def _each_head(
     branch_TJD: jax.Array | None,
 ) -> tuple[Callable[[Any], jax.Array], Any]:
     """What makes a head's logits [T, V] of its part, and the parts of all heads, [M, ...]."""
-    if config.own_projection:
-        one = dataclasses.replace(config, num_heads=1)
-
-        def own(weights: Any) -> jax.Array:
-            heads = jax.tree.map(lambda x: x[None], weights)
-            return head_logits(one, heads, {}, hidden_TD, branch_TJD, dtype=dtype)[:, 0]
-
-        return own, params["heads"]
     heads, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": params["heads"]}
     x_TMD: Any = heads.apply(variables, hidden_TD, branch_TJD, method="hidden")
 
-    def sharing(part: Any) -> jax.Array:
-        x_TD, before_TD = part
-        logits_TV = lm_head_logits(params["shared"], x_TD, dtype=dtype)
+    def logits_of(part: Any) -> jax.Array:
+        x_TD, before_TD, lm_head = part
+        logits_TV = lm_head_logits(lm_head or params["shared"], x_TD, dtype=dtype)
         if before_TD is None:
             return logits_TV
         return logits_TV + correction(params["heads"], x_TD, before_TD, jnp.dtype(dtype))
@@ -123,4 +114,5 @@ def _each_head(
     before_MTD = None
     if branch_TJD is not None and config.corrects:
         before_MTD = jnp.swapaxes(branch_TJD, 0, 1)
-    return sharing, (jnp.swapaxes(x_TMD, 0, 1), before_MTD)
+    own = params["heads"]["projection"] if config.own_projection else {}
+    return logits_of, (jnp.swapaxes(x_TMD, 0, 1), before_MTD, own)

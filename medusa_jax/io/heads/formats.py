@@ -5,15 +5,16 @@ With h the head, l one of its L residual blocks, and all matrices (out, in):
   A     "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight" (the original
         code, TGI, TensorRT-LLM).
   B     A's names after "medusa_head." (or "medusa_heads.") among those of a full model.
-  C     A without projections; the heads share the LM head (TGI). Our extensions: a "token_map"
-        beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head; heads that see
-        more than the hidden state (see `MedusaConfig.conditioning`) add "{h}.root.weight" (root,
-        markov, gated_markov), "{h}.branch.{j}.weight" (branch: of the j-th token, j <= h),
-        "cell.token.weight|bias", "cell.state.weight" and "cell.out.weight" (recurrent, whose
-        blocks' matrices are those of head 0 alone), "markov.in.weight", "markov.out.weight" and,
-        if gated, "markov.gate.weight".
+  C     A without projections; the heads share the LM head (TGI). Our extension: a "token_map"
+        beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head.
   vllm  "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally after
         "medusa_heads."; optionally "token_map", int [Vd].
+
+Our extension of A and C: heads that see more than the hidden state (`MedusaConfig.conditioning`)
+add "{h}.root.weight" (root, markov, gated_markov), "markov.in.weight", "markov.out.weight" and, if
+gated, "markov.gate.weight"; and, of C alone, "{h}.branch.{j}.weight" (branch: of the j-th token,
+j <= h), "cell.token.weight|bias", "cell.state.weight" and "cell.out.weight" (recurrent, whose
+blocks' matrices are those of head 0 alone).
 
 The names themselves are in the records of `medusa_jax.nn.params.heads_params`.
 """

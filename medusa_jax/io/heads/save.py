@@ -110,11 +110,8 @@ def check_format(config: MedusaConfig, format: ExportFormat) -> None:
     """
     if config.num_layers == 0 and not config.own_projection:
         raise UserError("these heads have neither blocks nor projections: nothing to save")
-    if config.sees_root and (format != "C" or config.own_projection):
-        raise UserError(
-            f"format {format} cannot hold {config.conditioning}-conditioned heads with these "
-            "projections: only C with the shared LM head can, as our extension of it"
-        )
+    if config.sees_root:
+        _check_conditioned(config, format)
     able = ["vllm"]
     if not config.draft_vocab:
         able.append("A")
@@ -124,6 +121,18 @@ def check_format(config: MedusaConfig, format: ExportFormat) -> None:
         what = "own projections" if format == "C" else "a draft vocabulary (token_map)"
         raise UserError(
             f"format {format} cannot hold heads with {what}: save as {' or '.join(able)}"
+        )
+
+
+def _check_conditioned(config: MedusaConfig, format: ExportFormat) -> None:
+    kind, own = f"{config.conditioning}-conditioned heads", "projections of their own"
+    if config.own_projection and config.draft_vocab:
+        raise UserError(f"no format can hold {kind} with {own} and a draft vocabulary")
+    able = "A" if config.own_projection else "C"
+    if format != able:
+        which = f"with {own}" if config.own_projection else "that share the LM head"
+        raise UserError(
+            f"format {format} cannot hold {kind} {which}: only {able} can, as our extension of it"
         )
 
 

@@ -33,7 +33,7 @@ def test_rows_are_greedy_and_both_kinds_of_drafts(report):
 
 
 def test_every_answer_is_that_of_plain_decoding(report):
-    assert [row["different_prompts"] for row in report["rows"]] == [[]] * 3
+    assert [row["partings"] for row in report["rows"]] == [[]] * 3
     greedy, aware, unaware = report["rows"]
     assert sum(greedy["tokens"]) <= 3 * 12
     assert sum(aware["tokens"]) == sum(unaware["tokens"]) > 3 * 12  # two seeds, the same texts

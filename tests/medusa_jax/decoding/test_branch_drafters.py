@@ -11,6 +11,7 @@ from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.options import GenerationConfig, rule_numbers
 from medusa_jax.decoding.rules.lossless import Lossless
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.nn.quantize import int8_matrices
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.branch_heads import KINDS, branch_lm, slow_logits
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows
@@ -26,6 +27,8 @@ def scores(lm, hidden_D, branch):
     table_VD, lm_head_VD = (np.asarray(lm.params[name]["weight"]) for name in ("embed", "lm_head"))
     if "token_map" in lm.heads_params:
         lm_head_VD = lm_head_VD[np.asarray(lm.heads_params["token_map"])]
+    if "projection" in lm.heads_params:
+        lm_head_VD = np.asarray(lm.heads_params["projection"]["weight"])[len(branch) - 1]
     embedded, kind = table_VD[list(branch)], lm.heads_config.conditioning
     return slow_logits(kind, lm.heads_params, len(branch) - 1, hidden_D, embedded, lm_head_VD)
 
@@ -67,11 +70,17 @@ def slow_steps(lm, prompt, budget, paths):
 
 
 @pytest.mark.parametrize(
-    ("kind", "token_map"),
-    [("markov", TOKEN_MAP), ("gated_markov", None), ("branch", TOKEN_MAP), ("recurrent", None)],
+    ("kind", "more"),
+    [
+        ("markov", {"token_map": TOKEN_MAP}),
+        ("markov", {"own": True}),
+        ("gated_markov", {}),
+        ("branch", {"token_map": TOKEN_MAP}),
+        ("recurrent", {}),
+    ],
 )
-def test_every_node_holds_what_its_own_branch_proposes(kind, token_map):
-    lm = branch_lm(kind, token_map=token_map, num_layers=2)
+def test_every_node_holds_what_its_own_branch_proposes(kind, more):
+    lm = branch_lm(kind, num_layers=2, **more)
     tree = build_tree(TREE)
     runtime = make_runtime(lm, tree)
     batch = runtime.start(make_request([9] * 3), PROMPTS)
@@ -94,6 +103,17 @@ def test_greedy_text_and_steps_are_those_of_a_slow_reading(kind):
     expected = [slow_steps(lm, prompt, 16, TREE) for prompt in PROMPTS]
     assert rows(state) == [text for text, _ in expected]
     assert state.num_steps_B.tolist() == [steps for _, steps in expected]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_in_8_bits_draft_for_the_same_text(kind):
+    lm = branch_lm(kind)
+    plain, whole = (decoded(lm.with_tree(t), PROMPTS, [24] * 3) for t in ("chain:0", "chain:4"))
+    lm = dataclasses.replace(lm, heads_params=int8_matrices(lm.heads_params))
+    for tree in ("chain:4", "dynamic:12"):
+        state = decoded(lm.with_tree(tree), PROMPTS, [24] * 3)
+        assert rows(state) == rows(plain)
+        assert int(state.num_steps_B.sum()) <= 1.2 * int(whole.num_steps_B.sum())
 
 
 @pytest.mark.parametrize(
@@ -149,6 +169,32 @@ def test_dynamic_trees_hold_the_best_branches(kind):
         for r, branch in enumerate(branches):
             sees = [branch[: len(other)] == other for other in branches]
             assert draft.mask_BRR[b, r].tolist() == sees
+
+
+def slow_dynamic_steps(lm, prompt, budget, num_nodes):
+    """Greedy text and the steps that it takes, with a tree that is grown anew for each."""
+    out, steps = [], 0
+    while len(out) < budget:
+        hidden_D = last_hidden(lm, prompt + out)
+        block = [next_token(lm, hidden_D)]
+        tree = set(grown(lm, hidden_D, block[0], num_nodes, 4))
+        while True:
+            wanted = next_token(lm, last_hidden(lm, prompt + out + block))
+            if (*block, wanted) not in tree:
+                break
+            block.append(wanted)
+        out += block
+        steps += 1
+    return out[:budget], steps
+
+
+@pytest.mark.parametrize("kind", ["markov", "branch"])
+def test_steps_of_dynamic_trees_are_those_of_a_slow_reading(kind):
+    lm = branch_lm(kind)
+    state = decoded(lm.with_tree("dynamic:12"), PROMPTS, [16] * 3)
+    expected = [slow_dynamic_steps(lm, prompt, 16, 12) for prompt in PROMPTS]
+    assert rows(state) == [text for text, _ in expected]
+    assert state.num_steps_B.tolist() == [steps for _, steps in expected]
 
 
 def test_similar_trees_share_a_program():

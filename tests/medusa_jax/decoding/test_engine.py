@@ -71,20 +71,37 @@ def test_answers_come_as_they_are_done_and_rows_are_refilled(lm, monkeypatch):
     assert {second for _, second in calls} - {None} == {1, 2, 3, 4, 5}
 
 
-def test_a_long_prompt_is_run_in_chunks_between_the_steps_of_others(lm, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 64)
-    monkeypatch.setattr(admission, "CHUNK", 64)
-    ran, run = [], Runtime.run
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the programs that are run, in turn."""
+    names, run = [], Runtime.run
 
     def noted(runtime, clock, function, *arrays, **static):
-        ran.append(function.__name__)
+        names.append(function.__name__)
         return run(runtime, clock, function, *arrays, **static)
 
+    monkeypatch.setattr(Runtime, "run", noted)
+    return names
+
+
+def test_a_stream_shows_first_tokens_before_any_step(lm, ran):
+    prompts, _ = work(7, 2)
+    events = medusa_jax.stream(lm, prompts, batch_size=2, max_new_tokens=9, ignore_eos=True)
+    first = [next(events), next(events)]
+    assert [(event.index, len(event.token_ids)) for event in first] == [(0, 1), (1, 1)]
+    assert "insert" in ran
+    assert "decode" not in ran
+    assert sum(len(event.token_ids) for event in (*first, *events)) == 18
+
+
+def test_a_long_prompt_is_run_in_chunks_between_the_steps_of_others(lm, monkeypatch, ran):
+    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(admission, "CHUNK", 64)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(3, 500, n).tolist() for n in (9, 5, 300, 6)]
     each = [{"max_new_tokens": n} for n in (100, 3, 20, 9)]
     expected = alone(lm.with_tree("chain:0"), prompts, each)
-    monkeypatch.setattr(Runtime, "run", noted)
+    ran.clear()
     answers = medusa_jax.generate(lm, prompts, batch_size=2, each=each)
     assert [answer.token_ids for answer in answers] == expected
     assert ran.count("extend_rows") == 5
@@ -127,6 +144,7 @@ def test_the_seconds_of_an_answer_are_its_own(lm):
     assert sum(answer.decode_seconds for answer in short) <= found[0].decode_seconds * 1.001
     assert all(answer.prefill_seconds > 0 for answer in found.values())
     assert sum(found[i].prefill_seconds for i in (2, 3)) < clock.prefill
+    assert clock.tokens == clock.row_steps == sum(own["max_new_tokens"] for own in each)
 
 
 def test_samples_of_a_prompt_are_run_once_and_differ(lm, monkeypatch):

@@ -49,6 +49,24 @@ def test_options_out_of_range_are_refused(options, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_bias_of_an_unknown_token_is_refused(lm):
+    for token in (-1, 512):
+        with pytest.raises(UserError, match=r"logit_bias must lie in 0\.\.511"):
+            medusa_jax.generate(lm, PROMPTS, logit_bias={token: 1.0})
+        with pytest.raises(UserError, match=r"logit_bias must lie in 0\.\.511"):
+            medusa_jax.Session(lm, logit_bias={token: 1.0})
+
+
+def test_prompts_of_a_batch_share_their_rule_and_tree(lm):
+    for each in (
+        [{"temperature": 0.5}, {}],
+        [{"temperature": 0.5, "acceptance": "typical"}, {"temperature": 0.5}],
+        [{"tree": "chain:1"}, {"tree": "chain:0"}],
+    ):
+        with pytest.raises(UserError, match="share acceptance and tree"):
+            medusa_jax.generate(lm, PROMPTS * 2, each=each)
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [([], "empty"), ([512], "0..511"), ([{"role": "user", "content": "Hi"}], "template")],

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import medusa_jax
 from medusa_jax.decoding.noise import gumbel
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.decoding.batches import PROMPTS, rows
 from tests.medusa_jax.tiny import last_hidden, tiny_lm
 
 TREES = ["chain:0", "mc_sim_7b_63", "chain:3"]
+IRREGULAR = build_tree([[0], [2], [0, 1], [2, 0], [2, 0, 0], [2, 0, 3], [2, 0, 0, 1]])
 BUDGET = 24
 
 
@@ -49,16 +52,20 @@ def options(draw):
     )
 
 
-@hypothesis.given(st.lists(options(), min_size=3, max_size=3), st.integers(0, 2**64 - 1))
-@hypothesis.settings(deadline=None, max_examples=12)
-def test_same_seed_same_tokens(lm, configs, seed):
+@hypothesis.given(
+    configs=st.lists(options(), min_size=3, max_size=3),
+    seed=st.integers(0, 2**64 - 1),
+    tree=st.sampled_from([*TREES, "dynamic:8", IRREGULAR]),
+    batch=st.sampled_from([(0, 1, 2), (1,), (2, 0)]),
+)
+@hypothesis.settings(deadline=None, max_examples=20, derandomize=True)  # no near ties in these
+def test_same_seed_same_tokens(lm, configs, seed, tree, batch):
     """With any tree, with heads or without, in any batch; each row has options of its own."""
-    states = [sampled(lm, tree, PROMPTS, configs, seed=seed) for tree in TREES]
-    expected = rows(states[0])
+    expected = rows(sampled(lm, "chain:0", PROMPTS, configs, seed=seed))
     assert [len(row) for row in expected] == [BUDGET] * 3
-    assert [rows(state) for state in states[1:]] == [expected] * 2
-    alone = sampled(lm, TREES[1], PROMPTS[1:2], configs[1:2], seed=seed, numbers=[1])
-    assert rows(alone) == expected[1:2]
+    prompts, own = ([all_rows[i] for i in batch] for all_rows in (PROMPTS, configs))
+    actual = rows(sampled(lm, tree, prompts, own, seed=seed, numbers=batch))
+    assert actual == [expected[i] for i in batch]
 
 
 def slow_sample(lm, prompt, temperature, number, seed=0):
@@ -81,6 +88,25 @@ def test_tokens_are_those_of_the_gumbel_max_trick(lm):
     config = GenerationConfig(temperature=0.9)
     state = sampled(lm, "mc_sim_7b_63", PROMPTS, [config] * 3)
     assert rows(state) == [slow_sample(lm, p, 0.9, i) for i, p in enumerate(PROMPTS)]
+
+
+def test_rows_have_options_and_seeds_of_their_own(lm):
+    """Through the API, where the options that are everyone's would be another rule."""
+    each = [
+        {"temperature": 0.6, "seed": 5},
+        {"temperature": 1.4, "seed": 2**63 + 1, "top_k": 9},
+        {"temperature": 1.0, "min_p": 0.05, "max_new_tokens": 9},
+    ]
+    together = medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=BUDGET, each=each)
+    for number, (prompt, own, answer) in enumerate(zip(PROMPTS, each, together, strict=True)):
+        options = {"max_new_tokens": BUDGET, "tree": "chain:0", "numbers": [number]} | own
+        (alone,) = medusa_jax.generate(lm, [prompt], **options)
+        assert answer.token_ids == alone.token_ids
+    seeds = [{"temperature": 1.0, "seed": seed} for seed in (0, 1)]
+    first, second = medusa_jax.generate(
+        lm, PROMPTS[:1] * 2, batch_size=2, numbers=[0, 0], max_new_tokens=BUDGET, each=seeds
+    )
+    assert first.token_ids != second.token_ids
 
 
 def test_many_positions_give_many_tokens(lm):

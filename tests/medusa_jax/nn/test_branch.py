@@ -17,7 +17,8 @@ from medusa_jax.nn.branch import (
     own_params,
 )
 from medusa_jax.nn.heads import MedusaHeads, init_heads
-from tests.medusa_jax.branch_heads import KINDS, branch_lm, heads_of, slow_logits
+from medusa_jax.nn.quantize import int8_matrices, is_quantized
+from tests.medusa_jax.branch_heads import KINDS, KINDS_AND_OWN, branch_lm, heads_of, slow_logits
 from tests.medusa_jax.packed import quick_jit
 
 
@@ -29,16 +30,18 @@ def inputs(leading=(2, 3), J=4, D=16):
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_of_the_equations(kind, num_layers):
-    lm = branch_lm(kind, num_layers=num_layers)
+@pytest.mark.parametrize(("kind", "own"), KINDS_AND_OWN)
+def test_logits_are_those_of_the_equations(kind, own, num_layers):
+    lm = branch_lm(kind, num_layers=num_layers, own=own)
     hidden, branch = inputs()
     lm_head_VD = lm.params["lm_head"]["weight"]
     apply = jax.jit(MedusaHeads(lm.heads_config).apply)
-    logits = apply({"params": lm.heads_params}, hidden, lm_head_VD, branch)
+    logits = apply({"params": lm.heads_params}, hidden, None if own else lm_head_VD, branch)
     assert (logits.shape, logits.dtype) == ((2, 3, 4, 24), jnp.float32)
     for *place, head in np.ndindex(2, 3, 4):
         at = tuple(place)
+        if own:
+            lm_head_VD = lm.heads_params["projection"]["weight"][head]
         slow_V = slow_logits(kind, lm.heads_params, head, hidden[at], branch[at], lm_head_VD)
         np.testing.assert_allclose(logits[*at, head], slow_V, rtol=2e-4, atol=2e-4)
 
@@ -71,6 +74,23 @@ def test_one_head_is_that_of_all(kind):
         term = branch_term(own, jnp.asarray(branch[..., : m + 1, :]), jnp.float32)
         one = head_hidden(own, jnp.asarray(hidden), term, jnp.float32)
         np.testing.assert_allclose(one, all_heads[..., m, :], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "own"), KINDS_AND_OWN)
+def test_quantised_matrices_are_read_like_any_others(kind, own):
+    lm = branch_lm(kind, num_layers=2, own=own)
+    hidden, branch = inputs()
+    lm_head_VD = None if own else lm.params["lm_head"]["weight"]
+    quantised = int8_matrices(lm.heads_params)
+    widened = jax.tree.map(
+        lambda x: x.scale * x.qvalue.astype(jnp.float32) if is_quantized(x) else x,
+        quantised,
+        is_leaf=is_quantized,
+    )
+    apply = quick_jit(MedusaHeads(lm.heads_config).apply)
+    found = apply({"params": quantised}, hidden, lm_head_VD, branch)
+    wanted = apply({"params": widened}, hidden, lm_head_VD, branch)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["markov", "gated_markov"])
@@ -116,16 +136,19 @@ def test_another_key_draws_other_inner_matrices():
     assert 0.8 < size < 1.2
 
 
-@pytest.mark.parametrize("kind", ["markov", "gated_markov", "branch"])
+@pytest.mark.parametrize(
+    ("kind", "own"), [pair for pair in KINDS_AND_OWN if pair[0] != "recurrent"]
+)
 @pytest.mark.parametrize("before", ["none", "root"])
-def test_trained_heads_go_on_from_what_they_say(before, kind):
+def test_trained_heads_go_on_from_what_they_say(before, kind, own):
+    """Those of the original's checkpoints too, which have projections of their own."""
     rng = np.random.default_rng(3)
-    config = MedusaConfig(4, 16, 24, conditioning=before)
+    config = MedusaConfig(4, 16, 24, conditioning=before, own_projection=own)
     old = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32),
         init_heads(config, jnp.zeros((24, 16)), jnp.float32),
     )
-    wanted = heads_of(kind)
+    wanted = heads_of(kind, own_projection=own)
     assert can_learn_to_see(config, wanted)
     new = extended(old, init_heads(wanted, jnp.zeros((24, 16)), jnp.float32))
     hidden, branch = inputs()

@@ -60,9 +60,22 @@ def test_assumed_times_rise():
         assert seconds == sorted(seconds)
 
 
+def test_only_sizes_that_were_measured_are_chosen():
+    """Three nodes would be the best by interpolation, and nobody knows what they take."""
+    own = [Point(1, 1, 256, 1.0), Point(1, 2, 256, 1.2), Point(1, 4, 256, 1.25)]
+    own += [Point(4, 1, 256, 1.1), Point(4, 2, 256, 1.3), Point(4, 8, 256, 9.0)]
+    acceptance = Acceptance({0.0: Rates(np.array([[[0.5, 0.3, 0.0]], [[0.0, 0.0, 0.0]]]))})
+    measured = Measured(acceptance, {"float32": StepTimes(tuple(own))})
+    assert list(of(measured=measured).trees) == [1, 2, 4]
+    assert list(of(measured=measured, batch=2).trees) == [1, 2]  # between one row and four
+    assert list(of(measured=measured, batch=9).trees) == [1, 2, 8]
+    assert of(measured=measured).choose(256).nodes == 4
+    assert 3 in of(measured=Measured(acceptance)).trees
+
+
 def test_what_lies_beyond_the_measured_is_doubted_more():
     times = StepTimes((Point(1, 1, 256, 1.0), Point(1, 8, 256, 2.0)))
     measured = Measured(Acceptance({0.0: assumed_acceptance(2)}), {"float32": times})
-    doubt = of(measured=measured).belief.doubt
-    assert doubt[8] < doubt[16] < of().belief.doubt[8]
+    near, beyond = (of(measured=measured, batch=batch).belief.doubt for batch in (1, 4))
+    assert near[8] < beyond[8] < of().belief.doubt[8]
     assert of(measured=measured, dtype="bfloat16").belief.doubt == of(dtype="bfloat16").belief.doubt

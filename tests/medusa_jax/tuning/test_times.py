@@ -68,6 +68,7 @@ def test_what_was_measured_is_told_from_what_was_not():
     assert not times.is_measured(8, 2)  # with four rows, only plain decoding was
     assert times.is_measured(1, 3)
     assert not times.is_measured(1, 5)
+    assert [times.sizes(batch) for batch in (1, 2, 4, 9)] == [{1, 8}, {1}, {1}, {1}]
 
 
 @pytest.mark.parametrize("bad", [(), (Point(0, 1, 256, 1.0),), (Point(1, 1, 256, 0.0),)])

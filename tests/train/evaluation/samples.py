@@ -25,14 +25,16 @@ def lm_with(kind):
         return dataclasses.replace(lm, heads_config=None, heads_params=None)
     if kind == "shared":
         return lm
+    corrects = kind == "own, markov"
     config = MedusaConfig(
         num_heads=4,
         hidden_size=D,
         vocab_size=len(DRAFT) if kind == "draft" else V,
         num_layers=2,
-        own_projection=kind == "own",
+        own_projection=kind.startswith("own"),
         draft_vocab=kind == "draft",
-        conditioning="root" if kind == "draft" else "none",
+        conditioning="root" if kind == "draft" else "markov" if corrects else "none",
+        markov_rank=3 if corrects else 0,
     )
     token_map = jnp.asarray(DRAFT, jnp.int32) if kind == "draft" else None
     params = init_heads(config, lm.params["lm_head"]["weight"], jnp.float32, token_map)

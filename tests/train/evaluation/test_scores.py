@@ -18,7 +18,11 @@ from train.evaluation.scores import score, score_each
 
 
 def head_logits(lm, hidden, following):
-    """[M, vocabulary of the heads] at one position (paper, section 2.1.1)."""
+    """[M, vocabulary of the heads] at one position (paper, section 2.1.1).
+
+    Tokens that follow are there as far as the text goes; without those that it sees, what a head
+    says does not count.
+    """
     c = lm.heads_config
     params = jax.tree.map(np.asarray, lm.heads_params)
     rows = np.asarray(lm.params["lm_head"]["weight"])
@@ -27,13 +31,20 @@ def head_logits(lm, hidden, following):
         x = hidden
         for layer in range(c.num_layers):
             y = params["blocks"]["weight"][m, layer] @ x + params["blocks"]["bias"][m, layer]
-            if c.conditioning == "root" and layer == 0:
-                e = np.asarray(lm.params["embed"]["weight"])[following]
-                y = y + params["root"]["weight"][m] @ (e / np.sqrt(np.mean(e * e)))
+            if c.conditioning != "none" and layer == 0:
+                y = y + params["root"]["weight"][m] @ embedded(lm, following[0])
             x = x + y / (1 + np.exp(-y))
         own = params["projection"]["weight"][m] if c.own_projection else rows
         logits.append((own[params["token_map"]] if c.draft_vocab else own) @ x)
+        if c.conditioning == "markov" and m < len(following):
+            z = params["markov_in"]["weight"] @ embedded(lm, following[m])
+            logits[-1] = logits[-1] + params["markov_out"]["weight"] @ z
     return np.stack(logits)
+
+
+def embedded(lm, token):
+    e = np.asarray(lm.params["embed"]["weight"])[token]
+    return e / np.sqrt(np.mean(e * e))
 
 
 def entropy(logits, label):
@@ -53,7 +64,7 @@ def ranks(lm, example):
     for t in range(len(token) - 1):
         base = entropy(rows @ hidden[t], token[t + 1]) if is_label[t + 1] else None
         found = [None] * heads
-        logits = head_logits(lm, hidden[t], token[t + 1]) if heads else None
+        logits = head_logits(lm, hidden[t], token[t + 1 :]) if heads else None
         for k in range(1, heads + 1):
             if t + k + 1 < len(token) and is_label[t + k + 1]:
                 label, own = token[t + k + 1], logits[k - 1]
@@ -93,7 +104,7 @@ def expected_metrics(lm, examples, paths):
     return out
 
 
-@pytest.mark.parametrize("kind", ["none", "shared", "own", "draft"])
+@pytest.mark.parametrize("kind", ["none", "shared", "own", "own, markov", "draft"])
 def test_metrics_are_those_of_full_logits(kind):
     lm, examples = lm_with(kind), conversations()
     tree = build_tree([]) if kind == "none" else TREE

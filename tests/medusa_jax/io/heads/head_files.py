@@ -81,6 +81,7 @@ HEADS = {
     "A, two layers": MedusaConfig(M, D, V, num_layers=2, own_projection=True),
     "A, no bias": MedusaConfig(M, D, V, bias=False, own_projection=True),
     "A, linear": MedusaConfig(M, D, V, num_layers=0, bias=False, own_projection=True),
+    "A, markov": MedusaConfig(M, D, V, own_projection=True, conditioning="markov", markov_rank=2),
     "A, twelve heads": MedusaConfig(12, D, V, own_projection=True),
     "C": MedusaConfig(M, D, V),
     "C, two layers, no bias": MedusaConfig(M, D, V, num_layers=2, bias=False),

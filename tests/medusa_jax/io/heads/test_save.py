@@ -42,6 +42,11 @@ SAVED = {
     "A": ("A", A),
     "A, two layers, no bias": ("A", MedusaConfig(M, D, V, 2, False, True)),
     "A, linear": ("A", MedusaConfig(M, D, V, 0, False, True)),
+    "A, root": ("A", MedusaConfig(M, D, V, own_projection=True, conditioning="root")),
+    "A, gated": (
+        "A",
+        MedusaConfig(M, D, V, 2, own_projection=True, conditioning="gated_markov", markov_rank=2),
+    ),
     "C": ("C", C),
     "C, two layers": ("C", MedusaConfig(M, D, V, 2)),
     "C, draft": ("C", C_DRAFT),
