@@ -50,6 +50,24 @@ def test_a_queue_gives_the_answers_of_one_by_one(lm, rule, seed, rows):
     assert [answer.prompt for answer in answers] == prompts
 
 
+def test_rows_have_options_and_seeds_of_their_own(lm):
+    """Where the options that are everyone's would be another rule."""
+    prompts, _ = work(8, 3)
+    each = [
+        {"temperature": 0.6, "seed": 5},
+        {"temperature": 1.4, "seed": 2**63 + 1, "top_k": 9},
+        {"temperature": 1.0, "min_p": 0.05, "max_new_tokens": 9},
+    ]
+    each = [{"max_new_tokens": 24} | own for own in each]
+    together = medusa_jax.generate(lm, prompts, batch_size=3, each=each)
+    expected = alone(lm.with_tree("chain:0"), prompts, each)
+    assert [answer.token_ids for answer in together] == expected
+    seeds = [{"temperature": 1.0, "seed": seed, "max_new_tokens": 24} for seed in (0, 1)]
+    options = {"batch_size": 2, "numbers": [0, 0], "each": seeds}
+    first, second = medusa_jax.generate(lm, prompts[:1] * 2, **options)
+    assert first.token_ids != second.token_ids
+
+
 def test_answers_come_as_they_are_done_and_rows_are_refilled(lm, monkeypatch):
     """A long answer beside short ones: all of these come first, in the long one's time."""
     calls = []

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import medusa_jax
 from medusa_jax.decoding.noise import gumbel
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.runtime import make_request, make_runtime
@@ -88,25 +87,6 @@ def test_tokens_are_those_of_the_gumbel_max_trick(lm):
     config = GenerationConfig(temperature=0.9)
     state = sampled(lm, "mc_sim_7b_63", PROMPTS, [config] * 3)
     assert rows(state) == [slow_sample(lm, p, 0.9, i) for i, p in enumerate(PROMPTS)]
-
-
-def test_rows_have_options_and_seeds_of_their_own(lm):
-    """Through the API, where the options that are everyone's would be another rule."""
-    each = [
-        {"temperature": 0.6, "seed": 5},
-        {"temperature": 1.4, "seed": 2**63 + 1, "top_k": 9},
-        {"temperature": 1.0, "min_p": 0.05, "max_new_tokens": 9},
-    ]
-    together = medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=BUDGET, each=each)
-    for number, (prompt, own, answer) in enumerate(zip(PROMPTS, each, together, strict=True)):
-        options = {"max_new_tokens": BUDGET, "tree": "chain:0", "numbers": [number]} | own
-        (alone,) = medusa_jax.generate(lm, [prompt], **options)
-        assert answer.token_ids == alone.token_ids
-    seeds = [{"temperature": 1.0, "seed": seed} for seed in (0, 1)]
-    first, second = medusa_jax.generate(
-        lm, PROMPTS[:1] * 2, batch_size=2, numbers=[0, 0], max_new_tokens=BUDGET, each=seeds
-    )
-    assert first.token_ids != second.token_ids
 
 
 def test_many_positions_give_many_tokens(lm):
