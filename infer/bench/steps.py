@@ -11,18 +11,17 @@ import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from infer import display
 from infer.bench.experiments import run_experiments
 from infer.bench.random_models import NUM_HEADS, random_lm
 from infer.bench.simulated import simulated
+from infer.bench.step_bytes import cache_bytes, parameter_bytes, read_cache_bytes, total_bytes
 from infer.bench.timing import copy_bandwidth, device_memory
 from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
 from medusa_jax.decoding import step
-from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.runtime import Batch, Clock, Runtime, make_request, make_runtime
 from medusa_jax.decoding.state import Prefilled
 from medusa_jax.sharding import parse_mesh
@@ -98,8 +97,8 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
 
 def _missing_memory(lm: MedusaLM, context: int, batch: int, devices: int) -> str | None:
     """What a batch needs more than there is; None: it fits."""
-    weights = _bytes((lm.params, lm.heads_params))
-    needed, there = weights + _cache_bytes(lm, context, batch), devices * device_memory()
+    weights = total_bytes((lm.params, lm.heads_params))
+    needed, there = weights + cache_bytes(lm, context + ROOM, batch), devices * device_memory()
     if needed < 0.9 * there:
         return None
     return f"weights and cache take {needed / 1e9:.1f} GB of {there / 1e9:.1f}"
@@ -172,6 +171,7 @@ def _row(
     context: int,
     batch: int,
 ) -> dict[str, Any]:
+    tokens = context + STEPS * tokens_per_step / 2  # in the middle of what is timed
     overheads = [a / b for a, b in zip(seconds, autoregressive, strict=True)]
     return {
         "nodes": lm.tree.R,
@@ -183,36 +183,13 @@ def _row(
         "step_overhead": statistics.median(overheads),
         "tokens_per_step": tokens_per_step,
         "tokens_per_second": batch * tokens_per_step / statistics.median(seconds),
-        "parameter_bytes": _parameter_bytes(lm),
-        "cache_bytes": _cache_bytes(lm, context, batch),
+        "parameter_bytes": parameter_bytes(lm),
+        "cache_bytes": cache_bytes(lm, context + ROOM, batch),
+        "cache_bytes_read": read_cache_bytes(lm, context + ROOM, batch, tokens),
         "rounds_step_ms": [1e3 * s for s in seconds],
     }
 
 
 def _bandwidth(row: dict[str, Any], copy: float) -> dict[str, Any]:
-    reached = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
+    reached = (row["parameter_bytes"] + row["cache_bytes_read"]) / (row["step_ms"] / 1e3)
     return {"bytes_per_second": reached, "copy_fraction": reached / copy}
-
-
-def _parameter_bytes(lm: MedusaLM) -> int:
-    """Bytes of weights that a step reads: of an embedding only rows, of a shared LM head twice."""
-    count, embed = _bytes(lm.params), _bytes(lm.params["embed"])
-    if not lm.config.tie_embeddings:
-        count -= embed
-    depth = heads_used(lm.tree, NUM_HEADS)
-    if not depth or lm.heads_params is None:
-        return count
-    used = jax.tree.map(lambda x: x[:depth], lm.heads_params)
-    shared = 0 if "projection" in used else embed  # the LM head has the embedding's shape
-    return count + _bytes(used) + shared
-
-
-def _bytes(params: Any) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(params))
-
-
-def _cache_bytes(lm: MedusaLM, context: int, batch: int) -> int:
-    """Bytes of the whole cache: attention reads all slots, also those that it masks."""
-    c = lm.config
-    values = 2 * c.num_layers * c.num_kv_heads * c.head_dim * (context + ROOM) * batch
-    return values * jnp.dtype(storage_dtype(lm.dtype, lm.platform)).itemsize

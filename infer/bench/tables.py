@@ -68,6 +68,8 @@ def print_shape(report: dict[str, Any]) -> None:
     _print_lines(
         f"A copy: {copy['bytes'] / 2**20:.0f} MiB read and written at "
         f"{copy['bytes_per_second'] / 1e9:.1f} GB/s. prefill ms: of one row.",
+        "GB/s: of weights, and of the cache what attention reads: its tokens where there is a "
+        "kernel, else all slots.",
         "tok/step: drawn, as heads of middling quality are accepted. tok/s: of all rows.",
         *(f"Note: {note}." for note in report["notes"]),
     )

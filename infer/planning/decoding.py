@@ -10,8 +10,9 @@ from infer.planning.abstract import Wish, decode_program
 from medusa_jax.io.atomic import write_text
 from medusa_jax.plan.build import Built, build
 from medusa_jax.plan.costs import Costs, step_costs
-from medusa_jax.plan.estimate import DecodePlan, common, step_seconds
+from medusa_jax.plan.estimate import DecodePlan, common
 from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.speed import decoding_speed
 from medusa_jax.plan.topology import Topology
 from medusa_jax.tree.build import build_tree
 
@@ -39,20 +40,15 @@ def plan_decoding(
     """
     built, costs = _step(topology, where, wish, hlo, "step")
     num_devices = where.size if isinstance(where, Mesh) else 1
-    overhead = speed = None
+    speed: dict[str, Any] = dict.fromkeys(("overhead", "tokens_per_second"))
     if costs is not None:
-        seconds = step_seconds(costs, topology.chip)
         plain = costs
         if wish.tree.R > 1:
             root_alone = dataclasses.replace(wish, tree=build_tree([]))
             _, plain = _step(topology, where, root_alone, hlo, "plain")
-        overhead = None if plain is None else seconds / step_seconds(plain, topology.chip)
-        speed = tokens_per_step and wish.batch_size * tokens_per_step / seconds
-    return DecodePlan(
-        **common(topology, num_devices, built, costs, CHANGE),
-        overhead=overhead,
-        tokens_per_second=speed,
-    )
+        tokens = None if tokens_per_step is None else wish.batch_size * tokens_per_step
+        speed = decoding_speed(costs, plain, topology.chip, tokens)
+    return DecodePlan(**common(topology, num_devices, built, costs, CHANGE), **speed)
 
 
 def _step(

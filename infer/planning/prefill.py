@@ -15,7 +15,7 @@ from medusa_jax.decoding.buckets import cache_slots, prompt_width
 from medusa_jax.decoding.chunks import CHUNK
 from medusa_jax.decoding.drafters import NoDrafter
 from medusa_jax.io.atomic import write_text
-from medusa_jax.plan.build import Built, build, local_bytes
+from medusa_jax.plan.build import Built, build, sizes_of
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.estimate import Plan, common
 from medusa_jax.plan.hlo import parse
@@ -36,7 +36,8 @@ def plan_prefill(
       topology: to compile for.
       where: a mesh of its devices, or one of them.
       wish: its rows wait in the batch; one prompt is run at a time.
-      hlo: a folder for the optimized program of the last chunk; None: it is not kept.
+      hlo: a folder for the optimized programs, prefill_last.txt and prefill_middle.txt; None: they
+        are not kept.
     """
     decode = decode_program(wish, where)
     width = min(prompt_width(wish.max_context), CHUNK)
@@ -45,12 +46,13 @@ def plan_prefill(
     last = _chunk(topology, decode, width, slots)
     costs = None
     if last.text is not None:
-        if hlo is not None:
-            write_text(hlo / "prefill.txt", last.text)
         before = max((chunks - 1) * CHUNK // 2, width)  # a chunk has to fit
         middle = _chunk(topology, decode, width, before)
         assert middle.text is not None
         costs = costs_of(parse(middle.text)) * chunks
+        if hlo is not None:
+            write_text(hlo / "prefill_last.txt", last.text)
+            write_text(hlo / "prefill_middle.txt", middle.text)
     num_devices = where.size if isinstance(where, Mesh) else 1
     return Plan(**common(topology, num_devices, _beside(last, decode, slots), costs, CHANGE))
 
@@ -84,13 +86,12 @@ def _cache(decode: DecodeProgram, slots: int) -> Any:
 
 def _beside(built: Built, decode: DecodeProgram, slots: int) -> Built:
     """With what else is in memory: the batch's state, the drafter, the LM head."""
-    parts = decode.parts() | {"cache of the prompt": _cache(decode, slots)}
-    sizes = {name: sum(map(local_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
+    sizes = sizes_of(decode.parts() | {"cache of the prompt": _cache(decode, slots)})
     held = sum(sizes.values())
     total = built.total_bytes
     if total is not None and built.argument_bytes is not None:
         total += held - built.argument_bytes
-    return dataclasses.replace(built, argument_bytes=held, total_bytes=total)
+    return dataclasses.replace(built, argument_bytes=held, total_bytes=total, sizes=sizes)
 
 
 def _slots(tokens: int) -> int:

@@ -199,10 +199,23 @@ def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> j
     """As `attention`, the mask with the window's limit: by a kernel where there is one."""
     options = {"window": window, "mesh": mesh}
     kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
-    if has_triton() and gpu_attention.supports(*arrays[5].shape[2:]):
+    if reads_valid_slots("gpu", *arrays[5].shape[2:]):
         kernels["cuda"] = functools.partial(gpu_attention.fused_attention, **options)
     default = functools.partial(_in_two_parts, window)
     return jax.lax.platform_dependent(*arrays, default=default, **kernels)
+
+
+def reads_valid_slots(platform: str, head_dim: int, slots: int) -> bool:
+    """Whether attention to a prefix is a kernel's, which leaves the slots beyond it alone.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      head_dim: of keys and values.
+      slots: of the cache.
+    """
+    if platform == "gpu":
+        return has_triton() and gpu_attention.supports(head_dim, slots)
+    return platform == "tpu"
 
 
 def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from medusa_jax.plan.build import Built
 from medusa_jax.plan.chips import Chip
 from medusa_jax.plan.costs import COLLECTIVES, Costs
+from medusa_jax.plan.speed import roofline_seconds
 from medusa_jax.plan.topology import Topology
 
 
@@ -28,7 +29,7 @@ class Plan:
       collective_bytes: of the results of a step's collectives, by kind.
       step_cycles_compiler: the compiler's own estimate, which leaves out waiting for memory.
       step_ms_roofline: a bound: the longest of operations, memory traffic and wire at their peaks.
-      takes_space: where it does not fit, what the compiler says of the space.
+      takes_space: where it does not fit, what takes the space, in lines; see `Built.takes_space`.
       change: where it does not fit, what to change.
     """
 
@@ -81,25 +82,6 @@ class TrainPlan(Plan):
     mfu_bound: float | None
 
 
-def roofline_seconds(costs: Costs, figures: Chip) -> float:
-    """The longest of operations, memory traffic and wire, each at the device's peak."""
-    assert figures.hbm is not None
-    wire = costs.wire_bytes / figures.wire if figures.wire else 0.0
-    return max(costs.flops / figures.flops, costs.hbm_bytes / figures.hbm, wire)
-
-
-def step_seconds(costs: Costs, figures: Chip) -> float:
-    """An estimate: the longer of the roofline and the compiler's cycles.
-
-    Each leaves out what the other sees: the cycles waiting for memory, the roofline everything that
-    is no product and whatever keeps a core from its peak.
-    """
-    cycles = 0.0
-    if costs.cycles is not None and figures.clock is not None:
-        cycles = costs.cycles / figures.clock
-    return max(cycles, roofline_seconds(costs, figures))
-
-
 def common(
     topology: Topology, num_devices: int, built: Built, costs: Costs | None, change: str
 ) -> dict[str, Any]:
@@ -123,7 +105,7 @@ def common(
         "total_bytes": built.total_bytes,
         "fits": fits,
         "compile_seconds": round(built.seconds, 1),
-        "takes_space": built.takes_space,
+        "takes_space": built.takes_space(topology),
         "change": None if fits else change,
     }
     return values | _of_costs(costs, topology.chip)

@@ -151,6 +151,7 @@ def test_shape_report_measures_steps_with_and_without_a_tree(shape):
     assert cells == [(512, 1), (512, 2), (32, 1), (32, 2)]
     for row in rows:
         assert min(row["step_ms"], row["prefill_ms"]) > 0
+        assert row["cache_bytes_read"] == row["cache_bytes"]  # a CPU has no kernel
         expected = (row["parameter_bytes"] + row["cache_bytes"]) / (row["step_ms"] / 1e3)
         assert row["bytes_per_second"] == pytest.approx(expected)
         assert row["copy_fraction"] == pytest.approx(expected / report["copy"]["bytes_per_second"])

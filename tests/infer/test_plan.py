@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def tpu_plans(folder):
     """What two command lines for a TPU did: one plans what fits, one what does not."""
     small = ["--shape=tiny", "--topology=v5e:1x1"]
-    fits = ["--tree=mc_sim_7b_63:16", "--tokens_per_step=2", f"--hlo={folder / 'hlo'}"]
+    fits = ["--tree=mc_sim_7b_63:16", "--tokens_per_step=2", f"--hlo={folder / 'hlo'}", "--prefill"]
     large = ["--tree=chain:0", "--batch_size=40000"]
     commands = [
         [*small, *fits, f"--output={folder / 'fits.json'}"],
@@ -53,8 +53,10 @@ def test_a_plan(tpu_plans, folder):
     assert found["fits"] is True
     assert found["num_devices"] == 1
     assert 0.5 < found["overhead"] < 4  # of so small a model an estimate says little
-    assert {file.name for file in (folder / "hlo").iterdir()} == {"step.txt", "plain.txt"}
-    assert "ENTRY" in (folder / "hlo" / "step.txt").read_text()
+    assert found["prefill"].keys() >= KEYS - {"overhead", "tokens_per_second"}
+    programs = {"step.txt", "plain.txt", "prefill_last.txt", "prefill_middle.txt"}
+    assert {file.name for file in (folder / "hlo").iterdir()} == programs
+    assert all("ENTRY" in (folder / "hlo" / name).read_text() for name in programs)
 
 
 @needs_tpu_compiler
@@ -104,6 +106,8 @@ def test_what_a_gpu_has_no_room_for_is_an_answer():
     done = plan("--shape=tiny", "--topology=t4:1", "--tree=chain:0", "--batch_size=40000")
     assert (done.returncode, own_words(done.stderr)) == (0, [])
     assert "--max_context" in done.stdout
+    # 5 layers of keys and values: 4 heads of 8, 1024 slots, two bytes.
+    assert f"cache: {40000 * 5 * 2 * 4 * 8 * 1024 * 2 / 1e9:.2f} GB" in done.stdout
 
 
 def test_bad_flags():

@@ -1,6 +1,5 @@
 """Planning training: an experiment of shapes alone, and the command."""
 
-import functools
 import json
 
 import jax
@@ -8,11 +7,13 @@ import pytest
 
 from configs import base, tiny
 from medusa_jax import MedusaLM
+from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.plan.models import model_config
 from medusa_jax.sharding import make_mesh
 from tests.commands import run_many
-from tests.medusa_jax.plan.compilers import needs_tpu_compiler, run_module, told_nothing
+from tests.medusa_jax.plan.compilers import needs_tpu_compiler, told_nothing
+from train.flops import Work, flops_per_token
 from train.planning.experiment import train_program
 from train.random_model import RANDOM_TINY, base_config, load_lm
 from train.run import params_dtype
@@ -86,24 +87,53 @@ def test_the_recipes_models_come_with_the_package():
     assert base.get_config().model is None  # which means the default one
 
 
-plan = functools.partial(run_module, "train.plan")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plans")
+
+
+@pytest.fixture(scope="module")
+def tpu_plans(folder):
+    """What two command lines for a TPU did: one plans what fits, one what does not."""
+    tiny = ["--config=configs/tiny.py", "--config.seq_len=64"]
+    fits = ["--topology=v5e:2x2", f"--hlo={folder}"]
+    large = ["--topology=v5e:1x1", "--config.batch_size=262144"]
+    commands = [
+        [*tiny, *fits, f"--output={folder / 'fits.json'}"],
+        [*tiny, *large, f"--output={folder / 'large.json'}"],
+    ]
+    return run_many("train.plan", commands, told_nothing())
 
 
 @needs_tpu_compiler
-def test_a_plan(tmp_path):
-    output = tmp_path / "plan.json"
-    done = plan(
-        "--config=configs/tiny.py", "--topology=v5e:2x2", "--config.seq_len=64",
-        f"--output={output}", f"--hlo={tmp_path}",
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(output.read_text())
+def test_a_plan(tpu_plans, folder):
+    assert (tpu_plans[0].code, tpu_plans[0].err) == (0, "")
+    found = json.loads((folder / "fits.json").read_text())
     assert found["fits"] is True
     assert found["num_devices"] == 4
-    assert 0 < found["mfu_bound"] < 1
-    assert found["tokens_per_second_per_device"] > 0
     assert found["collective_bytes"]["all-reduce"] > 0  # the gradients of rows on other devices
-    assert (tmp_path / "update.txt").is_file()
+    assert (folder / "update.txt").is_file()
+    # Each device has two rows of 64 tokens; a step is as long as its cycles or its bound.
+    seconds = max(found["step_cycles_compiler"] / 1.5e9, found["step_ms_roofline"] / 1e3)
+    assert found["tokens_per_second_per_device"] == pytest.approx(2 * 64 / seconds)
+    c = base_config(RANDOM_TINY)
+    heads = MedusaConfig(num_heads=4, hidden_size=c.hidden_size, vocab_size=c.vocab_size)
+    at_peak = 2 * 64 * flops_per_token(c, heads, 64, Work("medusa2")) / 197e12
+    assert found["mfu_bound"] == pytest.approx(at_peak / (found["step_ms_roofline"] / 1e3))
+
+
+@needs_tpu_compiler
+def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
+    assert (tpu_plans[1].code, tpu_plans[1].err) == (0, "")
+    assert "config.accumulate" in tpu_plans[1].out
+    found = json.loads((folder / "large.json").read_text())
+    assert found["fits"] is False
+    assert found["total_bytes"] > found["hbm_bytes"]
+    unknown = ("temp_bytes", "flops", "tokens_per_second_per_device", "mfu_bound")
+    assert [found[name] for name in unknown] == [None] * 4
+    assert "RESOURCE_EXHAUSTED" in found["takes_space"][0]
+    # Of each token: itself, whether it is a label, its document and its place there.
+    assert found["takes_space"][-1] == f"batch: {262144 * 64 * (4 + 1 + 4 + 4) / 1e9:.2f} GB"
 
 
 def test_bad_flags():

@@ -9,8 +9,9 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.io.atomic import write_text
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
-from medusa_jax.plan.estimate import TrainPlan, common, roofline_seconds, step_seconds
+from medusa_jax.plan.estimate import TrainPlan, common
 from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.speed import training_speed
 from medusa_jax.plan.topology import Topology
 from train.flops import flops_per_token
 from train.planning.experiment import TrainProgram, train_program
@@ -44,17 +45,16 @@ def plan_training(
     """
     program = train_program(settings, config, mesh)
     built = build(topology, program.compiled, program.parts())
-    costs = speed = bound = None
+    costs = None
+    speed: dict[str, Any] = dict.fromkeys(("tokens_per_second_per_device", "mfu_bound"))
     if built.text is not None:
         if hlo is not None:
             write_text(hlo / "update.txt", built.text)
         costs = costs_of(parse(built.text))
         tokens = settings.batch_size * settings.seq_len / mesh.size
-        speed = tokens / step_seconds(costs, topology.chip)
-        model = tokens * _flops_per_token(program, settings)
-        bound = model / (topology.chip.flops * roofline_seconds(costs, topology.chip))
+        speed = training_speed(costs, topology.chip, tokens, _flops_per_token(program, settings))
     values: dict[str, Any] = common(topology, mesh.size, built, costs, _CHANGE)
-    return TrainPlan(**values, tokens_per_second_per_device=speed, mfu_bound=bound)
+    return TrainPlan(**values, **speed)
 
 
 def _flops_per_token(program: TrainProgram, settings: Settings) -> float:

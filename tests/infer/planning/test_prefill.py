@@ -43,6 +43,9 @@ def test_what_does_not_fit_is_an_answer():
     assert found.total_bytes > 1200 * CACHE / 2 > topology.hbm_bytes
     assert not found.fits
     assert "--batch_size" in found.change
+    # The chunk itself fits, and the compiler says nothing of the batch beside it.
+    assert found.takes_space[0] == f"cache: {1200 * CACHE / 2 / 1e9:.2f} GB"
+    assert any(line.startswith("backbone: ") for line in found.takes_space)
 
 
 def test_on_a_mesh_every_device_does_its_part():

@@ -31,13 +31,15 @@ def test_fits_on_both_sides_of_the_line(gib, fits):
     found = successor(topology, gib)
     assert found.fits(topology) is fits
     assert found.argument_bytes == gib << 30
+    takes_space = found.takes_space(topology)
     if fits:
+        assert takes_space == ()
         assert found.total_bytes == pytest.approx(2 * gib << 30, rel=0.01)
         assert found.temp_bytes < 1 << 20
     else:
         assert found.text is None
-        assert "RESOURCE_EXHAUSTED" in found.takes_space[0]
-        assert found.takes_space[-1] == f"arrays: {(gib << 30) / 1e9:.2f} GB"
+        assert "RESOURCE_EXHAUSTED" in takes_space[0]
+        assert takes_space[-1] == f"arrays: {(gib << 30) / 1e9:.2f} GB"
 
 
 def test_a_result_in_the_place_of_an_argument_counts_once():

@@ -33,6 +33,9 @@ def test_fits_on_both_sides_of_the_line(gib, fits):
     assert found.fits(topology) is fits
     assert found.argument_bytes == gib << 30
     assert found.total_bytes == pytest.approx(2 * gib << 30, rel=0.01)
+    # The compiler refuses nothing; 40 GiB are 42.95 GB.
+    takes_space = () if fits else ("arrays: 42.95 GB", "results and code: 42.95 GB")
+    assert found.takes_space(topology) == takes_space
 
 
 @pytest.mark.parametrize("rows", [1, 8, 512])

@@ -1,4 +1,4 @@
-"""Times that follow from counts, by hand."""
+"""What fits, and what takes the space where it does not, by hand."""
 
 import dataclasses
 
@@ -9,26 +9,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from medusa_jax.plan.build import Built, local_bytes
 from medusa_jax.plan.chips import Chip
 from medusa_jax.plan.costs import Costs
-from medusa_jax.plan.estimate import common, roofline_seconds, step_seconds
+from medusa_jax.plan.estimate import common
 from medusa_jax.plan.topology import Topology
 from medusa_jax.sharding import make_mesh
 
 CHIP = Chip(flops=100.0, hbm=10.0, wire=2.0, clock=5.0)
 TOPOLOGY = Topology("toy:2", "tpu", (type("Device", (), {"device_kind": "Toy"})(),) * 2, CHIP, 1000)
-
-
-@pytest.mark.parametrize(
-    ("flops", "hbm", "wire", "seconds"),
-    [(700, 10, 2, 7.0), (100, 80, 2, 8.0), (100, 10, 18, 9.0)],
-)
-def test_the_longest_of_three_counts(flops, hbm, wire, seconds):
-    costs = Costs(flops, hbm, {"all-reduce": 1}, wire)
-    assert roofline_seconds(costs, CHIP) == seconds
-    assert step_seconds(costs, CHIP) == seconds
-    assert step_seconds(dataclasses.replace(costs, cycles=100), CHIP) == 20.0
-    assert step_seconds(dataclasses.replace(costs, cycles=1), CHIP) == seconds
-    no_clock = dataclasses.replace(CHIP, clock=None)
-    assert step_seconds(dataclasses.replace(costs, cycles=100), no_clock) == seconds
 
 
 @pytest.mark.parametrize(("total", "fits"), [(1000, True), (1001, False)])
@@ -43,10 +29,39 @@ def test_the_line_of_what_fits(total, fits):
 
 
 def test_what_was_refused_has_no_costs():
-    values = common(TOPOLOGY, 2, Built(1.0, None, 10, None, 2000, ("why",)), None, "use less")
+    built = Built(1.0, None, 10, None, 2000, refusal=("why",))
+    values = common(TOPOLOGY, 2, built, None, "use less")
     assert values["fits"] is False
     assert values["takes_space"] == ("why",)
     assert {values[name] for name in ("flops", "collective_bytes", "step_ms_roofline")} == {None}
+
+
+SIZES = {"state": 1_000_000, "cache": 30_000_000_000, "backbone": 50_000_000_000}
+
+
+def test_what_takes_the_space_where_the_compiler_refuses_nothing():
+    """Of 100 GB: 80 of arguments, 15 of temporaries, 6 of results and the program."""
+    topology = dataclasses.replace(TOPOLOGY, hbm_bytes=100_000_000_000)
+    built = Built(1.0, "text", 80_001_000_000, 15_000_000_000, 101_001_000_000, SIZES)
+    assert built.takes_space(topology) == (
+        "backbone: 50.00 GB",
+        "cache: 30.00 GB",
+        "temporaries: 15.00 GB",
+        "results and code: 6.00 GB",
+    )
+    roomy = dataclasses.replace(topology, hbm_bytes=200_000_000_000)
+    assert built.takes_space(roomy) == ()
+
+
+def test_what_takes_the_space_where_it_refuses():
+    """Its own words, which have the temporaries, and then the arguments."""
+    built = Built(1.0, None, 80_001_000_000, None, None, SIZES, ("no room", "HLO temp 15 GB"))
+    assert built.takes_space(TOPOLOGY) == (
+        "no room",
+        "HLO temp 15 GB",
+        "backbone: 50.00 GB",
+        "cache: 30.00 GB",
+    )
 
 
 @pytest.mark.parametrize(("dtype", "nbytes"), [("float32", 12), ("bfloat16", 6), ("uint4", 2)])
