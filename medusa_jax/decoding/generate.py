@@ -173,7 +173,7 @@ def _job(
     return Job(encoded, batch_size, numbers, configs, first)
 
 
-def _kind(config: GenerationConfig) -> tuple[str, bool]:
+def _kind(config: GenerationConfig) -> tuple[str, bool | None]:
     """What one batch cannot have twice."""
     return config.rule, config.sampled_root
 
