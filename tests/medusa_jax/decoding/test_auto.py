@@ -142,8 +142,8 @@ def test_processes_that_share_a_model_keep_the_tree(lm, monkeypatch):
 
 
 def test_trees_of_one_depth_share_their_arrays(lm):
-    tuned = dataclasses.replace(lm, measured=measured(8))
-    steering = AutoTree(tuned, GenerationConfig(), 1, False)
+    tried = dataclasses.replace(lm, measured=dataclasses.replace(measured(8), times={}))
+    steering = AutoTree(tried, GenerationConfig(), 1, False)
     first, second = steering._runtime(48), steering._runtime(64)
     assert auto._depth(first) == auto._depth(second) == 4
     own = [jax.tree.leaves(r.params["drafter"]["heads"]) for r in (first, second)]
