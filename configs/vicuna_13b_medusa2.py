@@ -9,9 +9,10 @@
 
 Data: as for 7B, 230 million tokens in two epochs of each stage.
 Hardware: the authors' files are for 8 GPUs. By the compiler, the first stage fits one H100 (37.7 of
-84.9 GB) and the second two (51.0 GB each); a v5p:2x2x1 should do for both (docs/tpu.md).
+84.9 GB) or a v5p:2x2x1 (12.1 of 102.8), and the second two H100 (51.0 GB each); a v5p:2x2x1 should
+do for it too (docs/tpu.md).
 Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-2.1 on one H100 and 2.8 on two.
+2.1 on one H100 (1.7 on a v5p:2x2x1) and 2.8 on two.
 Expected: paper: MT-bench quality 6.43 (0.14 below the base model) at 2.83 times the speed, 3.51
 tokens per step by typical acceptance (table 1).
 """

@@ -2,8 +2,9 @@
 
   python docs/benchmarks/plans/gather.py FOLDER ... slices.json
 
-FOLDERs hold what train.plan writes. Hours are those of all tokens of a recipe at the estimated
-speed: they know of no waiting, evaluation or compilation.
+FOLDERs hold what train.plan writes; rows of other plans that the file has already stay. Hours are
+those of all tokens of a recipe at the estimated speed: they know of no waiting, evaluation or
+compilation.
 """
 
 import json
@@ -58,11 +59,15 @@ def order(one: dict[str, Any]) -> tuple[Any, ...]:
 def main(*folders_and_output: str) -> None:
     """Writes the file."""
     *folders, output = folders_and_output
+    target = Path(output)
+    before = json.loads(target.read_text()) if target.exists() else []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.json"))]
-    plans = [json.loads(file.read_text()) for file in files if file.name != Path(output).name]
-    rows = [one for plan in plans if "command" in plan and (one := row(plan)) is not None]
-    Path(output).write_text(json.dumps(sorted(rows, key=order), indent=1) + "\n")
-    for one in sorted(rows, key=order):
+    plans = [json.loads(file.read_text()) for file in files if file.name != target.name]
+    new = [one for plan in plans if "command" in plan and (one := row(plan)) is not None]
+    by_slice = {(one["recipe"], one["topology"]): one for one in (*before, *new)}
+    rows = sorted(by_slice.values(), key=order)
+    target.write_text(json.dumps(rows, indent=1) + "\n")
+    for one in rows:
         size = "refused" if one["total_bytes"] is None else f"{one['total_bytes'] / 1e9:.1f} GB"
         hours = "does not fit" if one["hours"] is None else f"{one['hours']:.1f} hours"
         print(one["recipe"], one["topology"], size, hours)
