@@ -74,4 +74,7 @@ def main(*folders_and_output: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        print(f"usage: {sys.argv[0]} FOLDER ... slices.json", file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])
