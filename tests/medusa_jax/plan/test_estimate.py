@@ -70,3 +70,16 @@ def test_what_a_device_holds_of_an_array(dtype, nbytes):
     split = NamedSharding(make_mesh(data=8), PartitionSpec("data"))
     assert local_bytes(jax.ShapeDtypeStruct((8, 3), dtype, sharding=split)) == nbytes
     assert local_bytes(jax.ShapeDtypeStruct((3,), dtype)) == nbytes
+
+
+def test_what_takes_the_space_comes_largest_first():
+    sizes = {"cache": 10**9, "parameters": 7 * 10**9, "request": 100}
+    built = Built(1.0, "text", 8 * 10**9, 3 * 10**9, 12 * 10**9, sizes)
+    large, small = (dataclasses.replace(TOPOLOGY, hbm_bytes=n * 10**9) for n in (12, 11))
+    assert built.takes_space(small) == (
+        "parameters: 7.00 GB",
+        "temporaries: 3.00 GB",
+        "cache: 1.00 GB",
+        "results and code: 1.00 GB",
+    )
+    assert built.takes_space(large) == ()
