@@ -1,6 +1,7 @@
 """Which prompts are run next: several short ones at once, a long one chunk by chunk."""
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,8 @@ from medusa_jax.decoding.chunks import CHUNK, Chunks
 from medusa_jax.decoding.prefill import choose_first
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import Prefilled, Request
+
+_LOOK_AHEAD = 64  # prompts
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +38,11 @@ class Ticket:
     is_shared: bool = False
     cache: KVCache | None = None
     kept: int = 0
+
+    @property
+    def bound(self) -> int:
+        """The length that the row may get, prompt and answer together."""
+        return len(self.ids) + self.budget
 
 
 # What tickets ask for, on the host.
@@ -111,6 +119,16 @@ class Admission:
                 break
             group.append(ticket)
         return group[: group_size(min(len(group), free))]
+
+    def sizes(self, free: int) -> set[tuple[int, int]]:
+        """How many of the prompts that come next are run at once with `free` rows, and how wide."""
+        sizes = set()
+        for ticket in itertools.islice(self.waiting, _LOOK_AHEAD):
+            if ticket.cache is None and len(ticket.ids) <= CHUNK:
+                width = prompt_width(len(ticket.ids))
+                most = 1 if _is_alone(ticket) else min(free, max(CHUNK // width, 1))
+                sizes.add((group_size(most), width))
+        return sizes
 
     def _run(self, tickets: list[Ticket]) -> Prefilled | None:
         first, request = tickets[0], self._make_request(tickets)

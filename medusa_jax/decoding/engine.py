@@ -6,10 +6,12 @@ the place of those that ended, starts the next call, and only then hands out wha
 are made while the device works.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +23,7 @@ from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import DecodeState, Progress, Request
 from medusa_jax.decoding.steering import Call, Steering
 from medusa_jax.decoding.updates import Token, Update, emitted, next_root, roots
+from medusa_jax.decoding.warming import Warmer
 from medusa_jax.tree.dynamic import AnyTree
 
 # Ctrl-C waits for the call in flight, and a call costs a few milliseconds.
@@ -29,6 +32,8 @@ _CALL_SECONDS = 0.5
 _SHARED_STEPS = 32  # clocks differ between processes, calls must not
 # Steps that other rows take between two chunks of a prompt.
 _STEPS_PER_CHUNK = 8
+# Many rows are refilled several at a time, since running a prompt reads all weights.
+_ROWS_PER_REFILL = 16
 # The cache has room for this many more tokens of every row, or for all that the row may get.
 _ROOM = 256
 
@@ -52,7 +57,7 @@ class _Row:
     @property
     def bound(self) -> int:
         """The length that the row may get."""
-        return len(self.ticket.ids) + self.ticket.budget
+        return self.ticket.bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Engine:
         clock: Clock,
         steering: Steering,
         most_steps: int | None = None,
+        warmer: Warmer | None = None,
     ):
         """Prepares an empty batch.
 
@@ -92,11 +98,12 @@ class Engine:
           clock: gets what is spent in all.
           steering: chooses the tree of every call.
           most_steps: of one call; None: as many as take half a second.
+          warmer: None: programs are compiled when they are needed.
         """
         self.clock = clock
         self.state: DecodeState | None = None
         self._runtime, self._idle, self._most_steps = runtime, idle, most_steps
-        self._steering = steering
+        self._steering, self._warmer = steering, warmer
         self._waiter = ThreadPoolExecutor(max_workers=1)
         self._compiled_before = 0.0
         self._admission = Admission(runtime, self.clock, make_request)
@@ -112,6 +119,10 @@ class Engine:
           What a call has added, while the next one runs.
         """
         self._admission.waiting.extend(tickets)
+        with contextlib.closing(self._warmer) if self._warmer else contextlib.nullcontext():
+            yield from self._run()
+
+    def _run(self) -> Iterator[Update]:
         updates: list[Update] = []
         while self._admission.waiting or any(self._rows):
             admitted = self._admit()
@@ -186,8 +197,7 @@ class Engine:
         if self._admission.in_chunks:
             steps = min(steps, _STEPS_PER_CHUNK)
         elif self._admission.waiting:
-            # Many rows are refilled several at a time, since running a prompt reads all weights.
-            most_done = min(most_done, self._rows.count(None) + len(self._rows) // 16)
+            most_done = min(most_done, self._rows.count(None) + len(self._rows) // _ROWS_PER_REFILL)
         halted_B = np.zeros((len(self._rows),), bool)
         halted_B[self._halted] = True
         self._halted = []
@@ -196,7 +206,20 @@ class Engine:
         begin, compiled_before = time.perf_counter(), self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
         began = begin + self.clock.compile - compiled_before
+        if self._warmer and self._admission.waiting:
+            self._look_ahead(self._warmer, bounds)
         return _Flight(progress, plan.tree, began, self._waiter.submit(_when_ready, progress))
+
+    def _look_ahead(self, warmer: Warmer, bounds: Any) -> None:
+        """Has the programs compiled that this queue will want next."""
+        assert self.state is not None
+        sizes = self._admission.sizes(1 + len(self._rows) // _ROWS_PER_REFILL)
+        warmer.prompts(self._runtime, self.state, sizes)
+        bounds_of = [row.bound for row in self._rows if row is not None]
+        bounds_of += [ticket.bound for ticket in self._admission.waiting]
+        depth, now = self._steering.depth, self.state.cache.capacity
+        capacity = cache_slots(min(max(bounds_of), now - depth + _ROOM), depth)
+        warmer.larger_cache(self._runtime, self.state, bounds, capacity)
 
     def _remaining(self) -> float:
         """Tokens per row that are still to come, if no answer ends early."""

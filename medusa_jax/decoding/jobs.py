@@ -13,9 +13,10 @@ from medusa_jax.decoding.engine import Engine
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.results import Answer, StreamEvent
-from medusa_jax.decoding.runtime import Clock, make_request
+from medusa_jax.decoding.runtime import Clock, Runtime, make_request
 from medusa_jax.decoding.state import Request
 from medusa_jax.decoding.steering import OneTree, Steering
+from medusa_jax.decoding.warming import Warmer
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import build_tree
@@ -72,14 +73,21 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
     def request(tickets: Sequence[Ticket]) -> Request:
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
+    idle = _together([_request(lm, job, None)] * job.batch_size)
     return Engine(
         runtime,
-        _together([_request(lm, job, None)] * job.batch_size),
+        idle,
         request,
         clock=clock,
         steering=steering or OneTree(runtime, tree),
         most_steps=most_steps,
+        warmer=_warmer(lm, runtime, idle),
     )
+
+
+def _warmer(lm: MedusaLM, runtime: Runtime, idle: Request) -> Warmer | None:
+    """None: a CPU would compile on the cores that decode, and processes have to agree."""
+    return None if lm.platform == "cpu" or runtime.is_shared else Warmer(idle)
 
 
 def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
@@ -116,7 +124,7 @@ def _auto(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
     """Of a tree that is to be chosen; None: it is given."""
     if not lm.is_auto(job.config.tree):
         return None
-    longest = max((len(t.ids) + t.budget for t in tickets(lm, job)), default=1)
+    longest = max((t.bound for t in tickets(lm, job)), default=1)
     return auto_steering(lm, job.config, job.batch_size, longest, logprobs=logprobs)
 
 

@@ -5,6 +5,7 @@ arrays agree in structure, shape, dtype and sharding.
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,22 +45,42 @@ def compiled(
       arrays: tuple of abstract arguments (see `abstract`).
 
     Returns:
-      The program, which takes the arrays, and the seconds that compiling it took just now.
+      The program, which takes the arrays, and the seconds that the caller waited for the compiler.
     """
     leaves, structure = jax.tree.flatten(arrays)
-    begin = time.perf_counter()
-    before = _compile.cache_info().misses
-    program = _compile(function, static, mesh, structure, tuple(leaves))
-    was_there = _compile.cache_info().misses == before
-    return program, 0.0 if was_there else time.perf_counter() - begin
+    return _program(function, static, mesh, structure, tuple(leaves)).get()
+
+
+class _Program:
+    """A program that is compiled by whoever wants it first; others wait for it."""
+
+    def __init__(self, compile: Callable[[], Any]):
+        self._compile, self._compiled = compile, None
+        self._lock = threading.Lock()
+
+    def get(self) -> tuple[Any, float]:
+        """The program, and the seconds that it has kept the caller waiting."""
+        if self._compiled is not None:
+            return self._compiled, 0.0
+        begin = time.perf_counter()
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._compile()
+        return self._compiled, time.perf_counter() - begin
 
 
 def forget() -> None:
     """Frees all programs, like `jax.clear_caches` those of `jax.jit`."""
-    _compile.cache_clear()
+    _program.cache_clear()
 
 
 @functools.lru_cache(maxsize=512)
+def _program(
+    function: Any, static: tuple[Any, ...], mesh: Mesh | None, structure: Any, leaves: Any
+) -> _Program:
+    return _Program(functools.partial(_compile, function, static, mesh, structure, leaves))
+
+
 def _compile(
     function: Any, static: tuple[Any, ...], mesh: Mesh | None, structure: Any, leaves: Any
 ) -> Any:
@@ -83,6 +104,15 @@ def _compile(
 def _device_kind(leaves: Any) -> str:
     """What JAX calls the devices that the arrays are on."""
     return next(iter(leaves[0].sharding.device_set)).device_kind
+
+
+def results(program: Any) -> Any:
+    """What a program gives, as `abstract` arguments of the next one."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        program.out_info,
+        program.output_shardings,
+    )
 
 
 def result_shardings(mesh: Mesh, shapes: Any) -> Any:

@@ -103,14 +103,16 @@ class Runtime:
 
     def run(self, clock: Clock, function: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
         """function(decoder, params, *arrays, **static), compiled."""
-        program, seconds = compiled(
-            function,
-            (self.decoder, tuple(static.items())),
-            self.mesh,
-            (self.shapes, *(abstract(x) for x in arrays)),
-        )
+        program, seconds = self.program(function, *map(abstract, arrays), **static)
         clock.compile += seconds
         return program(self.params, *arrays)
+
+    def program(
+        self, function: Callable[..., Any], *arrays: Any, **static: Any
+    ) -> tuple[Any, float]:
+        """What `run` would use for abstract arrays; see `programs.compiled`."""
+        statics = (self.decoder, tuple(static.items()))
+        return compiled(function, statics, self.mesh, (self.shapes, *arrays))
 
     def without_drafter(self) -> "Runtime":
         """For programs that all drafters share: those of `decoding.prefill`."""

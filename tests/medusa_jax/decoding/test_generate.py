@@ -31,7 +31,7 @@ def lm(stories_lm):
 
 
 def test_results_describe_themselves(lm):
-    programs._compile.cache_clear()  # other tests of this process share programs
+    programs._program.cache_clear()  # other tests of this process share programs
     (result,) = medusa_jax.generate(lm, PROMPTS[:1], max_new_tokens=24)
     assert result.prompt == PROMPTS[0]
     assert result.num_new_tokens == len(result.token_ids) == 24
@@ -84,10 +84,10 @@ def test_ctrl_c_gets_through_between_calls_of_one_executable(lm, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(calls) == 2
-    compiled = programs._compile.cache_info().misses
+    compiled = programs._program.cache_info().misses
     whole = medusa_jax.generate(lm, PROMPTS, batch_size=3, max_new_tokens=40)
     assert max(result.num_steps for result in whole) > calls[0]  # so it took several calls too
-    assert programs._compile.cache_info().misses == compiled
+    assert programs._program.cache_info().misses == compiled
     assert [result.token_ids for result in whole] == [
         medusa_jax.generate(lm, [prompt], max_new_tokens=40)[0].token_ids for prompt in PROMPTS
     ]

@@ -48,8 +48,8 @@ def test_trees_of_one_size_share_a_program(lm):
     other = build_tree([[rank] for rank in range(9)] + [[rank, rank] for rank in range(9)] + [[9]])
     assert (wide.R, other.R, wide.top_k, other.top_k) == (20, 20, 14, 10)
     first = decoded(lm.with_tree(wide), PROMPTS, [40] * 3)
-    before = programs._compile.cache_info().misses
+    before = programs._program.cache_info().misses
     second = decoded(lm.with_tree(other), PROMPTS, [40] * 3)
-    assert programs._compile.cache_info().misses == before
+    assert programs._program.cache_info().misses == before
     assert rows(second) == rows(first)
     assert second.num_steps_B.tolist() != first.num_steps_B.tolist()

@@ -24,7 +24,7 @@ def lm():
 
 
 def misses():
-    return programs._compile.cache_info().misses
+    return programs._program.cache_info().misses
 
 
 def test_one_compilation_serves_all_requests(lm, caplog):
