@@ -61,14 +61,15 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
     encoded = [encode_prompt(lm, prompt).ids for prompt in job.prompts]
     prompts = [*itertools.islice(itertools.cycle(encoded), PROMPTS)]
     budgets = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, PROMPTS).tolist()
+    # The first time compiles and touches all memory: a few answers as long as any, the rest short.
+    warm_up = [LONGEST if i < job.batch_size else 2 for i in range(PROMPTS)]
     ways, notes = _ways(lm, job, path)
     rounds: list[list[tuple[list[list[int]], float]]] = [[] for _ in ways]
     with display.progress_bar() as bar:
         task = bar.add_task("Batches", total=len(ways) * (job.rounds + 1))
         for number in range(job.rounds + 1):
             for (_, run), own in zip(ways, rounds, strict=True):
-                # The first time compiles, touches all memory, and is short.
-                own.append(run(prompts, budgets if number else [2] * PROMPTS))
+                own.append(run(prompts, budgets if number else warm_up))
                 bar.update(task, advance=1, refresh=True)
     rows = [_row(who, own[1:], rounds) for (who, _), own in zip(ways, rounds, strict=True)]
     settings = dataclasses.asdict(job) | {"prompts": len(job.prompts), "budgets": budgets}

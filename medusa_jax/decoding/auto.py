@@ -115,7 +115,10 @@ class AutoTree:
         assert self._now is not None
         if call.compile_seconds:
             self._compile_seconds = call.compile_seconds
-        self._ready.add((self._now, call.capacity))
+        program = self._now, call.capacity
+        if program not in self._ready:  # its first call takes longer: it prepares products
+            self._ready.add(program)
+            return
         seen = self._seen
         self._seen = Call(
             seen.seconds + call.seconds,

@@ -117,6 +117,18 @@ def test_a_size_that_disappoints_is_left(lm):
     assert used[-1] == 1
 
 
+def test_the_first_call_of_a_program_says_nothing_of_its_speed(lm):
+    """With every larger cache there is a new program, and its first call took thrice as long."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    steering = auto_steering(tuned, GenerationConfig(), 1, 200)
+    for capacity in (256, 384, 512):
+        for seconds in (800.0, 0.08):
+            assert steering.plan(capacity, remaining=1e5).tree.R == 8
+            steering.observe(call(seconds, tokens=24, capacity=capacity))
+    seconds = steering._policy.outlooks(steering._prospect.seconds(512))[8].seconds
+    assert seconds == pytest.approx(0.01, rel=0.05)
+
+
 def test_what_was_learned_is_kept_with_the_model(lm):
     tuned = dataclasses.replace(lm, measured=measured(8))
     steering = auto_steering(tuned, GenerationConfig(), 1, 200)
