@@ -20,6 +20,7 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_MOST_CYCLES = 1 << 63  # an unsigned number beyond is a negative one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,10 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate of its cycles."""
+        """The compiler's estimate of its cycles; None: it has none, or a negative one."""
         match = _CYCLES.search(self.text)
-        return int(match[1]) if match else None
+        cycles = int(match[1]) if match else _MOST_CYCLES
+        return None if cycles >= _MOST_CYCLES else cycles
 
     def attribute(self, pattern: str) -> str | None:
         """What the group of a regular expression matches in the text."""

@@ -76,6 +76,13 @@ def test_a_program_is_taken_apart():
     assert program.computations["less"].parameters[0].name == "a"
 
 
+@pytest.mark.parametrize(("said", "cycles"), [(70, 70), (2**64 - 1, None), (2**64 - 70, None)])
+def test_negative_cycles_are_no_estimate(said, cycles):
+    """Of fusions in a MEDUSA-2 step for a v6e the TPU's compiler says a number near 2**64."""
+    program = parse(LOOPS.replace('"estimated_cycles":"70"', f'"estimated_cycles":"{said}"'))
+    assert program.computations["body"].instructions["y"].cycles == cycles
+
+
 METADATA = """HloModule kernels, num_partitions=1
 ENTRY %main (p: f32[8]) -> f32[8] {
   %p = f32[8]{0} parameter(0)
