@@ -32,12 +32,17 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     """
     try:
         rows = [json.loads(line) for line in Path(path).read_text(encoding="ascii").splitlines()]
-        is_right = all(len(row["token_ids"]) == row["num_new_tokens"] for row in rows)
-        if is_right and len(rows) > 1 and sum(row["num_steps"] for row in rows):
+        is_right = all(
+            len(row["token_ids"]) == row["num_new_tokens"] > 0 and "prompt" in row for row in rows
+        )
+        if is_right and len(rows) > 1 and not any(row["sample"] for row in rows):
             return rows
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"{path}: name two rows or more that infer.generate --output has written")
+    raise UserError(
+        f"{path}: name what infer.generate --output has written, one answer to each of two prompts "
+        "or more"
+    )
 
 
 def tokens_per_step(rows: list[dict[str, Any]], drawn_RN: np.ndarray) -> Estimate:
@@ -79,8 +84,15 @@ def main(*arguments: str) -> None:
     """Writes the file."""
     *pairs, output = arguments or [""]
     split = [pair.partition("=") for pair in pairs]
-    if not split or not all(path for _, _, path in split):
-        raise UserError("say NAME=ROWS.jsonl for every answer file, and then the file to write")
+    if (
+        not split
+        or not all(path for _, _, path in split)
+        or len({name for name, _, _ in split}) < len(split)
+    ):
+        raise UserError(
+            "say NAME=ROWS.jsonl for every answer file, with names of their own, and then the file "
+            "to write"
+        )
     target = check_output(output)
     rows = compare({name: rows_of(path) for name, _, path in split})
     write_json(target, environment("docs.benchmarks.compare_steps") | {"rows": rows})

@@ -61,15 +61,14 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
     encoded = [encode_prompt(lm, prompt).ids for prompt in job.prompts]
     prompts = [*itertools.islice(itertools.cycle(encoded), PROMPTS)]
     budgets = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, PROMPTS).tolist()
-    # The first time compiles and touches all memory: a few answers as long as any, the rest short.
-    warm_up = [LONGEST if i < job.batch_size else 2 for i in range(PROMPTS)]
     ways, notes = _ways(lm, job, path)
     rounds: list[list[tuple[list[list[int]], float]]] = [[] for _ in ways]
     with display.progress_bar() as bar:
         task = bar.add_task("Batches", total=len(ways) * (job.rounds + 1))
-        for number in range(job.rounds + 1):
+        # The first round compiles all programs and touches all memory, and does not count.
+        for _ in range(job.rounds + 1):
             for (_, run), own in zip(ways, rounds, strict=True):
-                own.append(run(prompts, budgets if number else warm_up))
+                own.append(run(prompts, budgets))
                 bar.update(task, advance=1, refresh=True)
     rows = [_row(who, own[1:], rounds) for (who, _), own in zip(ways, rounds, strict=True)]
     settings = dataclasses.asdict(job) | {"prompts": len(job.prompts), "budgets": budgets}

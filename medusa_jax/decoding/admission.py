@@ -121,13 +121,14 @@ class Admission:
         return group[: group_size(min(len(group), free))]
 
     def sizes(self, free: int) -> set[tuple[int, int]]:
-        """How many of the prompts that come next are run at once with `free` rows, and how wide."""
+        """How many of the next prompts may be run at once in `free` rows, and how wide."""
         sizes = set()
         for ticket in itertools.islice(self.waiting, _LOOK_AHEAD):
             if ticket.cache is None and len(ticket.ids) <= CHUNK:
                 width = prompt_width(len(ticket.ids))
-                most = 1 if _is_alone(ticket) else min(free, max(CHUNK // width, 1))
-                sizes.add((group_size(most), width))
+                most = 1 if _is_alone(ticket) else min(free, len(self.waiting), CHUNK // width)
+                powers = range(group_size(max(most, 1)).bit_length())
+                sizes |= {(1 << power, width) for power in powers}
         return sizes
 
     def _run(self, tickets: list[Ticket]) -> Prefilled | None:

@@ -108,13 +108,16 @@ class AutoTree:
             self._decide(capacity, remaining)
         assert self._now is not None
         left = self._trial - self._seen.steps if self._trial else None
+        if (self._now, capacity) not in self._ready:
+            left = 1  # says nothing, see `observe`
         return Plan(self._runtime(self._now), self._prospect.trees[self._now], left)
 
     def observe(self, call: Call) -> None:
         """See `Steering.observe`."""
         assert self._now is not None
         if call.compile_seconds:
-            self._compile_seconds = call.compile_seconds
+            # Some of it may have been done ahead.
+            self._compile_seconds = max(self._compile_seconds, call.compile_seconds)
         program = self._now, call.capacity
         if program not in self._ready:  # its first call takes longer: it prepares products
             self._ready.add(program)

@@ -172,17 +172,25 @@ class Engine:
     def _make_room(self, least: int = 0) -> None:
         """Makes the cache large enough for the next step of every row, and some more."""
         rows = [row for row in self._rows if row is not None]
-        depth = self._steering.depth
         longest = max(min(row.bound, row.length + _ROOM) for row in rows)
-        capacity = max(cache_slots(longest, depth), least)
+        capacity = max(cache_slots(longest, self._steering.depth), least)
         if self.state is None:
             self._runtime = self._steering.plan(capacity, self._remaining()).runtime
             idle = self._runtime.put(self._idle)
             self.state = self._runtime.run(self.clock, step.idle, idle, capacity=capacity)
-        assert self.state is not None
+            return
         now = self.state.cache.capacity
-        if now < least or any(row.length + 1 + depth > now for row in rows):
-            self.state = self._runtime.run(self.clock, step.grow, self.state, capacity=capacity)
+        is_full = any(row.length + 1 + self._steering.depth > now for row in rows)
+        if is_full or now < least:
+            capacity = self._larger_capacity(now) if is_full else capacity
+            self.state = self._runtime.run(
+                self.clock, step.grow, self.state, capacity=max(capacity, least)
+            )
+
+    def _larger_capacity(self, now: int) -> int:
+        """That of a cache that has filled its `now` slots: the same wherever its rows end."""
+        most = max(row.bound for row in self._rows if row is not None)
+        return cache_slots(min(most, now + _ROOM), self._steering.depth)
 
     def _dispatch(self) -> _Flight:
         """Starts some steps."""
@@ -206,20 +214,18 @@ class Engine:
         begin, compiled_before = time.perf_counter(), self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
         began = begin + self.clock.compile - compiled_before
+        flight = _Flight(progress, plan.tree, began, self._waiter.submit(_when_ready, progress))
         if self._warmer and self._admission.waiting:
             self._look_ahead(self._warmer, bounds)
-        return _Flight(progress, plan.tree, began, self._waiter.submit(_when_ready, progress))
+        return flight
 
     def _look_ahead(self, warmer: Warmer, bounds: Any) -> None:
         """Has the programs compiled that this queue will want next."""
         assert self.state is not None
+        capacity = self._larger_capacity(self.state.cache.capacity)
+        warmer.larger_cache(self._runtime, self.state, bounds, capacity)
         sizes = self._admission.sizes(1 + len(self._rows) // _ROWS_PER_REFILL)
         warmer.prompts(self._runtime, self.state, sizes)
-        bounds_of = [row.bound for row in self._rows if row is not None]
-        bounds_of += [ticket.bound for ticket in self._admission.waiting]
-        depth, now = self._steering.depth, self.state.cache.capacity
-        capacity = cache_slots(min(max(bounds_of), now - depth + _ROOM), depth)
-        warmer.larger_cache(self._runtime, self.state, bounds, capacity)
 
     def _remaining(self) -> float:
         """Tokens per row that are still to come, if no answer ends early."""

@@ -65,8 +65,12 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
     """An engine for the tickets of a job."""
     logprobs = any(config.logprobs for config in job.configs)
     steering = _auto(lm, job, logprobs)
-    tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
-    runtime = prepared(lm, tree, make_rule(job.config, tree), logprobs)
+    if isinstance(steering, OneTree):
+        runtime = steering.runtime  # typical acceptance chooses the first token as its tree's rule
+    else:
+        tree = build_tree([]) if steering else lm.resolve_tree(job.config.tree)
+        runtime = prepared(lm, tree, make_rule(job.config, tree), logprobs)
+        steering = steering or OneTree(runtime, tree)
     if most_steps is None and any(config.stop for config in job.configs):
         most_steps = _STEPS_TO_A_STOP
 
@@ -79,15 +83,16 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
         idle,
         request,
         clock=clock,
-        steering=steering or OneTree(runtime, tree),
+        steering=steering,
         most_steps=most_steps,
         warmer=_warmer(lm, runtime, idle),
     )
 
 
 def _warmer(lm: MedusaLM, runtime: Runtime, idle: Request) -> Warmer | None:
-    """None: a CPU would compile on the cores that decode, and processes have to agree."""
-    return None if lm.platform == "cpu" or runtime.is_shared else Warmer(idle)
+    """Of a TPU: a CPU compiles on the cores that decode, for a GPU on the GPU itself, and processes
+    that share a model have to agree."""
+    return Warmer(idle) if lm.platform == "tpu" and not runtime.is_shared else None
 
 
 def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:

@@ -18,6 +18,7 @@ from medusa_jax.sharding import logical_sharding
 
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
 _DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",)}
+_LOOKUP = threading.Lock()  # two threads that miss a program at once shall get the same one
 _CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
 # Parts of a matrix that a product has on the chip at once: by default 16 MB, of 64 that a v5p has.
 # With 48 its compiler counts a seventh fewer cycles; a v5e (128 MB) is slower with more.
@@ -48,7 +49,9 @@ def compiled(
       The program, which takes the arrays, and the seconds that the caller waited for the compiler.
     """
     leaves, structure = jax.tree.flatten(arrays)
-    return _program(function, static, mesh, structure, tuple(leaves)).get()
+    with _LOOKUP:
+        program = _program(function, static, mesh, structure, tuple(leaves))
+    return program.get()
 
 
 class _Program:

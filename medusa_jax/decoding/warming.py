@@ -1,6 +1,6 @@
 """Programs that a queue will want, compiled by a thread while the device decodes.
 
-Rows outgrow their cache and longer prompts come: all rows would wait for the compiler then.
+Rows outgrow their cache and prompts of other widths come: all rows would wait for the compiler.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from medusa_jax.decoding.state import DecodeState, Request
 class Warmer:
     """Compiles each program once, in the order in which it was asked for.
 
-    What fails here fails again where it is needed, and is reported there.
+    Whatever fails is left to whoever needs the program, who compiles it again and reports it.
     """
 
     def __init__(self, idle: Request) -> None:
@@ -44,7 +44,7 @@ class Warmer:
           capacity: with no more than the cache has, nothing is to do.
         """
         now = state.cache.capacity
-        if capacity > now and self._is_new(runtime.decoder, now, capacity):
+        if capacity > now and self._is_new(runtime, now, capacity):
             self._thread.submit(_grown, runtime, abstract(state), abstract(bounds), capacity)
 
     def prompts(
@@ -55,10 +55,11 @@ class Warmer:
         Args:
           runtime: of the batch.
           state: of the batch.
-          sizes: how many are run at once, and their padded width.
+          sizes: how many are run at once, and their padded width. Those wider than the cache are
+            only run ahead: how far it will grow for them depends on the rows of that moment.
         """
         for rows, width in sizes:
-            if self._is_new(runtime.decoder, state.cache.capacity, rows, width):
+            if self._is_new(runtime, state.cache.capacity, rows, width):
                 arrays = abstract(runtime.put(self._arguments(rows, width)))
                 self._thread.submit(_inserted, runtime, abstract(state), *arrays)
 
@@ -81,7 +82,9 @@ class Warmer:
 def _inserted(runtime: Runtime, state: Any, *arrays: Any) -> None:
     *prompts, slot_B = arrays
     run, _ = runtime.without_drafter().program(prefill.prefill_rows, *prompts)
-    runtime.program(step.insert, state, results(run), slot_B)
+    rows = results(run)
+    if rows.cache.capacity <= state.cache.capacity:
+        runtime.program(step.insert, state, rows, slot_B)
 
 
 def _grown(runtime: Runtime, state: Any, bounds: Any, capacity: int) -> None:

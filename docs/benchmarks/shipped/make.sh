@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The heads in the package and those before them, on two sets of prompts: every answer is decoded, in
-# float32, and compare_steps.py counts. Needs a clone with its history, and MT-bench's questions and
-# GSM8K's training problems; about half an hour of two cores. Answers stay in runs/shipped/.
+# float32, and compare_steps.py counts; of conversations the first question is asked. Needs a clone with
+# its history, MT-bench's questions and GSM8K's training problems. Answers stay in runs/shipped/.
 #
 #   docs/benchmarks/shipped/make.sh mt_bench_question.jsonl gsm8k_train.jsonl
 set -euo pipefail
@@ -18,8 +18,12 @@ for file in medusa_lm_head.safetensors config.json; do
 done
 git show "$before:medusa_jax/data/trees.json" |
   python -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["smollm2_135m_63"]))' >"$runs/before_tree.json"
-[[ -e $runs/kinds.jsonl ]] ||
-  python -m train.prompts --output "$runs/kinds.jsonl" --part final --count 100 --problems "$problems"
+[[ -e $runs/conversations.jsonl ]] ||
+  python -m train.prompts --output "$runs/conversations.jsonl" --part final --count 100 --problems "$problems"
+python -c 'import json, sys
+for line in sys.stdin:
+    print(json.dumps({"prompt": json.loads(line)["conversations"][0]["value"]}))' \
+  <"$runs/conversations.jsonl" >"$runs/kinds.jsonl"
 
 decode() { # SET NAME PROMPTS FLAGS ...
   [[ -e $runs/$1_$2.jsonl ]] || python -m infer.generate --prompt_file "$3" --output "$runs/$1_$2.jsonl" --batch_size 8 \

@@ -147,6 +147,15 @@ def test_typical_acceptance_keeps_its_tree(lm):
     assert steering.runtime.params["drafter"]["tree"].R == 8
 
 
+def test_typical_acceptance_chooses_the_first_token_as_all_others(lm):
+    """The most likely one with a tree; it was drawn, as without one."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    options = {"temperature": 1.5, "acceptance": "typical", "max_new_tokens": 1, "tree": "auto"}
+    drawn = [medusa_jax.generate(tuned, PROMPTS[:1], seed=s, **options)[0] for s in range(6)]
+    (greedy,) = medusa_jax.generate(tuned, PROMPTS[:1], max_new_tokens=1)
+    assert {answer.token_ids[0] for answer in drawn} == {greedy.token_ids[0]}
+
+
 def test_processes_that_share_a_model_keep_the_tree(lm, monkeypatch):
     monkeypatch.setattr("medusa_jax.decoding.runtime.Runtime.is_shared", property(lambda _: True))
     tuned = dataclasses.replace(lm, measured=measured(8))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,6 +12,9 @@ import pytest
 
 import medusa_jax
 from medusa_jax.decoding import jobs, programs, warming
+from medusa_jax.decoding.admission import Admission, Ticket
+from medusa_jax.decoding.buckets import prompt_width
+from medusa_jax.decoding.engine import Engine
 from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.decoding.warming import Warmer
 from medusa_jax.io.load import for_decoding
@@ -97,40 +101,54 @@ def test_the_programs_of_a_mesh_are_foreseen(stories_lm, late, monkeypatch):
         for x in (stories_lm.params, stories_lm.heads_params)
     )
     spread = dataclasses.replace(stories_lm, params=params, heads_params=heads)
+    cold = tokens(stories_lm)
+    late.clear()
+    late.calls = 0
     use(monkeypatch, AtOnce())
-    tokens(for_decoding(spread, mesh, "none"))
+    assert tokens(for_decoding(spread, mesh, "none")) == cold
     assert late.calls > BEGIN
     assert not late
 
 
 def test_decoding_waits_for_a_program_that_is_being_compiled(monkeypatch):
     """And counts the seconds as the compiler's."""
-    entered, finish, compiled = threading.Event(), threading.Event(), []
+    finish, compiled, looked, clock = (
+        threading.Event(),
+        [],
+        threading.Semaphore(0),
+        time.perf_counter,
+    )
 
     def compile(*_):
-        entered.set()
         assert finish.wait(60)
         compiled.append(1)
         return "program"
 
+    def looked_at():
+        looked.release()
+        return clock()
+
     monkeypatch.setattr(programs, "_compile", compile)
+    monkeypatch.setattr(programs.time, "perf_counter", looked_at)
     programs.forget()
     key = (min, (), None, (np.float32(0),))
     with ThreadPoolExecutor(2) as pool:
-        ahead = pool.submit(programs.compiled, *key)
-        assert entered.wait(60)
-        needed = pool.submit(programs.compiled, *key)
-        assert not needed.done()
+        both = [pool.submit(programs.compiled, *key) for _ in range(2)]
+        for _ in both:
+            assert looked.acquire(timeout=60)  # each has found that it is not compiled yet
         finish.set()
-        assert ahead.result()[0] == needed.result()[0] == "program"
-        assert needed.result()[1] > 0
+        assert [future.result()[0] for future in both] == ["program"] * 2
+        assert all(future.result()[1] > 0 for future in both)
     assert programs.compiled(*key) == ("program", 0.0)
     assert len(compiled) == 1
     programs.forget()
 
 
 def test_what_fails_ahead_does_not_end_the_decoding(stories_lm, monkeypatch):
+    failed = []
+
     def broken(*_):
+        failed.append(1)
         raise ValueError("the compiler is out of memory")
 
     cold = tokens(stories_lm)
@@ -138,12 +156,51 @@ def test_what_fails_ahead_does_not_end_the_decoding(stories_lm, monkeypatch):
     monkeypatch.setattr(warming, "_inserted", broken)
     use(monkeypatch, ThreadPoolExecutor(1))
     assert tokens(stories_lm) == cold
+    assert failed
 
 
-def test_only_accelerators_of_one_process_are_warmed_for(stories_lm):
-    """Whose host has nothing else to do, and nobody to agree with."""
+@pytest.mark.parametrize(
+    ("free", "lengths", "sizes"),
+    [
+        (1, [20, 40], {(1, 32), (1, 48)}),
+        (5, [20] * 9, {(1, 32), (2, 32), (4, 32)}),
+        (5, [20] * 3, {(1, 32), (2, 32)}),  # no more are waiting
+        (5, [200] * 9, {(1, 256), (2, 256)}),  # 512 tokens at once
+        (2, [600, 20], {(1, 32), (2, 32)}),  # chunks are not foreseen
+    ],
+)
+def test_prompts_are_foreseen_in_groups_as_they_are_run(free, lengths, sizes):
+    queue = Admission(None, None, None)
+    queue.waiting.extend(Ticket(i, 0, [5] * n, 9) for i, n in enumerate(lengths))
+    assert queue.sizes(free) == sizes
+    if max(lengths) <= 512:
+        group = queue._group(free)
+        assert (len(group), prompt_width(max(len(t.ids) for t in group))) in sizes
+
+
+@pytest.mark.parametrize(("bound", "depth"), [(5000, 4), (700, 4), (450, 0)])
+@pytest.mark.parametrize("now", [256, 384, 512, 768])
+def test_a_cache_grows_to_the_size_that_was_foreseen(now, bound, depth):
+    """Wherever its rows end."""
+    grown = set()
+    for length in range(now - depth, now):
+        engine = Engine.__new__(Engine)
+        row = SimpleNamespace(length=length, bound=max(bound, now + 1))
+        engine._rows, engine._steering = [row], SimpleNamespace(depth=depth)
+        engine.state = SimpleNamespace(cache=SimpleNamespace(capacity=now))
+        engine.clock = None
+        engine._runtime = SimpleNamespace(run=lambda *_, capacity: grown.add(capacity))
+        foreseen = engine._larger_capacity(now)
+        engine._make_room()
+        assert grown <= {foreseen}
+        assert foreseen > now
+
+
+def test_only_tpus_of_one_process_are_warmed_for(stories_lm):
+    """Whose compiler is their host's, and has nobody to agree with."""
     runtime = make_runtime(stories_lm)
     assert jobs._warmer(stories_lm, runtime, None) is None
-    gpu = SimpleNamespace(platform="gpu")
-    assert jobs._warmer(gpu, runtime, None)
-    assert jobs._warmer(gpu, SimpleNamespace(is_shared=True), None) is None
+    assert jobs._warmer(SimpleNamespace(platform="gpu"), runtime, None) is None
+    tpu = SimpleNamespace(platform="tpu")
+    assert jobs._warmer(tpu, runtime, None)
+    assert jobs._warmer(tpu, SimpleNamespace(is_shared=True), None) is None
