@@ -8,11 +8,11 @@
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
 Data: as for 7B, 230 million tokens in two epochs of each stage.
-Hardware: the authors' files are for 8 GPUs. By the compiler, the first stage fits one H100 (37.7 of
-84.9 GB) or a v5p:2x2x1 (12.1 of 102.8), and the second two H100 (51.0 GB each); a v5p:2x2x1 should
-do for it too (docs/tpu.md).
-Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-2.1 on one H100 (1.7 on a v5p:2x2x1) and 2.8 on two.
+Hardware: the authors' files are for 8 GPUs. By the compilers, the first stage fits one H100 (37.7
+of 84.9 GB), a v5e:2x4 (6.6 of 16.9), v5p:2x2x1 (12.1 of 102.8) or v6e:2x2 (11.9 of 33.5), and the
+second two H100 (51.0 GB each) or a v5p:2x2x1 (23.2; docs/tpu.md).
+Hours: not in the paper; not measured here. By the compilers' estimates, which know of no waiting,
+2.1 on one H100 and 2.8 on two, or 1.7 and 8.2 on a v5p:2x2x1.
 Expected: paper: MT-bench quality 6.43 (0.14 below the base model) at 2.83 times the speed, 3.51
 tokens per step by typical acceptance (table 1).
 """
