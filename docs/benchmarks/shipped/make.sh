@@ -26,8 +26,9 @@ for line in sys.stdin:
   <"$runs/conversations.jsonl" >"$runs/kinds.jsonl"
 
 decode() { # SET NAME PROMPTS FLAGS ...
-  [[ -e $runs/$1_$2.jsonl ]] || python -m infer.generate --prompt_file "$3" --output "$runs/$1_$2.jsonl" --batch_size 8 \
-    --max_new_tokens 128 --dtype float32 "${@:4}"
+  [[ -e $runs/$1_$2.jsonl ]] ||
+    python -m infer.generate --prompt_file "$3" --output "$runs/$1_$2.jsonl" --batch_size 8 \
+      --max_new_tokens 128 --dtype float32 "${@:4}"
 }
 
 compare() { # SET PROMPTS
@@ -40,8 +41,9 @@ compare() { # SET PROMPTS
   for name in 64 16 dynamic_64 dynamic_16 before; do
     named+=("$name=$runs/$1_$name.jsonl")
   done
-  python docs/benchmarks/compare_steps.py "${named[@]}" "$here/$1.json"
+  python docs/benchmarks/compare_steps.py "${named[@]}" "$runs/$1.json"
 }
 
 compare mt_bench "$questions"
 compare kinds "$runs/kinds.jsonl"
+cp "$runs/mt_bench.json" "$runs/kinds.json" "$here" # at the end: a clone with changes is no commit
