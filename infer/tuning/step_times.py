@@ -23,6 +23,7 @@ _ROUND_SECONDS = 0.2
 _MOST_STEPS = 32
 _LONG = 1024  # slots
 _LONG_NODES = (1, 8)
+_LONG_BATCH = 8  # at most: larger ones might not have the memory
 
 
 def plan(lm: MedusaLM, batches: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -30,7 +31,8 @@ def plan(lm: MedusaLM, batches: Sequence[int]) -> list[tuple[int, int, int]]:
     trees = [n for n in NODES if n in _candidates(lm).trees]
     points = [(batch, nodes, cache_slots(1)) for batch in batches for nodes in trees]
     if lm.config.max_position >= _LONG:
-        points += [(batches[0], nodes, _LONG) for nodes in _LONG_NODES if nodes in trees]
+        long = {batches[0], *[b for b in batches if b <= _LONG_BATCH][-1:]}
+        points += [(b, n, _LONG) for b in sorted(long) for n in _LONG_NODES if n in trees]
     return points
 
 

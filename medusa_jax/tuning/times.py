@@ -30,8 +30,9 @@ class StepTimes:
 
     The points of the fewest slots make one curve over the nodes for every batch size. Larger trees
     and batches never take less time than smaller ones, whatever noise says: curves are averaged
-    where they fall (isotonic regression). What more slots cost is fitted to the other points as
-    batch * slots * (u + v * nodes): keys and values are read once, and used once per node.
+    where they fall (isotonic regression). What more slots cost is fitted to the other points of a
+    batch size as slots * (u + v * nodes): keys and values are read once, and used once per node.
+    Between batch sizes it is interpolated, and taken to be in proportion below and beyond.
 
     Attributes:
       points: at least one; units may be relative, as only ratios decide.
@@ -49,9 +50,8 @@ class StepTimes:
         Beyond the largest measured tree or batch time is taken to grow in proportion, which no
         machine exceeds by much: what was not measured shall not look better than it may be.
         """
-        per_node, per_slot = self._slot_cost
-        extra = batch * (slots - self._base_slots) * (per_slot + per_node * nodes)
         base = self._base_seconds(nodes, batch)
+        extra = (slots - self._base_slots) * self._slot_seconds(nodes, batch)
         return max(base + extra, 0.1 * base)
 
     def is_measured(self, nodes: int, batch: int) -> bool:
@@ -98,17 +98,30 @@ class StepTimes:
         smaller = [curve for b, curve in self._curves.items() if b <= batch]
         return max(_on_curve(*curve, nodes) for curve in smaller)
 
+    def _slot_seconds(self, nodes: int, batch: int) -> float:
+        """Of one more slot in every row; a larger batch never takes less."""
+        if not self._slot_costs:
+            return 0.0
+        batches = [0, *self._slot_costs]
+        costs = self._slot_costs.values()
+        seconds = [0.0, *(per_slot + per_node * nodes for per_node, per_slot in costs)]
+        rising = np.maximum.accumulate(seconds)
+        return float(np.interp(batch, batches, rising)) * max(batch / batches[-1], 1.0)
+
     @functools.cached_property
-    def _slot_cost(self) -> tuple[float, float]:
-        """Seconds per row and slot: for each node, and whatever the tree."""
-        rows, values = [], []
-        for p in self.points:
-            more = p.batch * (p.slots - self._base_slots)
-            if more:
-                # Relative errors count: a large batch takes seconds where one row takes none.
-                rows.append(np.array([more * p.nodes, more]) / p.seconds)
-                values.append((p.seconds - self._base_seconds(p.nodes, p.batch)) / p.seconds)
-        return _least_squares(np.array(rows), np.array(values)) if rows else (0.0, 0.0)
+    def _slot_costs(self) -> dict[int, tuple[float, float]]:
+        """Seconds per slot for each node, and whatever the tree: by batch size, rising."""
+        points = [p for p in self.points if p.slots != self._base_slots]
+        costs = {}
+        for batch in sorted({p.batch for p in points}):
+            own = [p for p in points if p.batch == batch]
+            more = np.array([p.slots - self._base_slots for p in own], float)
+            seconds = np.array([p.seconds for p in own])
+            base = np.array([self._base_seconds(p.nodes, batch) for p in own])
+            rows = np.stack([more * [p.nodes for p in own], more], axis=1)
+            # Relative errors count.
+            costs[batch] = _least_squares(rows / seconds[:, None], (seconds - base) / seconds)
+        return costs
 
 
 def rising_fit(values: Iterable[float]) -> np.ndarray:

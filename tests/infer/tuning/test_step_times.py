@@ -1,5 +1,7 @@
 """What is measured and what not; the times themselves are a machine's own."""
 
+import dataclasses
+
 import pytest
 
 from infer.tuning import step_times
@@ -29,6 +31,19 @@ def test_trees_that_cannot_pay_are_left_out(lm, monkeypatch):
     """Nodes cost their number: with two, no tree can give enough tokens any more."""
     points = measured(lm, monkeypatch, lambda batch, nodes: float(nodes))
     assert max(p.nodes for p in points if p.slots == 256) < 8
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"), [((1, 4, 8, 64), {1, 8}), ((1, 4), {1, 4}), ((2,), {2}), ((16,), {16})]
+)
+def test_long_contexts_are_measured_with_few_rows_and_several(lm, batches, expected):
+    """As far as the cache of other models is sure to fit."""
+    config = dataclasses.replace(lm.config, max_position=1024)
+    wanted = step_times.plan(dataclasses.replace(lm, config=config), batches)
+    assert {batch for batch, _, slots in wanted if slots == 1024} == expected
+    short = dataclasses.replace(lm.config, max_position=1023)
+    wanted = step_times.plan(dataclasses.replace(lm, config=short), batches)
+    assert {slots for _, _, slots in wanted} == {256}
 
 
 def test_an_interrupted_run_goes_on(lm, monkeypatch):

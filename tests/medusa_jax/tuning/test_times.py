@@ -61,6 +61,26 @@ def test_slots_cost_what_larger_caches_showed():
         assert times.seconds(nodes, batch, slots) == pytest.approx(true(*at), rel=1e-6)
 
 
+def test_slots_cost_what_each_batch_size_showed():
+    """A slot costs eight rows less than eight times as much."""
+
+    def true(batch, nodes, slots):
+        each = {1: 2e-6, 8: 0.5e-6}[batch] + 1e-6 * nodes
+        return 0.01 * nodes * batch + batch * slots * each
+
+    where = [(b, n, s) for b in (1, 8) for n in (1, 8) for s in (256, 1024)]
+    times = StepTimes(tuple(Point(*at, true(*at)) for at in where))
+    for at in [(1, 8, 4096), (8, 1, 512), (8, 8, 2048)]:
+        batch, nodes, slots = at
+        assert times.seconds(nodes, batch, slots) == pytest.approx(true(*at), rel=1e-6)
+
+    def more(batch):
+        return times.seconds(1, batch, 1280) - times.seconds(1, batch, 256)
+
+    assert more(4) == pytest.approx(more(1) + (more(8) - more(1)) * 3 / 7)
+    assert more(24) == pytest.approx(3 * more(8))
+
+
 def test_what_was_measured_is_told_from_what_was_not():
     times = StepTimes((Point(1, 1, 256, 1.0), Point(1, 8, 256, 2.0), Point(4, 1, 256, 1.5)))
     assert times.is_measured(8, 1)
