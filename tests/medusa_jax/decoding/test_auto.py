@@ -122,8 +122,9 @@ def test_the_first_call_of_a_program_says_nothing_of_its_speed(lm):
     tuned = dataclasses.replace(lm, measured=measured(8))
     steering = auto_steering(tuned, GenerationConfig(), 1, 200)
     for capacity in (256, 384, 512):
-        for seconds in (800.0, 0.08):
-            assert steering.plan(capacity, remaining=1e5).tree.R == 8
+        for seconds, steps in ((800.0, 1), (0.08, None)):
+            plan = steering.plan(capacity, remaining=1e5)
+            assert (plan.tree.R, plan.steps) == (8, steps)
             steering.observe(call(seconds, tokens=24, capacity=capacity))
     seconds = steering._policy.outlooks(steering._prospect.seconds(512))[8].seconds
     assert seconds == pytest.approx(0.01, rel=0.05)
@@ -150,10 +151,15 @@ def test_typical_acceptance_keeps_its_tree(lm):
 def test_typical_acceptance_chooses_the_first_token_as_all_others(lm):
     """The most likely one with a tree; it was drawn, as without one."""
     tuned = dataclasses.replace(lm, measured=measured(8))
-    options = {"temperature": 1.5, "acceptance": "typical", "max_new_tokens": 1, "tree": "auto"}
-    drawn = [medusa_jax.generate(tuned, PROMPTS[:1], seed=s, **options)[0] for s in range(6)]
-    (greedy,) = medusa_jax.generate(tuned, PROMPTS[:1], max_new_tokens=1)
-    assert {answer.token_ids[0] for answer in drawn} == {greedy.token_ids[0]}
+    prompts = [[1, number] for number in range(300, 308)]
+    options = {"temperature": 1.5, "acceptance": "typical", "max_new_tokens": 1}
+
+    def first(**more):
+        return [answer.token_ids for answer in medusa_jax.generate(tuned, prompts, **more)]
+
+    greedy = first(max_new_tokens=1)
+    assert first(tree="auto", **options) == greedy
+    assert first(tree="chain:0", **options) != greedy
 
 
 def test_processes_that_share_a_model_keep_the_tree(lm, monkeypatch):

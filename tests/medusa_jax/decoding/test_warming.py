@@ -196,6 +196,16 @@ def test_a_cache_grows_to_the_size_that_was_foreseen(now, bound, depth):
         assert foreseen > now
 
 
+def test_a_cache_that_need_not_grow_is_left_alone(monkeypatch):
+    monkeypatch.setattr(warming, "abstract", lambda x: x)
+    state, asked = SimpleNamespace(cache=SimpleNamespace(capacity=256)), []
+    warmer = Warmer(None)
+    warmer._thread = SimpleNamespace(submit=lambda *args: asked.append(args[-1]))
+    for capacity in (256, 384, 384, 512):
+        warmer.larger_cache(None, state, (), capacity)
+    assert asked == [384, 512]
+
+
 def test_only_tpus_of_one_process_are_warmed_for(stories_lm):
     """Whose compiler is their host's, and has nobody to agree with."""
     runtime = make_runtime(stories_lm)
