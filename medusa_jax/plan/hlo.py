@@ -20,7 +20,7 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_MOST_CYCLES = 1 << 63  # an unsigned number beyond is a negative one
+_MOST_CYCLES = 1 << 48  # days: larger numbers say that the compiler knows none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate of its cycles; None: it has none, or a negative one."""
+        """The compiler's estimate of its cycles; None: it has none, or an absurd one."""
         match = _CYCLES.search(self.text)
         cycles = int(match[1]) if match else _MOST_CYCLES
         return None if cycles >= _MOST_CYCLES else cycles
