@@ -20,7 +20,7 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_MOST_CYCLES = 1 << 48  # days: larger numbers say that the compiler knows none
+_UNKNOWN_CYCLES = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate of its cycles; None: it has none, or an absurd one."""
+        """The compiler's estimate of its cycles; None: it has none."""
         match = _CYCLES.search(self.text)
-        cycles = int(match[1]) if match else _MOST_CYCLES
-        return None if cycles >= _MOST_CYCLES else cycles
+        cycles = int(match[1]) if match else _UNKNOWN_CYCLES
+        return None if cycles == _UNKNOWN_CYCLES else cycles
 
     def attribute(self, pattern: str) -> str | None:
         """What the group of a regular expression matches in the text."""

@@ -76,9 +76,9 @@ def test_a_program_is_taken_apart():
     assert program.computations["less"].parameters[0].name == "a"
 
 
-@pytest.mark.parametrize(("said", "cycles"), [(2**40, 2**40), (2**62, None), (2**64 - 1, None)])
-def test_absurd_cycles_are_no_estimate(said, cycles):
-    """In a MEDUSA-2 step for a v6e the TPU's compiler says some that add up to 64 * 2**64."""
+@pytest.mark.parametrize(("said", "cycles"), [(70, 70), (2**63 - 1, None)])
+def test_the_largest_integer_is_no_estimate(said, cycles):
+    """The TPU's compiler says it of two fusions in a step of MEDUSA-2 for a v6e."""
     program = parse(LOOPS.replace('"estimated_cycles":"70"', f'"estimated_cycles":"{said}"'))
     assert program.computations["body"].instructions["y"].cycles == cycles
 
