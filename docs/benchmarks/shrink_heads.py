@@ -4,8 +4,7 @@
 
 Every matrix is rounded to int8 with a scale per output, or replaced by its best approximation of a
 lower rank (singular values, both factors in float16), and an exact walk over replies of the model
-(`train.self_distill`) counts the steps that greedy decoding takes then. Intervals are 95 %, a
-bootstrap over replies, paired.
+(`train.self_distill`) counts the steps that greedy decoding takes then.
 """
 
 import dataclasses
@@ -17,16 +16,13 @@ from typing import Any
 import numpy as np
 
 import medusa_jax
-from medusa_jax import MedusaLM
-from medusa_jax.chat import Example, tokenize
+from medusa_jax.chat import tokenize
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
-from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_tree
 from train.data import sharegpt
-from train.evaluation.scores import score_each
-from train.reporting.statistics import Estimate, draw_prompts, estimate
+from train.evaluation.scores import score
 
 HALF = 2  # bytes of a float16
 Shrink = Callable[[np.ndarray], tuple[np.ndarray, int]]
@@ -77,15 +73,6 @@ def shrunk(value: Any, shrink: Shrink) -> tuple[Any, int]:
     return matrices.astype(np.float32), sum(size for _, size in stack)
 
 
-def tokens_per_step(lm: MedusaLM, tree: Tree, examples: list[Example]) -> Estimate:
-    """Over all replies, with what others might have given."""
-    scores = score_each(lm, tree, examples)
-    drawn_RN = draw_prompts(len(scores), 0)
-    tokens_1N = np.asarray([[one.num_tokens for one in scores]], float)
-    steps_1N = np.asarray([[one.steps for one in scores]], float)
-    return estimate(tokens_1N, steps_1N, drawn_RN, "ratio", np.random.default_rng(0))
-
-
 def main(data: str, output: str) -> None:
     """Measures every way and writes the file."""
     target = check_output(output)
@@ -101,19 +88,13 @@ def main(data: str, output: str) -> None:
         )
         for row in rows
     ]
-    found: list[dict[str, Any]] = []
-    first: Estimate | None = None
+    found = []
     for name, shrink in WAYS.items():
         params, size = shrunk(lm.heads_params, shrink)
-        own = tokens_per_step(dataclasses.replace(lm, heads_params=params), tree, examples)
-        first = first or own
+        own = dataclasses.replace(lm, heads_params=params)
+        scores = score(own, tree, examples, lambda count: None)
         found.append(
-            {
-                "heads": name,
-                "bytes": size,
-                "tokens_per_step": [own.value, *own.interval],
-                "versus_float16": [own.versus(first).value, *own.versus(first).interval],
-            }
+            {"heads": name, "bytes": size, "tokens_per_step": scores.num_tokens / scores.steps}
         )
         print(found[-1], flush=True)
     about = environment("docs.benchmarks.shrink_heads")
