@@ -11,7 +11,7 @@ from medusa_jax.io.atomic import write_text
 from medusa_jax.plan.build import Built, build
 from medusa_jax.plan.costs import Costs, step_costs
 from medusa_jax.plan.estimate import DecodePlan, common
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.speed import decoding_speed
 from medusa_jax.plan.topology import Topology
 from medusa_jax.tree.build import build_tree

@@ -18,7 +18,7 @@ from medusa_jax.io.atomic import write_text
 from medusa_jax.plan.build import Built, build, sizes_of
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.estimate import Plan, common
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import Topology
 from medusa_jax.sharding import with_shardings
 

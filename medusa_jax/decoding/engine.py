@@ -7,10 +7,9 @@ are made while the device works.
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from medusa_jax.decoding import step
 from medusa_jax.decoding.admission import Admission, Admitted, MakeRequest, Ticket
 from medusa_jax.decoding.buckets import cache_slots
+from medusa_jax.decoding.rows import Flight, Row, when_ready
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import DecodeState, Progress, Request
 from medusa_jax.decoding.steering import Call, Steering
@@ -36,38 +36,6 @@ _STEPS_PER_CHUNK = 8
 _ROWS_PER_REFILL = 16
 # The cache has room for this many more tokens of every row, or for all that the row may get.
 _ROOM = 256
-
-
-@dataclasses.dataclass
-class _Row:
-    """A row in use: tokens committed and handed out, and the clock as it was before."""
-
-    ticket: Ticket
-    prefill_seconds: float
-    compiled_before: float
-    begin: float
-    num_new: int = 0
-    num_steps: int = 0
-    seen: int = 0
-
-    @property
-    def length(self) -> int:
-        return len(self.ticket.ids) + self.num_new
-
-    @property
-    def bound(self) -> int:
-        """The length that the row may get."""
-        return self.ticket.bound
-
-
-@dataclasses.dataclass(frozen=True)
-class _Flight:
-    """A call under way: what it will have done, its tree, when it began and when it will end."""
-
-    progress: Progress
-    tree: AnyTree
-    began: float
-    landed: Future[float]
 
 
 class Engine:
@@ -108,7 +76,7 @@ class Engine:
         self._compiled_before = 0.0
         self._admission = Admission(runtime, self.clock, make_request)
         self._eos = set(np.asarray(idle.eos_BE).ravel().tolist())
-        self._rows: list[_Row | None] = [None] * len(np.asarray(idle.budget_B))
+        self._rows: list[Row | None] = [None] * len(np.asarray(idle.budget_B))
         self._halted: list[int] = []
         self._steps = _SHARED_STEPS if runtime.is_shared else _FIRST_STEPS
 
@@ -160,7 +128,7 @@ class Engine:
         free = [slot for slot, row in enumerate(self._rows) if row is None][: len(tickets)]
         for slot, ticket in zip(free, tickets, strict=True):
             before = (admitted.seconds, admitted.compiled_before, begin)
-            self._rows[slot] = _Row(ticket, *before)
+            self._rows[slot] = Row(ticket, *before)
         self._halted = [slot for slot in self._halted if slot not in free]
         self._make_room(admitted.rows.cache.capacity)
         slot_B = self._runtime.put(np.asarray(free, np.int32))
@@ -192,7 +160,7 @@ class Engine:
         most = max(row.bound for row in self._rows if row is not None)
         return cache_slots(min(most, now + _ROOM), self._steering.depth)
 
-    def _dispatch(self) -> _Flight:
+    def _dispatch(self) -> Flight:
         """Starts some steps."""
         self._make_room()
         assert self.state is not None
@@ -214,7 +182,7 @@ class Engine:
         begin, compiled_before = time.perf_counter(), self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
         began = begin + self.clock.compile - compiled_before
-        flight = _Flight(progress, plan.tree, began, self._waiter.submit(_when_ready, progress))
+        flight = Flight(progress, plan.tree, began, self._waiter.submit(when_ready, progress))
         if self._warmer and self._admission.waiting:
             self._look_ahead(self._warmer, bounds)
         return flight
@@ -250,7 +218,7 @@ class Engine:
         self.clock.row_steps += call.row_steps
         self._steering.observe(call)
 
-    def _collect(self, flight: _Flight) -> list[Update]:
+    def _collect(self, flight: Flight) -> list[Update]:
         """Waits for the steps, and frees the rows that have ended."""
         seconds = flight.landed.result() - flight.began
         p = jax.device_get(flight.progress)
@@ -297,9 +265,3 @@ class Engine:
             decode_seconds=self.clock.prefill + self.clock.decode - row.begin,
             compile_seconds=self.clock.compile - row.compiled_before,
         )
-
-
-def _when_ready(progress: Progress) -> float:
-    """The time at which the device is done, whatever the host does until it looks."""
-    jax.block_until_ready(progress)
-    return time.perf_counter()

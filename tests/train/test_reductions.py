@@ -6,7 +6,7 @@ import pytest
 from configs import tiny
 from medusa_jax.config import LlamaConfig
 from medusa_jax.plan.build import build
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler

@@ -10,7 +10,7 @@ from medusa_jax.io.atomic import write_text
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.estimate import TrainPlan, common
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.speed import training_speed
 from medusa_jax.plan.topology import Topology
 from train.flops import flops_per_token

@@ -11,7 +11,7 @@ from infer.planning.abstract import decode_program
 from infer.planning.decoding import plan_decoding
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree

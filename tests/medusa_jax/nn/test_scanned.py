@@ -15,7 +15,7 @@ from medusa_jax.nn.packed_attention import Packed
 from medusa_jax.nn.scanned import period, stacked, worth_a_copy
 from medusa_jax.pin import Pin
 from medusa_jax.plan.costs import costs_of
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import (
     SMALL,

@@ -3,7 +3,7 @@
 import pytest
 
 from medusa_jax.plan.costs import costs_of
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 
 
 # Kernels of splash attention: 16 blocks of 512 x 512, of which a causal mask leaves 4 + 3 + 2 + 1,

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.plan.costs import costs_of, step_costs
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
 from tests.medusa_jax.plan.compilers import needs_gpu_compiler
 from tests.medusa_jax.plan.small_programs import (

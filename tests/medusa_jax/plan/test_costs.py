@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from medusa_jax.plan.costs import Costs, costs_of, step_costs
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 
 HEADER = "HloModule collectives, num_partitions=8\n"
 ADD = """%add (a: f32[], b: f32[]) -> f32[] {

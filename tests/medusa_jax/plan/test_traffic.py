@@ -2,7 +2,7 @@
 
 import pytest
 
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.traffic import moved_bytes
 
 # A table of 1000 x 8 float32 (32,000 bytes), of which 4 rows (128 bytes) are touched.

@@ -13,7 +13,7 @@ from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
 from medusa_jax.decoding.state import Request
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import costs_of
-from medusa_jax.plan.hlo import parse
+from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
