@@ -58,16 +58,20 @@ def most_used_tree(rows: Iterable[Mapping[str, Any]]) -> tuple[Paths, list[int]]
     """What some answers say of the tree that most of their steps used.
 
     Args:
-      rows: with the fields `tree` and `accepted` of `Generation`, of fixed trees.
+      rows: with the fields `tree` and `accepted` of `Generation`, of fixed trees; those that ended
+        before their first step count for nothing.
 
     Returns:
       Its paths, and how many steps accepted the root and each of them.
     """
     sums: dict[str, list[int]] = {}
     for row in rows:
+        if not row["accepted"]:
+            continue
         name = json.dumps(row["tree"])
         before = sums.get(name, [0] * len(row["accepted"]))
         sums[name] = [*map(operator.add, before, row["accepted"])]
+    sums = sums or {"[]": [0]}
     name = max(sums, key=lambda name: sum(sums[name][:1]))
     return json.loads(name), sums[name]
 

@@ -232,10 +232,17 @@ def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 
 class TextStream:
-    """Turns tokens into text as they come; holds back bytes of an unfinished character."""
+    """Turns tokens into text as they come; holds back bytes of an unfinished character.
+
+    Attributes:
+      special: ids of tokens that never have a text.
+    """
 
     def __init__(self, tokenizer: Any):
+        """Begins a text."""
         self._tokenizer = tokenizer.backend_tokenizer
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special = frozenset(token for token, about in added.items() if about.special)
         self._stream = DecodeStream(skip_special_tokens=True)
 
     def feed(self, token_ids: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.tree.dynamic import AnyTree
 
 ACCEPTANCES = ("greedy", "typical", "lossless")
+_INT32, _FLOAT32 = np.iinfo(np.int32), np.finfo(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +102,9 @@ def _check_numbers(config: GenerationConfig) -> None:
             raise UserError(f"{name} is {value}: it must be at least {least}")
     if not 0 <= config.seed < 2**64:
         raise UserError(f"seed is {config.seed}: it must be from 0 to 2**64 - 1")
+    for name in ("temperature", "top_p", "min_p", "epsilon", "delta"):
+        if not isinstance(getattr(config, name), Real):
+            raise UserError(f"{name} is {getattr(config, name)!r}: it must be a number")
     if not 0 <= config.temperature < float("inf"):
         raise UserError(f"temperature is {config.temperature}: it must be 0 or more")
     if not 0 < config.top_p <= 1:
@@ -115,11 +119,22 @@ def _check_numbers(config: GenerationConfig) -> None:
 
 
 def _check_texts(config: GenerationConfig) -> None:
-    if isinstance(config.stop, str) or not all(isinstance(t, str) and t for t in config.stop):
+    stops = config.stop if isinstance(config.stop, Sequence) else [config.stop]
+    if isinstance(stops, str) or not all(isinstance(text, str) and text for text in stops):
         raise UserError(f"stop is {config.stop!r}: give a list of texts that are not empty")
+    if not isinstance(config.logit_bias, Mapping):
+        raise UserError(f"logit_bias is {config.logit_bias!r}: give numbers by token id")
     for token, bias in config.logit_bias.items():
-        if not isinstance(token, Integral) or not isinstance(bias, Real) or bias != bias:
-            raise UserError(f"logit_bias has {token!r}: {bias!r}: give token ids and numbers")
+        if not (isinstance(token, Integral) and isinstance(bias, Real) and _is_bias(bias)):
+            raise UserError(
+                f"logit_bias has {token!r}: {bias!r}: give token ids, and numbers that float32 has "
+                "or -inf"
+            )
+
+
+def _is_bias(bias: Any) -> bool:
+    """-inf excludes a token, but no sum of others follows from inf."""
+    return bias == -float("inf") or abs(bias) <= float(_FLOAT32.max)
 
 
 def make_rule(config: GenerationConfig, tree: AnyTree) -> Rule:
@@ -142,7 +157,9 @@ def rule_numbers(configs: Sequence[GenerationConfig]) -> Any:
         names = ("temperature", "epsilon", "delta")
         return TypicalNumbers(*(column(name, np.float32) for name in names))
     if configs[0].rule == "lossless":
-        top_k = np.minimum(column("top_k", np.int64), np.iinfo(np.int32).max).astype(np.int32)
-        filters = Filters(top_k, column("top_p", np.float32), column("min_p", np.float32))
+        top_k = [min(config.top_k, _INT32.max) for config in configs]
+        filters = Filters(
+            np.asarray(top_k, np.int32), column("top_p", np.float32), column("min_p", np.float32)
+        )
         return LosslessNumbers(column("temperature", np.float32), filters)
     return ()

@@ -20,7 +20,9 @@ class TextSoFar:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
         """Begins an answer that ends before any of the `stops`."""
         self._stream, self._stops = TextStream(tokenizer), stops
-        self._length_at: list[int] = []  # of the text, after each token
+        # Where the text ends that each token has a part in; not known yet of the last ones while
+        # bytes of their character are missing.
+        self._end_at: list[int] = []
         self._shown, self._taken = 0, 0
         self.token_ids: list[int] = []
         self.text = ""
@@ -33,8 +35,11 @@ class TextSoFar:
                 return
             before = len(self.text)
             self.token_ids.append(token)
-            self.text += self._stream.feed([token])
-            self._length_at.append(len(self.text))
+            piece = self._stream.feed([token])
+            self.text += piece
+            waiting = len(self.token_ids) - len(self._end_at)
+            if piece or (waiting == 1 and token in self._stream.special):
+                self._end_at += [len(self.text)] * waiting
             self._look(before)
 
     def take(self, whole: str | None = None) -> tuple[str, list[int]]:
@@ -50,7 +55,9 @@ class TextSoFar:
         piece, self._shown = self.text[self._shown : end], max(self._shown, end)
         if whole is not None and whole.startswith(self.text):
             piece += whole[len(self.text) :]  # what an unfinished character held back
-        count = min(bisect.bisect_right(self._length_at, end), len(self.token_ids))
+        count = len(self.token_ids)
+        if whole is None and self._stops:
+            count = bisect.bisect_right(self._end_at, end)
         token_ids, self._taken = self.token_ids[self._taken : count], count
         return piece, token_ids
 
@@ -63,7 +70,7 @@ class TextSoFar:
         self.is_stopped = True
         self.text = self.text[:start]
         # The first token whose text goes beyond the cut.
-        del self.token_ids[bisect.bisect_right(self._length_at, start) :]
+        del self.token_ids[bisect.bisect_right(self._end_at, start) :]
 
     def _held_back(self) -> int:
         """How much of the text's end might be the beginning of a stop text."""

@@ -83,6 +83,16 @@ def test_the_tree_of_most_steps_is_summed_over_answers():
     assert most_used_tree(rows) == ([[0], [1]], [35, 7, 1])
 
 
+def test_answers_without_a_step_spoil_no_picture():
+    """Those whose first token completed a stop text: their tree says nothing."""
+    none = {"tree": [], "accepted": []}
+    plain = {"tree": [], "accepted": [7]}
+    assert most_used_tree([plain, none]) == ([], [7])
+    assert most_used_tree([none, plain]) == ([], [7])
+    paths, accepted = most_used_tree([none])
+    assert "of 0<" in tree_picture(build_tree(paths), None, accepted)
+
+
 def luminance(colour):
     """Of "#rrggbb", as WCAG 2 defines it."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255

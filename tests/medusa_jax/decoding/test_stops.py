@@ -59,6 +59,43 @@ def test_an_answer_ends_before_the_first_stop_text_and_its_first_token(lm, seed,
         assert steps == {result.num_steps for result in results}
 
 
+@pytest.fixture(scope="module")
+def bytewise(lm):
+    """Ids of a text whose emoji and letters of other scripts are single bytes."""
+    ids = lm.tokenizer("a 😀b中文. é", add_special_tokens=False)["input_ids"]
+    words = lm.tokenizer.convert_ids_to_tokens(ids)
+    assert sum(word.startswith("<0x") for word in words) >= 10
+    return ids
+
+
+@pytest.mark.parametrize("stop", ["😀", "中", "文", "b", ".", " é", "b中"])
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_no_bytes_of_a_stop_text_are_left(lm, bytewise, stop, width):
+    whole = lm.tokenizer.decode(bytewise)
+    so_far, handed_out = TextSoFar(lm.tokenizer, [stop]), []
+    for at in range(0, len(bytewise), width):
+        so_far.add(bytewise[at : at + width])
+        handed_out += so_far.take(so_far.text if so_far.is_stopped else None)[1]
+    assert so_far.is_stopped
+    assert so_far.text == whole[: whole.index(stop)]
+    assert lm.tokenizer.decode(so_far.token_ids) == so_far.text
+    assert handed_out == so_far.token_ids == bytewise[: len(so_far.token_ids)]
+
+
+def test_a_token_without_text_before_a_stop_text_stays(lm, bytewise):
+    eos = lm.tokenizer.eos_token_id
+    at = lm.tokenizer.convert_ids_to_tokens(bytewise).index("b")
+    so_far = TextSoFar(lm.tokenizer, ["b"])
+    so_far.add([*bytewise[:at], eos, *bytewise[at:]])
+    assert so_far.token_ids == [*bytewise[:at], eos]
+
+
+def test_without_stop_texts_tokens_wait_for_nothing(lm, bytewise):
+    so_far = TextSoFar(lm.tokenizer)
+    so_far.add(bytewise[:4])
+    assert so_far.take()[1] == bytewise[:4]
+
+
 def streamed(lm, prompts, each, options):
     events = list(medusa_jax.stream(lm, prompts, each=each, **options))
     for index in range(len(prompts)):
