@@ -19,8 +19,9 @@ Examples:
   One prompt at a time only, with the numbers in a file:
     python -m infer.tune --batch_sizes 1 --output tuned.json
 
-Every point is kept when it is measured: after an interruption, rerun the command to go on. On a
-CPU both dtypes are measured, and the faster one becomes the default of this model there. bfloat16
+Every point is kept when it is measured: after an interruption, rerun the command to go on; until
+all are there, what was known before decides. On a CPU both dtypes are measured, and the one that
+decodes one prompt faster becomes the default of this model there. bfloat16
 rounds to three digits: where two tokens are nearly as likely, trees of different sizes may choose
 differently, which in float32 they do not.
 """
@@ -84,7 +85,10 @@ _DTYPES = flags.DEFINE_list(
     "or float16 on GPUs without it.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Measure everything anew instead of adding what is missing."
+    "overwrite",
+    False,
+    "Measure everything anew instead of adding what is missing; acceptance that came with the "
+    "heads only if there is a --prompt_file.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
@@ -114,10 +118,12 @@ def main(argv: list[str]) -> None:
         lm = dataclasses.replace(lm, measured=measured)
         measure_times(lm, kept, batches)
     summary = report.summary(lm, kept, acceptance, dtypes, batches)
-    kept.set_fastest(report.fastest(summary))
+    fastest = report.fastest(lm, kept.measured())
+    if fastest is not None:
+        kept.set_fastest(fastest)
     if target is not None:
         write_json(target, around | {"acceptance": acceptance.to_json()} | summary)
-    report.show(summary, lm.platform)
+    report.show(summary, fastest if lm.platform == "cpu" else None)
 
 
 def _load(dtype: str) -> MedusaLM:

@@ -1,24 +1,32 @@
 """What `infer.tune` has measured, kept in the user's cache folder as soon as it is there."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medusa_jax.io.measurements import (
+    acceptance_beside,
     acceptance_file,
+    read_acceptance,
     read_content,
-    read_measured,
     times_file,
     write_content,
 )
-from medusa_jax.tuning.measured import Acceptance, times_from_json, times_to_json
-from medusa_jax.tuning.times import Point
+from medusa_jax.tuning.measured import (
+    Acceptance,
+    Measured,
+    merged,
+    times_from_json,
+    times_to_json,
+)
+from medusa_jax.tuning.times import Point, StepTimes
 
 
 class Kept:
     """The two files of a model with its heads on a device; see `medusa_jax.io.measurements`.
+
+    What is not complete yet is kept apart, under "partial", so that nobody decides by it.
 
     Attributes:
       acceptance: that is known, also from beside the heads; None: none.
@@ -31,19 +39,22 @@ class Kept:
           model: folder or file.
           heads: folder or file.
           device: that decodes.
-          overwrite: take nothing over.
+          overwrite: take over what came with the heads alone; what the files have stays there until
+            its successor is complete.
 
         Raises:
           UserError: a file is damaged.
         """
         self._acceptance_file = acceptance_file(model, heads)
         self._times_file = times_file(model, heads, device)
-        self.acceptance = None if overwrite else read_measured(model, heads, device).acceptance
-        self._acceptance: dict[str, Any] = {}
-        self._times: dict[str, Any] = {}
-        if not overwrite:
-            self._acceptance = read_content(self._acceptance_file) or {}
-            self._times = read_content(self._times_file) or {}
+        self._overwrite = overwrite
+        self._beside = acceptance_beside(heads)
+        own = None if overwrite else read_acceptance(self._acceptance_file)
+        self.acceptance = merged(self._beside, own)
+        self._acceptance: dict[str, Any] = read_content(self._acceptance_file) or {}
+        self._times: dict[str, Any] = read_content(self._times_file) or {}
+        if overwrite:
+            self._acceptance["partial"] = {}
 
     def partial(self, key: str) -> dict[int, np.ndarray]:
         """Ranks that an interrupted run of the same measurement has kept, by prompt."""
@@ -58,31 +69,60 @@ class Kept:
         """
         partial = self._acceptance.setdefault("partial", {}).setdefault(key, {})
         partial[str(index)] = rank_TM.tolist()
-        self._write_acceptance()
+        write_content(self._acceptance_file, self._acceptance)
 
     def set_acceptance(self, acceptance: Acceptance) -> None:
         """Keeps what follows from all ranks, which are dropped.
 
+        Args:
+          acceptance: all that is known from now on; what came with the heads stays beside them.
+
         Raises:
           UserError: the file cannot be written.
         """
+        beside = self._beside.by_temperature if self._beside else {}
+        rates = {t: r for t, r in acceptance.by_temperature.items() if beside.get(t) is not r}
         self.acceptance = acceptance
-        self._acceptance = {"acceptance": acceptance.to_json()}
-        self._write_acceptance()
+        content = {"acceptance": Acceptance(rates).to_json()}
+        self._acceptance = content if rates else {}
+        if rates or self._acceptance_file.exists():
+            write_content(self._acceptance_file, self._acceptance)
+
+    def begin_times(self, dtype: str) -> None:
+        """Goes on with what there is of a dtype, or begins anew."""
+        if self._overwrite:
+            self._times.setdefault("partial", {})[dtype] = []
 
     def points(self, dtype: str) -> tuple[Point, ...]:
-        """Step times that are known."""
-        return times_from_json(self._times.get("times", {}).get(dtype, []))
+        """Step times that are known, those of an interrupted run included."""
+        complete = self._times.get("times", {}).get(dtype, [])
+        return times_from_json(self._times.get("partial", {}).get(dtype, complete))
 
     def add_point(self, dtype: str, point: Point) -> None:
-        """Keeps a step time.
+        """Keeps a step time, which counts once `complete_times` says so.
 
         Raises:
           UserError: the file cannot be written.
         """
-        points: Sequence[Point] = (*self.points(dtype), point)
-        self._times.setdefault("times", {})[dtype] = times_to_json(points)
+        points = times_to_json((*self.points(dtype), point))
+        self._times.setdefault("partial", {})[dtype] = points
         write_content(self._times_file, self._times)
+
+    def complete_times(self, dtype: str) -> None:
+        """From now on trees are chosen by these points.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        points = times_to_json(self.points(dtype))
+        self._times.setdefault("times", {})[dtype] = points
+        self._times.setdefault("partial", {}).pop(dtype, None)
+        write_content(self._times_file, self._times)
+
+    def measured(self) -> Measured:
+        """All that is complete."""
+        points = {d: times_from_json(own) for d, own in self._times.get("times", {}).items()}
+        return Measured(self.acceptance, {d: StepTimes(own) for d, own in points.items() if own})
 
     def set_fastest(self, dtype: str) -> None:
         """Keeps which dtype decodes fastest here.
@@ -92,7 +132,3 @@ class Kept:
         """
         self._times["fastest"] = dtype
         write_content(self._times_file, self._times)
-
-    def _write_acceptance(self) -> None:
-        known = {} if self.acceptance is None else {"acceptance": self.acceptance.to_json()}
-        write_content(self._acceptance_file, known | self._acceptance)

@@ -48,7 +48,7 @@ def measure_acceptance(
                 max_new_tokens=max_new_tokens, temperature=temperature, tree="chain:0"
             )
             known[temperature] = _rates(lm, kept, encoded, config)
-        kept.set_acceptance(Acceptance(known))
+    kept.set_acceptance(Acceptance(known))
     return Acceptance(known)
 
 
@@ -73,6 +73,7 @@ def _rates(lm: MedusaLM, kept: Kept, prompts: Sequence[Encoded], config: Generat
 def measure_times(lm: MedusaLM, kept: Kept, batches: Sequence[int]) -> None:
     """Step times of a model in its dtype; `lm.measured` says what trees to expect."""
     wanted = step_times.plan(lm, batches)
+    kept.begin_times(lm.dtype)
     with display.progress_bar() as bar:
         task = bar.add_task(f"Step times, {lm.dtype}", total=len(wanted))
 
@@ -81,3 +82,4 @@ def measure_times(lm: MedusaLM, kept: Kept, batches: Sequence[int]) -> None:
 
         for point in step_times.measure(lm, wanted, kept.points(lm.dtype), advance):
             kept.add_point(lm.dtype, point)
+    kept.complete_times(lm.dtype)

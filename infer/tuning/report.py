@@ -67,19 +67,26 @@ def _rows(prospect: Prospect, dtype: str, batch: int, sizes: Sequence[int]) -> l
     return rows
 
 
-def fastest(summary: dict[str, Any]) -> str:
-    """The dtype that decodes the smallest batch fastest."""
-    rows = summary["rows"]
-    smallest = min(row["batch"] for row in rows)
-    chosen = [row for row in rows if row["batch"] == smallest and row["chosen"]]
-    speed = {row["dtype"]: row["tokens_per_second"] for row in chosen}
+def fastest(lm: MedusaLM, measured: Measured) -> str | None:
+    """The dtype that decodes one row fastest; None: fewer than two were measured with one row."""
+    speed = {}
+    for dtype, times in measured.times.items():
+        if any(point.batch == 1 for point in times.points):
+            prospect = dataclasses.replace(lm, dtype=dtype, measured=measured).prospect(0.0, 1)
+            rows = _rows(prospect, dtype, 1, ())
+            speed[dtype] = max(row["tokens_per_second"] for row in rows if row["chosen"])
     if "bfloat16" in speed:
         speed["bfloat16"] /= _WORTH_BFLOAT16
-    return max(speed, key=lambda dtype: speed[dtype])
+    return max(speed, key=lambda dtype: speed[dtype]) if len(speed) > 1 else None
 
 
-def show(summary: dict[str, Any], platform: str) -> None:
-    """Prints the rows, a table per dtype, and what the defaults are from now on."""
+def show(summary: dict[str, Any], default: str | None) -> None:
+    """Prints the rows, a table per dtype, and what is done by default from now on.
+
+    Args:
+      summary: see there.
+      default: dtype, where the measurements decide; None: they do not.
+    """
     console = make_console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
@@ -88,8 +95,8 @@ def show(summary: dict[str, Any], platform: str) -> None:
         console.print(_table(dtype, [row for row in rows if row["dtype"] == dtype]))
     lines = ["Step times are those of a short context; tok/s are of all rows together."]
     lines.append("--tree auto begins with the sizes marked, and goes on learning while it decodes.")
-    if platform == "cpu" and len({row["dtype"] for row in rows}) > 1:
-        lines.append(f"The default --dtype of this model here is now {fastest(summary)}.")
+    if default is not None:
+        lines.append(f"The default --dtype of this model here is now {default}.")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 

@@ -157,9 +157,7 @@ def rule_numbers(configs: Sequence[GenerationConfig]) -> Any:
         names = ("temperature", "epsilon", "delta")
         return TypicalNumbers(*(column(name, np.float32) for name in names))
     if configs[0].rule == "lossless":
-        top_k = [min(config.top_k, _INT32.max) for config in configs]
-        filters = Filters(
-            np.asarray(top_k, np.int32), column("top_p", np.float32), column("min_p", np.float32)
-        )
+        top_k: Any = np.asarray([min(c.top_k, _INT32.max) for c in configs], np.int32)
+        filters = Filters(top_k, column("top_p", np.float32), column("min_p", np.float32))
         return LosslessNumbers(column("temperature", np.float32), filters)
     return ()

@@ -13,7 +13,7 @@ from medusa_jax.environment import cores, cpu_model, package_version
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.cache import cache_dir
-from medusa_jax.tuning.measured import Acceptance, Measured, times_from_json
+from medusa_jax.tuning.measured import Acceptance, Measured, merged, times_from_json
 from medusa_jax.tuning.times import StepTimes
 
 BESIDE_HEADS = "acceptance.json"
@@ -42,8 +42,8 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
 
     Args:
       model: folder or file.
-      heads: folder or file; one with `BESIDE_HEADS` in it brings its acceptance along, which counts
-        unless the cache has a newer one.
+      heads: folder or file; see `acceptance_beside`. At a temperature that was measured here, too,
+        the cache counts.
       device: that decodes.
 
     Returns:
@@ -52,16 +52,33 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
     Raises:
       UserError: a file holds something else; it names the file.
     """
-    beside = (heads if heads.is_dir() else heads.parent) / BESIDE_HEADS
-    acceptance = None
-    for file in (acceptance_file(model, heads), beside):
-        content = read_content(file)
-        if acceptance is None and content is not None and "acceptance" in content:
-            acceptance = _parse(file, Acceptance.from_json, content["acceptance"])
+    own = read_acceptance(acceptance_file(model, heads))
+    acceptance = merged(acceptance_beside(heads), own)
     file = times_file(model, heads, device)
     content = read_content(file) or {}
     times, fastest = _times(file, content), content.get("fastest")
     return Measured(acceptance, times, fastest if fastest in times else None)
+
+
+def acceptance_beside(heads: Path) -> Acceptance | None:
+    """What heads bring along: `BESIDE_HEADS` in their folder.
+
+    Raises:
+      UserError: the file holds something else; it names the file.
+    """
+    return read_acceptance((heads if heads.is_dir() else heads.parent) / BESIDE_HEADS)
+
+
+def read_acceptance(file: Path) -> Acceptance | None:
+    """A file's complete acceptance; None: there is none.
+
+    Raises:
+      UserError: the file holds something else; it names the file.
+    """
+    content = read_content(file) or {}
+    if "acceptance" not in content:
+        return None
+    return _parse(file, Acceptance.from_json, content["acceptance"])
 
 
 def read_content(file: Path) -> dict[str, Any] | None:

@@ -59,6 +59,12 @@ class Acceptance:
         return cls(rates)
 
 
+def merged(first: Acceptance | None, last: Acceptance | None) -> Acceptance | None:
+    """All temperatures of both; where both have one, the last one's rates."""
+    by = {t: rates for one in (first, last) if one for t, rates in one.by_temperature.items()}
+    return Acceptance(by) if by else None
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
     """What is known of a model with its heads.

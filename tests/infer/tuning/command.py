@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
@@ -10,6 +11,7 @@ from infer import tune
 from infer.tuning import step_times
 from medusa_jax.cli import run_main
 from medusa_jax.decoding.auto import auto_choice
+from medusa_jax.io.measurements import acceptance_file, read_measured, write_content
 
 
 @pytest.fixture
@@ -24,9 +26,10 @@ def call(monkeypatch, tmp_path, capsys, stories260k, heads):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "One day"}\n{"prompt": "The cat"}\n{"prompt": "Tom"}\n')
 
-    def run(*argv):
+    def run(*argv, prompts=prompts):
         command = ["tune", "--model", str(stories260k), "--medusa", str(heads)]
-        command += ["--prompt_file", str(prompts), "--max_new_tokens=24", *argv]
+        command += [] if prompts is None else ["--prompt_file", str(prompts)]
+        command += ["--max_new_tokens=24", *argv]
         monkeypatch.setattr("sys.argv", command)
         with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
             run_main(tune.main)
@@ -66,6 +69,60 @@ def test_an_interrupted_measurement_goes_on(call, monkeypatch, tmp_path):
     done.clear()
     assert call("--dtypes=float32", "--batch_sizes=1")[0] == 0
     assert len(done) == 1  # of three prompts
+
+
+def test_until_all_step_times_are_there_the_old_ones_count(call, monkeypatch, stories260k, heads):
+    """Or an interrupted command, which begins with plain decoding, would make that the choice."""
+    files = (stories260k, heads, jax.devices()[0])
+    clock, asked = step_times.seconds_per_step, []
+
+    def seconds(lm, prospect, batch, nodes, slots):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(nodes)
+        return clock(lm, prospect, batch, nodes, slots)
+
+    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
+    assert call("--dtypes=float32", "--batch_sizes=1")[0] == 130
+    assert asked == [1, 2]
+    assert read_measured(*files).times == {}
+    asked.clear()
+    monkeypatch.setattr(step_times, "seconds_per_step", clock)
+    assert call("--dtypes=float32", "--batch_sizes=1")[0] == 0
+    before = read_measured(*files).times["float32"]
+    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
+    assert call("--dtypes=float32", "--batch_sizes=1", "--overwrite")[0] == 130
+    assert asked == [1, 2]
+    assert read_measured(*files).times["float32"] == before
+
+
+def test_overwriting_leaves_what_came_with_the_heads(call, stories260k, heads, tmp_path):
+    files = (stories260k, heads, jax.devices()[0])
+    beside, own = ({"temperature": t, "rates": [[[0.5]]]} for t in (1.0, 0.7))
+    (heads / "acceptance.json").write_text(json.dumps({"acceptance": [beside]}))
+    try:
+        write_content(acceptance_file(*files[:2]), {"acceptance": [own]})
+        flags = ("--dtypes=float32", "--batch_sizes=1", "--temperatures=1", "--overwrite")
+        assert call(*flags, prompts=None)[0] == 0
+        assert list(read_measured(*files).acceptance.by_temperature) == [1.0]
+        assert call("--dtypes=float32", "--batch_sizes=1", "--temperatures=0")[0] == 0
+        by_temperature = read_measured(*files).acceptance.by_temperature
+        assert sorted(by_temperature) == [0.0, 1.0]
+        assert by_temperature[1.0].rate_MPK.tolist() == [[[0.5]]]
+        assert "1.0" not in acceptance_file(*files[:2]).read_text()
+    finally:
+        (heads / "acceptance.json").unlink()
+
+
+def test_the_default_dtype_follows_from_one_row_and_two_dtypes(call, stories260k, heads):
+    files = (stories260k, heads, jax.devices()[0])
+    for flags in (["--dtypes=bfloat16", "--batch_sizes=1"], ["--batch_sizes=64"]):
+        code, out, _ = call(*flags)
+        assert (code, "default --dtype" in out) == (0, False)
+        assert read_measured(*files).fastest is None
+    code, out, _ = call("--dtypes=float32", "--batch_sizes=1")
+    assert (code, "default --dtype of this model here is now bfloat16" in out) == (0, True)
+    assert read_measured(*files).fastest == "bfloat16"
 
 
 @pytest.mark.parametrize(

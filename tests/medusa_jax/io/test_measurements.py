@@ -66,10 +66,15 @@ def test_a_dtype_without_times_is_not_the_fastest(files):
 
 
 def test_heads_bring_their_acceptance_and_the_cache_comes_first(files):
-    (files[1] / "acceptance.json").write_text(json.dumps(acceptance(0)))
+    beside = {"temperature": 0, "rates": [[[0.75]]]}
+    (files[1] / "acceptance.json").write_text(json.dumps({"acceptance": [beside]}))
     assert list(read_measured(*files).acceptance.by_temperature) == [0]
     write_content(acceptance_file(*files[:2]), acceptance(1.5))
-    assert list(read_measured(*files).acceptance.by_temperature) == [1.5]
+    found = read_measured(*files).acceptance
+    assert sorted(found.by_temperature) == [0, 1.5]
+    assert found.at(0).rate_MPK.tolist() == [[[0.75]]]
+    write_content(acceptance_file(*files[:2]), acceptance(0))
+    assert read_measured(*files).acceptance.at(0).rate_MPK.tolist() == RATES
 
 
 def test_other_weights_are_measured_anew(files):
