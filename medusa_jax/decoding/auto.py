@@ -14,6 +14,7 @@ import jax
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.make_drafter import for_tree
 from medusa_jax.decoding.options import GenerationConfig, make_rule
+from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.programs import abstract
 from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.decoding.steering import Call, OneTree, Plan, Steering
@@ -55,7 +56,7 @@ def auto_steering(
     if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
         nodes = auto_choice(lm, config, batch, longest).nodes
         tree = _prospect(lm, config, batch).trees[nodes]
-        return OneTree(make_runtime(lm, tree, make_rule(config, tree), logprobs=logprobs), tree)
+        return OneTree(prepared(lm, tree, make_rule(config, tree), logprobs), tree)
     key = (config.rule, _temperature(config), batch, logprobs)
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
     known = _LEARNED.setdefault(lm, {})

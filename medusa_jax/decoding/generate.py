@@ -164,7 +164,7 @@ def _job(
     first = configs[0] if configs else common
     for own in configs:
         check_bias(lm, own)
-        if own.tree is not first.tree or _kind(own) != _kind(first):
+        if own.tree != first.tree or _kind(own) != _kind(first):
             raise UserError("the prompts of a batch share acceptance and tree: give them for all")
     encoded = [
         encode_prompt(lm, prompt, chat, own.max_context)

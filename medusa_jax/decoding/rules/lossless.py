@@ -19,6 +19,9 @@ from medusa_jax.decoding.rules.filters import Filters, filtered
 from medusa_jax.decoding.rules.rule import Verdict, is_hot
 from medusa_jax.decoding.state import Request
 
+# Puts logits behind all others of their head, noise included, and leaves them their digits.
+_BEHIND = 1000.0
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +45,7 @@ class Lossless:
         """See `Rule.first`."""
         numbers: LosslessNumbers = request.numbers
         logits_BV = logits_BV.astype(jnp.float32)
-        peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-        # The maximum is taken off first: a small temperature then gives 0 and -inf, never NaN.
-        score_BV = (logits_BV - peak_B1) / _divisor(numbers)[:, None]
-        score_BV = filtered(score_BV, numbers.filters)
+        score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters)
         noise_BV = _noise(request, position_B[:, None], logits_BV.shape[-1])[:, 0]
         return jnp.argmax(score_BV + noise_BV, axis=-1).astype(jnp.int32)
 
@@ -56,11 +56,17 @@ class Lossless:
         position_BX: jax.Array,
         token_V: jax.Array | None,
     ) -> jax.Array:
-        """See `Rule.rank`; the heads guess with the noise that will decide."""
+        """See `Rule.rank`; the heads guess with the noise that will decide.
+
+        Tokens that the filters drop from a head's distribution come after all others, without
+        noise: the best of them are the next guess at what the model's own distribution keeps.
+        """
         noise_BXV = _noise(request, position_BX, logits_BXV.shape[-1], token_V)
         # Times the temperature, which changes no rank: noise that still stands for what the head
         # does not know has the size that it has in training, 1.
-        return logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
+        noisy_BXV = logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
+        kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
+        return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
@@ -104,8 +110,18 @@ class Lossless:
         return jax.lax.platform_dependent(start, cpu=while_any_walks, default=to_the_end)[2]
 
 
-def _divisor(numbers: LosslessNumbers) -> jax.Array:
-    return jnp.where(is_hot(numbers.temperature_B), numbers.temperature_B, 1.0)
+def _scaled(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
+    """Logits / temperature, at most 0."""
+    # The maximum is taken off first: a small temperature then gives 0 and -inf, never NaN.
+    peak_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    divisor_B = jnp.where(is_hot(numbers.temperature_B), numbers.temperature_B, 1.0)
+    return (logits_BV - peak_B1) / divisor_B[:, None]
+
+
+def _kept(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
+    """What the filters leave of a head's guesses, but for a few more: bool [B, V]."""
+    score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters, is_rough=True)
+    return score_BV > -jnp.inf
 
 
 def _noise(

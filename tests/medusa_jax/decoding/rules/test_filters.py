@@ -1,5 +1,7 @@
 """Filters against those of transformers (on torch), and against their definitions."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -10,13 +12,16 @@ import pytest
 from medusa_jax.decoding.rules.filters import Filters, filtered
 
 
-def kept(score_BV, top_k=0, top_p=1.0, min_p=0.0):
-    rows = len(score_BV)
-    numbers = Filters(
+def numbers_of(rows, top_k=0, top_p=1.0, min_p=0.0):
+    return Filters(
         jnp.broadcast_to(jnp.asarray(top_k, jnp.int32), (rows,)),
         jnp.broadcast_to(jnp.asarray(top_p, jnp.float32), (rows,)),
         jnp.broadcast_to(jnp.asarray(min_p, jnp.float32), (rows,)),
     )
+
+
+def kept(score_BV, top_k=0, top_p=1.0, min_p=0.0):
+    numbers = numbers_of(len(score_BV), top_k, top_p, min_p)
     out = np.asarray(_filtered(jnp.asarray(score_BV, jnp.float32), numbers))
     stays = out > -np.inf
     np.testing.assert_array_equal(out[stays], np.float32(score_BV)[stays])
@@ -59,6 +64,20 @@ def test_filters_equal_their_definitions(seed, top_k, top_p, min_p):
         expected, margin = slow(score_V, top_k, top_p, min_p)
         if margin > 1e-5:
             np.testing.assert_array_equal(row, expected)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 7}, {"top_p": 0.7}, {"top_k": 9, "top_p": 0.8}])
+def test_a_rough_filter_keeps_little_more(options):
+    score_BV = scores(5, rows=200)
+    exact = kept(score_BV, **options)
+    _rough = jax.jit(functools.partial(filtered, is_rough=True))
+    numbers = numbers_of(200, **options)
+    rough = np.isfinite(_rough(jnp.asarray(score_BV), numbers))
+    assert (rough >= exact).all()
+    assert rough.sum() <= 1.02 * exact.sum()
+    if len(options) == 1:  # a token more before the second filter moves its cut
+        cut_B = np.where(exact, score_BV, 0).min(-1)
+        assert (np.where(rough, score_BV, 0).min(-1) >= 1.04 * cut_B).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 40}, {"top_p": 1.0}, {"min_p": 0.0}])

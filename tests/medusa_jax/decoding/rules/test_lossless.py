@@ -12,7 +12,7 @@ import scipy.stats
 
 from medusa_jax.decoding.draft import root_draft
 from medusa_jax.decoding.noise import gumbel
-from medusa_jax.decoding.rules.filters import Filters
+from medusa_jax.decoding.rules.filters import Filters, filtered
 from medusa_jax.decoding.rules.lossless import Lossless, LosslessNumbers
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.decoding.rules.judging import (
@@ -232,6 +232,31 @@ def test_drafts_are_ranked_by_the_noise_that_decides():
     np.testing.assert_array_equal(score_BNV[:, 1], score_BMV[:, 1])
     drawn_B = Lossless().first(logits_BMV[:, 0], request, position_B + 2)
     np.testing.assert_array_equal(score_BNV[:, 0].argmax(-1), drawn_B)
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {}])
+def test_drafts_are_ranked_as_the_filters_will_have_it(filters):
+    """What stays comes first, by noise; then what the head finds likely, whatever the noise."""
+    rows, vocabulary = 40, 64
+    logits_BMV = 2 * jax.random.normal(jax.random.key(3), (rows, 2, vocabulary))
+    position_BM = jnp.arange(2 * rows, dtype=jnp.int32).reshape(rows, 2)
+    request = request_of(rows, numbers_of(rows, temperature=0.9, **filters))
+    free = request_of(rows, numbers_of(rows, temperature=0.9))
+    score_BMV = np.asarray(Lossless().rank(logits_BMV, request, position_BM, None))
+    noisy_BMV = np.asarray(Lossless().rank(logits_BMV, free, position_BM, None))
+    for head in range(2):
+        drawn_B = Lossless().first(logits_BMV[:, head], request, position_BM[:, head])
+        # A token within three per cent of the cut may come first where it should have been dropped.
+        assert (score_BMV[:, head].argmax(-1) == drawn_B).mean() > 0.9
+    scaled_BMV = (logits_BMV - logits_BMV.max(-1, keepdims=True)) / np.float32(0.9)
+    for row, head in np.ndindex(rows, 2):
+        numbers = jax.tree.map(lambda x, row=row: x[row : row + 1], request.numbers.filters)
+        stays_V = np.isfinite(filtered(scaled_BMV[row, head][None], numbers)[0])
+        assert set(np.flatnonzero(stays_V)) <= set(np.flatnonzero(score_BMV[row, head] > -500))
+        for is_first, expected in (True, noisy_BMV), (False, logits_BMV):
+            own_V = (score_BMV[row, head] > -500) == is_first
+            order = np.argsort(score_BMV[row, head][own_V])
+            assert (np.diff(np.asarray(expected)[row, head][own_V][order]) > -1e-4).all()
 
 
 def test_the_root_alone_draws_one_token():
