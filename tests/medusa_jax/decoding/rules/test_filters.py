@@ -74,7 +74,7 @@ def test_a_rough_filter_keeps_little_more(options):
     numbers = numbers_of(200, **options)
     rough = np.isfinite(_rough(jnp.asarray(score_BV), numbers))
     assert (rough >= exact).all()
-    assert rough.sum() <= 1.02 * exact.sum()
+    assert rough.sum() <= 1.05 * exact.sum()
     if len(options) == 1:  # a token more before the second filter moves its cut
         cut_B = np.where(exact, score_BV, 0).min(-1)
         assert (np.where(rough, score_BV, 0).min(-1) >= 1.04 * cut_B).all()
