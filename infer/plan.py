@@ -17,10 +17,8 @@ TPUs need the extra "plan" (libtpu), GPUs the extra "cuda".
 
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from infer.planning.abstract import Wish
 from infer.planning.decoding import plan_decoding
@@ -31,16 +29,17 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
-from medusa_jax.io.load import DTYPES
+from medusa_jax.io.heads.load import heads_config
+from medusa_jax.io.load import DTYPES, SHIPPED_HEADS
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.plan.models import model_config
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import Topology, find_topology
-from medusa_jax.sharding import AXES
+from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.presets import load_any_tree
 
-_NUM_HEADS = 5
+_NUM_HEADS = 5  # of the paper's, for models that come without heads
 _MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -71,14 +70,18 @@ _MAX_CONTEXT = flags.DEFINE_integer(
     "max_context", 1024, "Most tokens of a prompt and its answer together.", lower_bound=1
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", list(DTYPES), "Number format of parameters and computation."
+    "dtype",
+    None,
+    list(DTYPES),
+    "Number format of parameters and computation. Default: bfloat16; float16 on GPUs without it.",
 )
 _QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Weights in 8 bits.")
 _HEADS = flags.DEFINE_enum(
     "heads",
-    "shared",
+    None,
     ["shared", "own"],
-    "Whether the Medusa heads share the LM head or have projections of their own.",
+    "Five of the paper's heads, which share the LM head or have projections of their own. Default: "
+    "those in the package for the default model, shared for others.",
 )
 _DRAFT_VOCAB = flags.DEFINE_integer(
     "draft_vocab", 0, "Heads propose only this many tokens; 0: all.", lower_bound=0
@@ -133,14 +136,8 @@ def _wish(config: LlamaConfig, topology: Topology) -> Wish:
             f"--max_context={_MAX_CONTEXT.value} is longer than the model's context: give "
             f"{config.max_position} or less"
         )
-    heads = MedusaConfig(
-        num_heads=_NUM_HEADS,
-        hidden_size=config.hidden_size,
-        vocab_size=_DRAFT_VOCAB.value or config.vocab_size,
-        own_projection=_HEADS.value == "own",
-        draft_vocab=_DRAFT_VOCAB.value > 0,
-    )
-    tree = load_any_tree(_TREE.value, _NUM_HEADS)
+    heads = _heads(config)
+    tree = load_any_tree(_TREE.value, heads.num_heads)
     check_tree(tree, heads)
     return Wish(
         config=config,
@@ -148,9 +145,23 @@ def _wish(config: LlamaConfig, topology: Topology) -> Wish:
         tree=tree,
         batch_size=_BATCH_SIZE.value,
         max_context=_MAX_CONTEXT.value,
-        dtype=jnp.dtype(_DTYPE.value).name,
+        dtype=_DTYPE.value or topology.dtype,
         quantize=_QUANTIZE.value,
         platform=topology.platform,
+    )
+
+
+def _heads(config: LlamaConfig) -> MedusaConfig:
+    is_default = (_MODEL.value, _SHAPE.value, _HEADS.value) == (None, None, None)
+    if is_default and not _DRAFT_VOCAB.value:
+        sizes = {"hidden_size": config.hidden_size, "vocab_size": config.vocab_size}
+        return heads_config(SHIPPED_HEADS, **sizes)
+    return MedusaConfig(
+        num_heads=_NUM_HEADS,
+        hidden_size=config.hidden_size,
+        vocab_size=_DRAFT_VOCAB.value or config.vocab_size,
+        own_projection=_HEADS.value == "own",
+        draft_vocab=_DRAFT_VOCAB.value > 0,
     )
 
 
@@ -158,23 +169,7 @@ def _where(topology: Topology) -> Mesh | Any:
     """The mesh that was asked for, or one device."""
     if _MESH.value is None:
         return topology.devices[0]
-    sizes = dict.fromkeys(AXES, 1)
-    for part in _MESH.value.split(","):
-        axis, _, size = part.partition("=")
-        if axis not in AXES or not size.isdigit() or not int(size):
-            raise UserError(
-                f"--mesh={_MESH.value}: write sizes of {', '.join(AXES)}, as in tensor=4"
-            )
-        sizes[axis] = int(size)
-    shape = tuple(sizes.values())
-    count = int(np.prod(shape))
-    if count > len(topology.devices):
-        raise UserError(
-            f"--mesh={_MESH.value} needs {count} devices, {topology.name} has "
-            f"{len(topology.devices)}: choose a larger topology or smaller sizes"
-        )
-    devices = np.asarray(topology.devices[:count]).reshape(shape)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return parse_mesh(_MESH.value, topology.devices)
 
 
 def run() -> None:

@@ -56,6 +56,14 @@ class Topology:
         """What JAX calls a device of this kind."""
         return self.devices[0].device_kind
 
+    @property
+    def dtype(self) -> str:
+        """What `medusa_jax.io.load.default_dtype` takes on such a device.
+
+        GPUs have had bfloat16 as long as Triton: from compute capability 8 on.
+        """
+        return "bfloat16" if self.has_triton else "float16"
+
 
 def find_topology(name: str) -> Topology:
     """The devices that a name stands for.

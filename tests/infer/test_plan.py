@@ -38,6 +38,8 @@ def tpu_plans(folder):
     commands = [
         [*small, *fits, f"--output={folder / 'fits.json'}"],
         [*small, *large, f"--output={folder / 'large.json'}"],
+        [*small, "--mesh=tensor=2"],
+        [*small, "--mesh=tensor=1,tensor=1"],
     ]
     return run_many("infer.plan", commands, told_nothing())
 
@@ -80,6 +82,17 @@ def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
         "tokens_per_second",
     ]
     assert any(line.startswith("cache: ") for line in found["takes_space"])
+
+
+@needs_tpu_compiler
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [(2, "needs 2 devices, there is 1"), (3, "give sizes of data, fsdp, tensor")],
+)
+def test_no_mesh_of_these_devices(tpu_plans, place, words):
+    done = tpu_plans[place]
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert words in done.err
 
 
 def own_words(stderr):

@@ -98,6 +98,21 @@ def load_heads(
     """
     path = Path(reference)
     tensors = open_heads(path)
+    config, keys, token_map = _parsed(path, tensors, hidden_size, vocab_size)
+    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
+    return config, place_params(params, mesh)
+
+
+def heads_config(reference: Path | str, *, hidden_size: int, vocab_size: int) -> MedusaConfig:
+    """The configuration that `load_heads` gives, without the parameters."""
+    path = Path(reference)
+    return _parsed(path, open_heads(path), hidden_size, vocab_size)[0]
+
+
+def _parsed(
+    path: Path, tensors: Mapping[str, StoredTensor], hidden_size: int, vocab_size: int
+) -> tuple[MedusaConfig, HeadKeys, np.ndarray | None]:
+    """What a file's tensors are: the configuration, their names, and the draft vocabulary."""
     settings = _settings(path)
     one_projection = settings.get("original_lm_head") is True
     try:
@@ -110,8 +125,7 @@ def load_heads(
         raise UserError(f"cannot use the heads in {path}: {error}") from None
     if token_map is not None:
         config = dataclasses.replace(config, vocab_size=len(token_map), draft_vocab=True)
-    params = _read_params(config, keys, tensors, token_map, np.dtype(dtype))
-    return config, place_params(params, mesh)
+    return config, keys, token_map
 
 
 def _whole_config(

@@ -30,6 +30,14 @@ def test_a_missing_compiler_is_named(monkeypatch, name, extra):
         find_topology(name)
 
 
+def test_old_gpus_are_planned_in_float16():
+    old, new = (
+        topology.Topology("", "gpu", (), chip("Tesla T4"), 1, has_triton=has_triton)
+        for has_triton in (False, True)
+    )
+    assert (old.dtype, new.dtype) == ("float16", "bfloat16")
+
+
 @needs_tpu_compiler
 @pytest.mark.parametrize(
     ("name", "kind", "count", "gib"),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.io.heads.load import find_heads
+from medusa_jax.io.heads.load import find_heads, heads_config, load_heads
+from medusa_jax.io.load import SHIPPED_HEADS
 from medusa_jax.sharding import make_mesh, param_shardings
 from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, assert_same, random_heads
 from tests.medusa_jax.io.heads.head_files import (
@@ -154,6 +155,15 @@ def test_a_missing_bias_is_zero(tmp_path):
     write(tmp_path / "medusa_lm_head.safetensors", tensors)
     params["blocks"]["bias"][1] = 0
     assert_same(load(tmp_path), config, params)
+
+
+def test_the_configuration_alone_is_that_of_the_shipped_heads():
+    """Which the acceptance and the tree beside them belong to (docs/results.md)."""
+    config = heads_config(SHIPPED_HEADS, hidden_size=576, vocab_size=49152)
+    sizes = config.num_heads, config.num_layers, config.vocab_size
+    assert (*sizes, config.conditioning, config.own_projection) == (4, 4, 8192, "recurrent", False)
+    loaded, _ = load_heads(SHIPPED_HEADS, hidden_size=576, vocab_size=49152, dtype="float32")
+    assert loaded == config
 
 
 def test_loading_holds_one_tensor_beside_the_result(tmp_path):
