@@ -10,7 +10,7 @@ ShareGPT, which another model wrote.
 Data: 230 million tokens in two epochs, counted with Llama 2's tokenizer; Llama 3's makes fewer.
 Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded. By the
 compilers, one H100 (41.8 of 84.9 GB), a TPU v5e:2x2 (15.7 of 16.9 GB on each chip; 2x4: 8.8),
-v5p:2x2x1 or v6e:2x2 (docs/tpu.md).
+v5p:2x2x1 or v6e:2x2 (15.8 each; docs/tpu.md).
 Hours: not measured here. By the compilers' estimates, which know of no waiting: 1.7 on one H100,
 3.2 on a v5e:2x2, 1.6 on a v5e:2x4, 1.3 on a v5p:2x2x1, 1.2 on a v6e:2x2.
 Expected: not measured here.

@@ -6,8 +6,8 @@
 Data: 68.6k rows of ShareGPT of about 1690 tokens (the mean of 1500 rows, Llama 2's tokenizer): 230
 million tokens in two epochs.
 Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded. By the
-compilers, one H100 (36.5 of 84.9 GB), a TPU v5e:2x2 (13.3 of 16.9 GB on each chip), v5p:2x2x1 or
-v6e:2x2 (docs/tpu.md).
+compilers, one H100 (36.5 of 84.9 GB), a TPU v5e:2x2 (13.3 of 16.9 GB on each chip; 2x4: 7.1),
+v5p:2x2x1 or v6e:2x2 (13.3 each; docs/tpu.md).
 Hours: paper: about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here. By the
 compilers' estimates, which know of no waiting: 1.2 on one H100, 2.2 on a v5e:2x2, 1.1 on a
 v5e:2x4, 0.9 on a v5p:2x2x1, 0.8 on a v6e:2x2.

@@ -13,10 +13,11 @@ First the heads, on the frozen 4-bit backbone; then both together, starting from
 
 Data: as for configs/vicuna_7b_medusa1.py, 230 million tokens in two epochs of each stage.
 Hardware: the authors' files are for 8 GPUs. By the compilers, both stages fit one H100 (27.6 and
-57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 and a v6e:2x2,
-and by 1.2 GB a v5e:2x2 (docs/tpu.md).
+57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 (8.6 and 15.9 of
+102.8), a v6e:2x2 (8.6 and 15.9 of 33.5), and by 1.2 GB a v5e:2x2 (8.6 and 15.7; docs/tpu.md).
 Hours: not in the paper; not measured here. By the compilers' estimates, which know of no waiting:
-1.2 and 3.1 on one H100, 1.2 and 4.1 on a v5e:2x4.
+1.2 and 3.1 on one H100, 2.2 and 8.8 on a v5e:2x2, 1.2 and 4.1 on a v5e:2x4, 1.0 and 3.5 on a
+v5p:2x2x1, 0.8 and 4.0 on a v6e:2x2.
 Expected: paper: MT-bench quality 6.18 (base model 6.17) at 2.83 times the speed, 3.47 tokens per
 step by typical acceptance (table 1). Joint training without the first stage fell to 5.925 (table
 2).

@@ -8,6 +8,7 @@ The names given are those that all others are compared with, by ratios, seed by 
 interval of Student's t.
 """
 
+import argparse
 import json
 import math
 import statistics
@@ -37,9 +38,11 @@ def of_evaluation(key: str) -> bool:
     return key == "step" or key.startswith(HELD_OUT)
 
 
-def interval(values: list[float]) -> list[float]:
-    """Mean, and both ends of its interval."""
+def interval(values: list[float]) -> list[float | None]:
+    """Mean, and both ends of its interval; of one seed nobody knows them."""
     mean = statistics.mean(values)
+    if len(values) == 1:
+        return [mean, None, None]
     half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
     return [mean, mean - half, mean + half]
 
@@ -95,4 +98,7 @@ def main(runs: str, references: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description="Gathers what runs of several seeds reached.")
+    for name in ("runs", "references", "output"):
+        parser.add_argument(name)
+    main(**vars(parser.parse_args()))

@@ -1,11 +1,11 @@
 """Draws a report's intervals as bars: python docs/benchmarks/plot_runs.py REPORT.json PICTURE.svg
 
-Without arguments, docs/results.svg from smollm2_runs.json. Each panel has the runs' ratios to, or
+Each panel has the runs' ratios to, or
 differences from, the model itself; an interval that crosses the line shows no difference.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +14,6 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
-HERE = Path(__file__).parent
 GREY = "#767676"  # to be read on white and on black alike
 COLOURS = {"better": "#2f855a", "worse": "#c05621", None: GREY}
 TITLES = {
@@ -63,5 +62,7 @@ def _draw(axes, title: str, found: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    arguments = [Path(argument) for argument in sys.argv[1:]]
-    main(*arguments or (HERE / "smollm2_runs.json", HERE.parent / "results.svg"))
+    parser = argparse.ArgumentParser(description="Draws a report's intervals as bars.")
+    for name in ("report", "picture"):
+        parser.add_argument(name, type=Path)
+    main(**vars(parser.parse_args()))

@@ -4,9 +4,11 @@
 
 Every matrix is rounded to int8 with a scale per output, or replaced by its best approximation of a
 lower rank (singular values, both factors in float16), and an exact walk over replies of the model
-(`train.self_distill`) counts the steps that greedy decoding takes then.
+(`train.self_distill`) counts the steps that greedy decoding takes then. Intervals are a bootstrap
+over replies, paired (`train.reporting.statistics`).
 """
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -23,8 +25,10 @@ from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.tree.presets import load_tree
 from train.data import sharegpt
 from train.evaluation.scores import score
+from train.reporting.statistics import draw_prompts, estimate
 
 HALF = 2  # bytes of a float16
+SEED = 0
 Shrink = Callable[[np.ndarray], tuple[np.ndarray, int]]
 
 
@@ -88,22 +92,32 @@ def main(data: str, output: str) -> None:
         )
         for row in rows
     ]
-    found = []
+    drawn_RN = draw_prompts(len(examples), SEED)
+    found, first = [], None
     for name, shrink in WAYS.items():
         params, size = shrunk(lm.heads_params, shrink)
         own = dataclasses.replace(lm, heads_params=params)
-        scores = score(own, tree, examples, lambda count: None)
-        found.append(
-            {"heads": name, "bytes": size, "tokens_per_step": scores.num_tokens / scores.steps}
-        )
-        print(found[-1], flush=True)
+        each = [score(own, tree, [example], lambda count: None) for example in examples]
+        tokens, steps = [s.num_tokens for s in each], [s.steps for s in each]
+        sums = (np.asarray([x], float) for x in (tokens, steps))
+        value = estimate(*sums, drawn_RN, "ratio", np.random.default_rng(SEED))
+        first = first or value
+        ratio = value.versus(first)
+        row: dict[str, Any] = {"heads": name, "bytes": size}
+        row["tokens_per_step"] = [value.value, *value.interval]
+        row["versus_first"] = [ratio.value, *ratio.interval]
+        print(row, flush=True)
+        found.append(row | {"tokens": tokens, "steps": steps})
     about = environment("docs.benchmarks.shrink_heads")
     write_json(target, about | {"replies": len(examples), "rows": found})
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="How small the heads can be made.")
+    for name in ("data", "output"):
+        parser.add_argument(name)
     try:
-        main(*sys.argv[1:])
+        main(**vars(parser.parse_args()))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import subprocess
+import sys
 
 import pytest
 
@@ -58,6 +60,22 @@ def test_a_lone_run_keeps_its_curve(script, tmp_path):
     assert [row["accepted"] for row in long["curve"]] == [1, 2, 3]
     assert [row["step"] for row in long["curve"]] == [1, 2, 3]
     assert found["rows"][0]["tokens_per_step versus other"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_one_seed_has_no_interval(script, tmp_path):
+    write(tmp_path / "runs" / "root" / "0", 2.0)
+    script["main"](str(tmp_path / "runs"), "root", str(tmp_path / "out.json"))
+    (root,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert root["tokens_per_step"] == [2.0, None, None]
+
+
+@pytest.mark.parametrize("name", ["collect_seeds", "plot_runs", "shrink_heads", "compare_steps"])
+def test_without_arguments_scripts_say_what_they_want(name):
+    command = [sys.executable, str(ROOT / "docs" / "benchmarks" / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "picture" in done.stderr or "output" in done.stderr or "NAME=" in done.stderr
 
 
 def test_what_is_not_there_is_one_line(script, tmp_path, capsys):

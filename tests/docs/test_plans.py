@@ -41,6 +41,35 @@ def test_every_recipe_has_a_plan():
     assert {name for recipe, name in plans if not is_kept(recipe, name)} == set()
 
 
+SLICES = json.loads((PLANS / "slices.json").read_text())
+COLUMNS = {"v5e": 0, "v5p": 1, "v6e": 2, "h100": 3}
+
+
+def cells_of_page():
+    """{the table's rows in the order of the page}: v5e, v5p, v6e, H100."""
+    lines = (ROOT / "docs" / "tpu.md").read_text(encoding="utf-8").splitlines()
+    head = lines.index("| | v5e | v5p | v6e | H100 |")
+    rows = [line.strip("| ").split(" | ") for line in lines[head + 2 :]]
+    return [row[1:] for row in rows[: [len(row) > 1 for row in rows].index(False)]]
+
+
+def test_the_page_and_the_recipes_say_what_the_compilers_said():
+    """Eight H100 have a page of their own (docs/plan.md)."""
+    recipes = list(dict.fromkeys(row["recipe"] for row in SLICES))
+    cells = dict(zip(recipes, cells_of_page(), strict=True))
+    for row in SLICES:
+        kind, shape = row["topology"].split(":")
+        memory, hours = f"{row['total_bytes'] / 1e9:.1f}", f"{row['hours']:.1f}"
+        if row["topology"] != "h100:8":
+            assert f"{shape}: {memory} GB, {hours} h" in cells[row["recipe"]][COLUMNS[kind]], row
+            name = row["recipe"].partition(":")[0]
+            docs = (ROOT / "configs" / name).read_text(encoding="utf-8").split('"""')[1]
+            hardware = docs[docs.index("Hardware:") : docs.index("Hours:")]
+            assert memory in hardware, row
+            assert hours in docs[docs.index("Hours:") :], row
+            assert "H100" in hardware if kind == "h100" else shape in hardware, row
+
+
 def test_no_plan_says_more_than_a_device_can_do():
     plans = [json.loads(file.read_text()) for file in PLANS.glob("*.json")]
     rows = [row for plan in plans for row in (plan if isinstance(plan, list) else [plan])]

@@ -47,6 +47,21 @@ def test_an_accelerator_begins_with_large_trees_that_shrink_with_the_batch():
     assert sizes[-1] < sizes[0]
 
 
+def test_drafting_by_levels_is_assumed_to_cost_something_until_it_is_measured():
+    alone = dataclasses.replace(HEADS, conditioning="none")
+    branch = dataclasses.replace(HEADS, num_layers=1, own_projection=False, conditioning="branch")
+    on_gpu = {"platform": "gpu", "dtype": "bfloat16"}
+    (plain, deep), (same, deeper) = (
+        [of(heads, **on_gpu).seconds(256)[n] for n in (1, 16)] for heads in (alone, branch)
+    )
+    assert same == plain
+    assert deeper == pytest.approx(deep + 2 * 0.02 * plain)
+    own = StepTimes((Point(1, 1, 256, 1.0), Point(1, 16, 256, 1.25)))
+    measured = Measured(times={"bfloat16": own})
+    assert of(branch, measured, **on_gpu).seconds(256) == {1: 1.0, 16: 1.25}
+    assert of(branch).seconds(256) == of(alone).seconds(256)  # in the times of CPUs already
+
+
 def test_a_cpu_begins_with_small_ones():
     assert 2 <= of().choose(256).nodes <= 8
     assert 2 <= of(dtype="bfloat16").choose(256).nodes <= 8

@@ -124,7 +124,6 @@ def test_rows_can_be_written_and_printed(tmp_path, capsys):
 
 
 def test_rows_can_be_drawn(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs matplotlib, an extra of the notebooks")
     runs = [Measured(name, prompts=[prompts(loss=2.2)]) for name in ("one_run", "other_run")]
     write_json(tmp_path / "report.json", {"rows": list(rows_of(*runs).values())})
     script = Path(__file__).parents[3] / "docs" / "benchmarks" / "plot_runs.py"
