@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import medusa_jax
 from medusa_jax.decoding.noise import gumbel
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.io.cache import cache_dir
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.decoding.batches import PROMPTS, rows
 from tests.medusa_jax.tiny import last_hidden, tiny_lm
@@ -136,3 +138,18 @@ def test_logprobs_are_those_of_the_model_as_it_is(lm, tree, temperature):
             expected.append(float(jax.nn.log_softmax(logits_V)[token]))
         actual = np.asarray(state.logprobs.output_BO)[row, : len(tokens)]
         np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_the_default_model_with_its_heads():
+    """Two rows of other temperatures and filters, and the seed's tokens with every tree."""
+    if not (cache_dir() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf").exists():
+        pytest.skip("the default model has not been downloaded yet")
+    lm = medusa_jax.load(dtype="float32")
+    options = {"max_new_tokens": 24, "seed": 2**63 + 5, "batch_size": 2}
+    each = [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.9}]
+    prompts = ["Name three trees.", "Why is the sea salty?"]
+    plain = medusa_jax.generate(lm, prompts, each=each, tree="chain:0", **options)
+    for tree in ("smollm2_135m_63:16", "dynamic:8"):
+        drafted = medusa_jax.generate(lm, prompts, each=each, tree=tree, **options)
+        assert [own.token_ids for own in drafted] == [own.token_ids for own in plain]
+        assert sum(own.num_steps for own in drafted) < sum(own.num_steps for own in plain)
