@@ -15,6 +15,6 @@ plan llama_7b_h100_15 infer.plan --shape=llama-7b --topology=h100:1 --tree=mc_si
 plan llama_7b_h100 infer.plan --shape=llama-7b --topology=h100:1 --tree=mc_sim_7b_63
 plan llama_8b_h100 infer.plan --shape=llama-8b --topology=h100:1 --tree=mc_sim_7b_63
 plan llama_8b_h100x4 infer.plan --shape=llama-8b --topology=h100:8 --mesh=tensor=4 --tree=mc_sim_7b_63
-plan smollm2_t4 infer.plan --topology=t4:1 --dtype=float16 --tree=mc_sim_7b_63:16
-plan smollm2_v5e infer.plan --topology=v5e:1x1 --tree=mc_sim_7b_63:16
+plan smollm2_t4 infer.plan --topology=t4:1 --tree=smollm2_135m_63
+plan smollm2_v5e infer.plan --topology=v5e:1x1 --tree=smollm2_135m_63
 plan vicuna_7b_medusa1_h100 train.plan --config=configs/vicuna_7b_medusa1.py --topology=h100:8
