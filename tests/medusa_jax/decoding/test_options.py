@@ -41,27 +41,6 @@ def test_top_k_has_no_largest_number(lm):
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"logit_bias": {7: float("inf")}}, "numbers that float32 has or -inf"),
-        ({"logit_bias": {7: -1e39}}, "numbers that float32 has or -inf"),
-        ({"logit_bias": {7: float("nan")}}, "numbers that float32 has or -inf"),
-        ({"logit_bias": {"a": 1}}, "give token ids"),
-        ({"logit_bias": [7]}, "give numbers by token id"),
-        ({"stop": None}, "give a list of texts"),
-        ({"stop": "end"}, "give a list of texts"),
-        ({"stop": ["end", ""]}, "give a list of texts"),
-        ({"temperature": "1"}, "temperature is '1': it must be a number"),
-        ({"top_p": None}, "top_p is None: it must be a number"),
-        ({"top_k": 0.5}, "top_k is 0.5: it must be a whole number"),
-    ],
-)
-def test_what_is_no_option_is_refused(options, message):
-    with pytest.raises(medusa_jax.UserError, match=message):
-        medusa_jax.GenerationConfig(**options)
-
-
 def test_a_context_bounds_prompt_and_answer(lm):
     length = len(lm.tokenizer(PROMPT)["input_ids"])
     assert answer(lm, max_context=length + 2).num_new_tokens == 2
