@@ -30,6 +30,7 @@ class Kept:
 
     Attributes:
       acceptance: that is known, also from beside the heads; None: none.
+      overwrite: everything is measured anew.
     """
 
     def __init__(self, model: Path, heads: Path, device: Any, *, overwrite: bool):
@@ -47,7 +48,7 @@ class Kept:
         """
         self._acceptance_file = acceptance_file(model, heads)
         self._times_file = times_file(model, heads, device)
-        self._overwrite = overwrite
+        self.overwrite = overwrite
         self._beside = acceptance_beside(heads)
         own = None if overwrite else read_acceptance(self._acceptance_file)
         self.acceptance = merged(self._beside, own)
@@ -90,7 +91,7 @@ class Kept:
 
     def begin_times(self, dtype: str) -> None:
         """Goes on with what there is of a dtype, or begins anew."""
-        if self._overwrite:
+        if self.overwrite:
             self._times.setdefault("partial", {})[dtype] = []
 
     def points(self, dtype: str) -> tuple[Point, ...]:

@@ -48,7 +48,8 @@ def measure_acceptance(
                 max_new_tokens=max_new_tokens, temperature=temperature, tree="chain:0"
             )
             known[temperature] = _rates(lm, kept, encoded, config)
-    kept.set_acceptance(Acceptance(known))
+    if missing or kept.overwrite:
+        kept.set_acceptance(Acceptance(known))
     return Acceptance(known)
 
 

@@ -65,8 +65,14 @@ class Lossless:
         # Times the temperature, which changes no rank: noise that still stands for what the head
         # does not know has the size that it has in training, 1.
         noisy_BXV = logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
-        kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
-        return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
+
+        def in_two_parts(noisy_BXV: jax.Array) -> jax.Array:
+            kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
+            return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
+
+        # One question where there are no filters: GPUs ask the host.
+        is_asked = request.numbers.filters.are_on()
+        return jax.lax.cond(is_asked, in_two_parts, lambda noisy_BXV: noisy_BXV, noisy_BXV)
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
