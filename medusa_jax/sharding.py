@@ -57,7 +57,14 @@ def make_mesh(
     shape = _fit(sizes, len(devices), may_leave_some=_are_own(devices))
     # jax.make_mesh makes Explicit axes by default, which the networks are not written for.
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[: math.prod(shape)])
+    count = math.prod(shape)
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices[:count])
+    except (AssertionError, NotImplementedError) as error:  # three of a TPU's four chips
+        raise UserError(
+            f"the first {count} devices are no block of their slice: choose sizes whose product is "
+            "another number, such as a power of two"
+        ) from error
 
 
 def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:

@@ -40,6 +40,7 @@ def tpu_plans(folder):
         [*small, *large, f"--output={folder / 'large.json'}"],
         [*small, "--mesh=tensor=2"],
         [*small, "--mesh=tensor=1,tensor=1"],
+        [small[0], "--topology=v5e:2x2", "--mesh=tensor=3"],
     ]
     return run_many("infer.plan", commands, told_nothing())
 
@@ -87,7 +88,11 @@ def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
 @needs_tpu_compiler
 @pytest.mark.parametrize(
     ("place", "words"),
-    [(2, "needs 2 devices, there is 1"), (3, "give sizes of data, fsdp, tensor")],
+    [
+        (2, "needs 2 devices, there is 1"),
+        (3, "give sizes of data, fsdp"),
+        (4, "the first 3 devices are no block"),
+    ],
 )
 def test_no_mesh_of_these_devices(tpu_plans, place, words):
     done = tpu_plans[place]
