@@ -120,7 +120,8 @@ def main(argv: list[str]) -> None:
         report = plan.to_json() | {"prefill": prefill and prefill.to_json()}
         write_json(target, environment("infer.plan") | report)
     name = _SHAPE.value or _MODEL.value or "SmolLM2-135M-Instruct"
-    show(plan, f"{name}, tree {_TREE.value}")
+    kind = "" if wish.heads.conditioning == "none" else f"{wish.heads.conditioning} "
+    show(plan, f"{name}, {wish.heads.num_heads} {kind}heads, tree {_TREE.value}")
     if prefill is not None:
         show(prefill, f"{name}, prefill of {_MAX_CONTEXT.value} tokens")
 

@@ -24,10 +24,17 @@ TITLES = {
 }
 
 
-def main(report: Path, picture: Path) -> None:
-    """Reads the rows, writes the picture."""
-    rows = json.loads(report.read_text())["rows"]
-    rows = [row for row in rows if "base" in row["versus"]]
+def compared(report: Path) -> list[dict]:
+    """The rows that are compared with the model itself; none in a file of another kind."""
+    try:
+        rows = json.loads(report.read_text())["rows"]
+        return [row for row in rows if "base" in row.get("versus", {})]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def main(rows: list[dict], picture: Path) -> None:
+    """Writes the picture."""
     names = [name for name in TITLES if name in rows[0]["versus"]["base"]]
     size = 2.6 * len(names) + 1.2, 0.32 * len(rows) + 1.4
     figure, panels = plt.subplots(
@@ -65,4 +72,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Draws a report's intervals as bars.")
     for name in ("report", "picture"):
         parser.add_argument(name, type=Path)
-    main(**vars(parser.parse_args()))
+    given = parser.parse_args()
+    rows = compared(given.report)
+    if not rows:
+        parser.error(
+            f"{given.report} is no report of train.report with runs beside the model itself"
+        )
+    main(rows, given.picture)

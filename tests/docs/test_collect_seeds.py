@@ -78,6 +78,17 @@ def test_without_arguments_scripts_say_what_they_want(name):
     assert "picture" in done.stderr or "output" in done.stderr or "NAME=" in done.stderr
 
 
+def test_a_file_without_comparisons_is_not_drawn(tmp_path):
+    (tmp_path / "rows.json").write_text('{"rows": [{"run": "one"}]}')
+    script = str(ROOT / "docs" / "benchmarks" / "plot_runs.py")
+    for name in ("rows.json", "nowhere.json"):
+        command = [sys.executable, script, str(tmp_path / name), str(tmp_path / "picture.svg")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 2
+        assert "is no report of train.report" in done.stderr
+    assert not (tmp_path / "picture.svg").exists()
+
+
 def test_what_is_not_there_is_one_line(script, tmp_path, capsys):
     write(tmp_path / "runs" / "root" / "0", 1.0)
     write(tmp_path / "runs" / "root" / "1", 2.0)

@@ -49,6 +49,7 @@ def tpu_plans(folder):
 def test_a_plan(tpu_plans, folder):
     done = tpu_plans[0]
     assert (done.code, done.err) == (0, "")
+    assert "tiny, 5 heads, tree mc_sim_7b_63:16" in done.out
     assert "TPU v5 lite" in done.out
     assert "estimate" in done.out
     found = json.loads((folder / "fits.json").read_text())
