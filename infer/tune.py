@@ -19,11 +19,11 @@ Examples:
   One prompt at a time only, with the numbers in a file:
     python -m infer.tune --batch_sizes 1 --output tuned.json
 
-Every point is kept when it is measured: after an interruption, rerun the command to go on; until
-all are there, what was known before decides. On a CPU both dtypes are measured, and the one that
-decodes one prompt faster becomes the default of this model there. bfloat16
-rounds to three digits: where two tokens are nearly as likely, trees of different sizes may choose
-differently, which in float32 they do not.
+Every answer and every batch size is kept when it is measured: after an interruption, rerun the
+command to go on; until all are there, what was known before decides. On a CPU both dtypes are
+measured, and the one that decodes one prompt faster becomes the default of this model there.
+bfloat16 rounds to three digits: where two tokens are nearly as likely, trees of different sizes may
+choose differently, which in float32 they do not.
 """
 
 import dataclasses

@@ -76,10 +76,10 @@ def measure_times(lm: MedusaLM, kept: Kept, batches: Sequence[int]) -> None:
     wanted = step_times.plan(lm, batches)
     kept.begin_times(lm.dtype)
     with display.progress_bar() as bar:
-        task = bar.add_task(f"Step times, {lm.dtype}", total=len(wanted))
+        task = bar.add_task(f"Step times, {lm.dtype}", total=len(wanted) * step_times.VISITS)
 
-        def advance() -> None:
-            bar.update(task, advance=1, refresh=True)
+        def advance(visits: int) -> None:
+            bar.update(task, advance=visits, refresh=True)
 
         for point in step_times.measure(lm, wanted, kept.points(lm.dtype), advance):
             kept.add_point(lm.dtype, point)

@@ -1,7 +1,7 @@
 """The time of a decoding step on this machine, for trees, batches and contexts of some sizes."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,12 @@ from medusa_jax.decoding import step
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.runtime import Clock, Runtime, make_request, make_runtime
 from medusa_jax.decoding.state import DecodeState
-from medusa_jax.tuning.choose import PLAIN
 from medusa_jax.tuning.prospect import Prospect
 from medusa_jax.tuning.times import Point
 
 NODES = (1, 2, 4, 8, 16, 32, 64)
-_ROUNDS = 5
-_ROUND_SECONDS = 0.2
+VISITS = 6  # the first of which does not count
+_VISIT_SECONDS = 0.2
 _MOST_STEPS = 32
 _LONG = 1024  # slots
 _LONG_NODES = (1, 8)
@@ -46,59 +45,88 @@ def measure(
     lm: MedusaLM,
     wanted: Sequence[tuple[int, int, int]],
     known: Sequence[Point],
-    advance: Callable[[], None],
+    advance: Callable[[int], None],
 ) -> Iterator[Point]:
     """Measures points, but for those that are known and those of trees that cannot pay.
+
+    Trees of the same batch and context are timed in turns: ratios decide which one is used, and
+    what else the machine does for a while shall not fall on one of them alone.
 
     Args:
       lm: the model.
       wanted: see `plan`.
       known: of an earlier run.
-      advance: called for every wanted point.
+      advance: called with how many of the `VISITS` per wanted point are done.
 
     Yields:
-      Each new point, as soon as it is measured.
+      Each new point, as soon as all of its batch and context are measured.
     """
     prospect = _candidates(lm)
-    points = list(known)
+    groups: dict[tuple[int, int], list[int]] = {}
     for batch, nodes, slots in wanted:
-        is_known = any((p.batch, p.nodes, p.slots) == (batch, nodes, slots) for p in points)
-        if not is_known and _may_pay(prospect, points, batch, nodes, slots):
-            point = Point(batch, nodes, slots, seconds_per_step(lm, prospect, batch, nodes, slots))
-            points.append(point)
-            yield point
-        advance()
+        groups.setdefault((batch, slots), []).append(nodes)
+    for (batch, slots), sizes in groups.items():
+        seconds = {p.nodes: p.seconds for p in known if (p.batch, p.slots) == (batch, slots)}
+        clocks: dict[int, StepClock] = {}
+        for nodes in sizes:
+            if nodes in seconds or not _may_pay(prospect, seconds, nodes, slots):
+                advance(VISITS)
+                continue
+            clocks[nodes] = StepClock(lm, prospect, batch, nodes, slots)
+            clocks[nodes].visit()  # finds out how many steps fill its time
+            seconds[nodes] = clocks[nodes].visit()
+            advance(2)
+        for _ in range(VISITS - 2):
+            for nodes, clock in clocks.items():
+                # What other programs do only adds to a time.
+                seconds[nodes] = min(seconds[nodes], clock.visit())
+            advance(len(clocks))
+        yield from (Point(batch, nodes, slots, seconds[nodes]) for nodes in clocks)
 
 
-def _may_pay(
-    prospect: Prospect, points: Sequence[Point], batch: int, nodes: int, slots: int
-) -> bool:
+def _may_pay(prospect: Prospect, seconds: Mapping[int, float], nodes: int, slots: int) -> bool:
     """Whether a tree can be the fastest, as steps only get slower with more nodes."""
     tokens = prospect.belief.tokens
-    own = [p for p in points if (p.batch, p.slots) == (batch, slots) and p.nodes < nodes]
-    if not own or slots == _LONG:
+    smaller = [n for n in seconds if n < nodes]
+    if not smaller or slots == _LONG:
         return True
-    best = max(tokens[p.nodes] / p.seconds for p in own)
-    return max(tokens.values()) / max(p.seconds for p in own) > best
+    best = max(tokens[n] / seconds[n] for n in smaller)
+    return max(tokens.values()) / max(seconds[n] for n in smaller) > best
 
 
-def seconds_per_step(lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, slots: int) -> float:
-    """The fastest of some rounds. Rows are in the middle of a text that never ends."""
-    depth = max(tree.max_depth for tree in prospect.trees.values())
-    tree = prospect.trees[nodes if nodes in prospect.trees else PLAIN]
-    runtime, clock = make_runtime(lm, tree), Clock()
-    state = _idle(runtime, clock, batch, slots)
-    state = _advance(runtime, clock, _rewound(state, slots), 1)
-    # As many steps as fit, even if each accepts a whole path.
-    most, seconds, steps = min(_MOST_STEPS, slots // 2 // (depth + 1)), [], 1
-    for _ in range(_ROUNDS + 1):
+class StepClock:
+    """Times steps of one size, whose rows are in the middle of a text that never ends."""
+
+    def __init__(self, lm: MedusaLM, prospect: Prospect, batch: int, nodes: int, slots: int):
+        """Compiles nothing yet.
+
+        Args:
+          lm: the model.
+          prospect: its trees.
+          batch: rows.
+          nodes: of a tree among them.
+          slots: of the cache.
+        """
+        self._runtime = make_runtime(lm, prospect.trees[nodes])
+        self._batch, self._slots = batch, slots
+        depth = max(tree.max_depth for tree in prospect.trees.values())
+        # As many steps as fit, even if each accepts a whole path.
+        self._most = min(_MOST_STEPS, slots // 2 // (depth + 1))
+        self._steps = 1
+
+    def visit(self) -> float:
+        """Seconds of a step, over as many as fill some time from the second visit on.
+
+        The cache is made anew each time, so that sizes that take turns need room for one.
+        """
+        runtime, clock = self._runtime, Clock()
+        state = _rewound(_idle(runtime, clock, self._batch, self._slots), self._slots)
+        state = _rewound(_advance(runtime, clock, state, 1), self._slots)
         before = clock.decode
-        state = _advance(runtime, clock, _rewound(state, slots), steps)
-        seconds.append((clock.decode - before) / steps)
-        steps = max(1, min(most, int(_ROUND_SECONDS / seconds[-1])))
-    # The first found out how many steps fill a round. What other programs do only adds to a time:
-    # they spoilt the median of three once, and a tree of two nodes seemed to cost more than four.
-    return min(seconds[1:])
+        _advance(runtime, clock, state, self._steps)
+        seconds = (clock.decode - before) / self._steps
+        self._steps = max(1, min(self._most, int(_VISIT_SECONDS / seconds)))
+        return seconds
 
 
 def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int) -> DecodeState:

@@ -19,10 +19,15 @@ def call(monkeypatch, tmp_path, capsys, stories260k, heads):
     """Runs the command: exit code, stdout, stderr. bfloat16 is twice as fast; 4 nodes are free."""
     monkeypatch.setenv("MEDUSA_JAX_CACHE", str(tmp_path / "cache"))
 
-    def seconds(lm, prospect, batch, nodes, slots):
-        return batch * (1.0 if nodes <= 4 else nodes) / (2 if lm.dtype == "bfloat16" else 1)
+    class Clock:
+        def __init__(self, lm, prospect, batch, nodes, slots):
+            self.seconds = batch * (1.0 if nodes <= 4 else nodes)
+            self.seconds /= 2 if lm.dtype == "bfloat16" else 1
 
-    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
+        def visit(self):
+            return self.seconds
+
+    monkeypatch.setattr(step_times, "StepClock", Clock)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "One day"}\n{"prompt": "The cat"}\n{"prompt": "Tom"}\n')
 
@@ -74,23 +79,23 @@ def test_an_interrupted_measurement_goes_on(call, monkeypatch, tmp_path):
 def test_until_all_step_times_are_there_the_old_ones_count(call, monkeypatch, stories260k, heads):
     """Or an interrupted command, which begins with plain decoding, would make that the choice."""
     files = (stories260k, heads, jax.devices()[0])
-    clock, asked = step_times.seconds_per_step, []
+    clock, asked = step_times.StepClock, []
 
-    def seconds(lm, prospect, batch, nodes, slots):
+    def interrupted(lm, prospect, batch, nodes, slots):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(nodes)
         return clock(lm, prospect, batch, nodes, slots)
 
-    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
+    monkeypatch.setattr(step_times, "StepClock", interrupted)
     assert call("--dtypes=float32", "--batch_sizes=1")[0] == 130
     assert asked == [1, 2]
     assert read_measured(*files).times == {}
     asked.clear()
-    monkeypatch.setattr(step_times, "seconds_per_step", clock)
+    monkeypatch.setattr(step_times, "StepClock", clock)
     assert call("--dtypes=float32", "--batch_sizes=1")[0] == 0
     before = read_measured(*files).times["float32"]
-    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
+    monkeypatch.setattr(step_times, "StepClock", interrupted)
     assert call("--dtypes=float32", "--batch_sizes=1", "--overwrite")[0] == 130
     assert asked == [1, 2]
     assert read_measured(*files).times["float32"] == before

@@ -8,17 +8,27 @@ from infer.tuning import step_times
 from medusa_jax.tuning.times import Point
 
 
-def fake(seconds):
+def fake(seconds, log=None):
     """Stands for the clock: seconds by (batch, nodes)."""
-    return lambda lm, prospect, batch, nodes, slots: seconds(batch, nodes)
+
+    class Fake:
+        def __init__(self, lm, prospect, batch, nodes, slots):
+            self.size = batch, nodes
+
+        def visit(self):
+            if log is not None:
+                log.append(self.size)
+            return seconds(*self.size)
+
+    return Fake
 
 
-def measured(lm, monkeypatch, seconds, batches=(1, 4), known=()):
-    monkeypatch.setattr(step_times, "seconds_per_step", fake(seconds))
-    ticks = []
+def measured(lm, monkeypatch, seconds, batches=(1, 4), known=(), log=None):
+    monkeypatch.setattr(step_times, "StepClock", fake(seconds, log))
+    visits = []
     wanted = step_times.plan(lm, batches)
-    points = list(step_times.measure(lm, wanted, known, lambda: ticks.append(1)))
-    assert len(ticks) == len(wanted)
+    points = list(step_times.measure(lm, wanted, known, visits.append))
+    assert sum(visits) == len(wanted) * step_times.VISITS
     return points
 
 
@@ -52,7 +62,17 @@ def test_an_interrupted_run_goes_on(lm, monkeypatch):
     assert not {(p.batch, p.nodes, p.slots) for p in points} & {(1, 1, 256), (1, 2, 256)}
 
 
+def test_sizes_take_turns_and_the_fastest_visit_but_the_first_counts(lm, monkeypatch):
+    log, times = [], iter([0.5, 3.0, 0.5, 3.0, 2.0, 3.0, 3.0, 2.5, 3.0, 3.0, 3.0, 3.0])
+    known = [Point(1, n, 256, 1.0) for n in step_times.NODES if n > 2]
+    points = measured(lm, monkeypatch, lambda batch, nodes: next(times), (1,), known, log)
+    one, two = (1, 1), (1, 2)
+    assert log == [one, one, two, two] + [one, two] * (step_times.VISITS - 2)
+    assert points == [Point(1, 1, 256, 2.0), Point(1, 2, 256, 2.5)]
+
+
 @pytest.mark.parametrize("nodes", [1, 4])
 def test_rows_decode_all_the_time(lm, nodes):
-    """`seconds_per_step` itself checks that every step was taken."""
-    assert step_times.seconds_per_step(lm, lm.prospect(0.0, 1), 2, nodes, 256) > 0
+    """The clock itself checks that every step was taken."""
+    clock = step_times.StepClock(lm, lm.prospect(0.0, 1), 2, nodes, 256)
+    assert all(clock.visit() > 0 for _ in range(2))
