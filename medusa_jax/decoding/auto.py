@@ -61,6 +61,7 @@ def auto_steering(
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
     known = _LEARNED.setdefault(lm, {})
     if key in known and all(map(operator.is_, leaves, known[key].leaves)):
+        known[key].begin_job()
         return known[key]
     known[key] = AutoTree(lm, config, batch, logprobs)
     if not all(isinstance(x, jax.Array) for x in leaves):
@@ -97,6 +98,11 @@ class AutoTree:
         self._now: int | None = None
         self._trial = 0  # steps that the last decision holds for
         self._seen = _NOTHING
+        self._tokens = self._earlier = 0.0  # per row, in all and in jobs that are done
+
+    def begin_job(self) -> None:
+        """Says that another queue of prompts comes: who had some may expect as much again."""
+        self._earlier = self._tokens
 
     @property
     def depth(self) -> int:
@@ -116,6 +122,7 @@ class AutoTree:
     def observe(self, call: Call) -> None:
         """See `Steering.observe`."""
         assert self._now is not None
+        self._tokens += call.tokens / self._prospect.batch
         if call.compile_seconds:
             # Some of it may have been done ahead.
             self._compile_seconds = max(self._compile_seconds, call.compile_seconds)
@@ -147,7 +154,7 @@ class AutoTree:
             )
         decision = self._policy.decide(
             predicted,
-            remaining=remaining,
+            remaining=remaining + self._earlier,
             current=self._now,
             ready={n for n, slots in self._ready if slots == capacity},
             compile_seconds=self._compile_seconds,

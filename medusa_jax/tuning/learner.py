@@ -14,6 +14,7 @@ _STEP_NOISE = 0.10  # and of a call of one step, in addition
 _COMMON_DRIFT = 0.03  # relative per call: other programs come and go
 _OWN_DRIFT = 0.005  # the context grows
 _REACH = 2.0  # doublings of the tree over which errors of predicted times look alike
+_LUCK = 0.045  # relative, of each size: how one process differs from another that measured
 _OUTLIER = 3.0  # standard deviations: a call that was disturbed counts no more than this
 
 
@@ -21,11 +22,11 @@ class TimeLearner:
     """Corrects predicted seconds per step: a Kalman filter on their logarithms.
 
     Hidden are a factor that all sizes share (the machine is busy; predictions have no unit) and a
-    factor of each size, which is smooth over the logarithm of the nodes.
+    factor of each size: an error that is smooth over the logarithm of the nodes, and its own luck.
 
     Args:
       sizes: nodes, ascending.
-      doubt: relative error of each prediction, as a standard deviation.
+      doubt: relative smooth error of each prediction, as a standard deviation.
     """
 
     def __init__(self, sizes: tuple[int, ...], doubt: Mapping[int, float]) -> None:
@@ -36,7 +37,8 @@ class TimeLearner:
         self._cov = np.zeros((len(sizes) + 1,) * 2)
         self._cov[0, 0] = 100.0
         self._cov[1:, 1:] = np.outer(sigma, sigma) * np.exp(-(apart**2) / 2)
-        self._cov[1:, 1:] += np.diag(0.1 * sigma**2)  # and a part that is each size's own
+        # A tenth of the smooth part's variance is each size's own, too.
+        self._cov[1:, 1:] += np.diag(0.1 * sigma**2 + _LUCK**2)
 
     def update(self, nodes: int, seconds: float, predicted: float, steps: int) -> None:
         """Learns from a call of `steps` steps of `seconds` each."""

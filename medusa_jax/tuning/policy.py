@@ -19,7 +19,7 @@ class Belief:
     Attributes:
       tokens: expected per step, by nodes; 1 for plain decoding, which is among them.
       trust: accepted tokens that these expectations count as much as.
-      doubt: relative error of the predicted seconds, by nodes.
+      doubt: relative error of the predicted seconds, by nodes, apart from each program's luck.
       source: "measured" or "estimated".
     """
 

@@ -15,7 +15,7 @@ from medusa_jax.tuning.times import StepTimes
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # nodes
 # What a prediction is worth, see `Belief`.
 _MEASURED_TRUST, _ASSUMED_TRUST = 300.0, 30.0
-_MEASURED_DOUBT, _EXTRAPOLATED_DOUBT, _ASSUMED_DOUBT = 0.05, 0.3, 0.5
+_MEASURED_DOUBT, _EXTRAPOLATED_DOUBT, _ASSUMED_DOUBT = 0.02, 0.3, 0.5
 # Of a plain step, what a depth adds that is drafted on its own: it reads the LM head again, and
 # 32k rows of that are 2 % of a 7B. Measured times have it in them, those assumed of a CPU too.
 _ASSUMED_LEVEL = 0.02

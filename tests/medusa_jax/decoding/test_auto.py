@@ -139,6 +139,25 @@ def test_what_was_learned_is_kept_with_the_model(lm):
     assert auto_steering(other, GenerationConfig(), 1, 200) is not steering
 
 
+def test_who_had_many_prompts_may_expect_as_many_again(lm, monkeypatch):
+    """Or a server, whose prompts come one by one, would never compile what pays in the long run."""
+    expected, original = [], auto.Policy.decide
+
+    def decide(self, predicted, *, remaining, **others):
+        expected.append(remaining)
+        return original(self, predicted, remaining=remaining, **others)
+
+    monkeypatch.setattr(auto.Policy, "decide", decide)
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    for _ in range(3):
+        steering = auto_steering(tuned, GenerationConfig(), 2, 200)
+        for _ in range(4):
+            steering.plan(260, remaining=100.0)
+            steering.observe(call(0.1, tokens=40))
+    assert expected[0] == 100.0
+    assert expected[-1] == 100.0 + 2 * 4 * 40 / 2
+
+
 def test_typical_acceptance_keeps_its_tree(lm):
     """Its text depends on it, and must not depend on a clock."""
     tuned = dataclasses.replace(lm, measured=measured(8))

@@ -127,3 +127,17 @@ def test_predictions_need_no_unit(observed):
     policy.observe(8, 25 * 1.5 * observed, 25, 25, 50, 1.5)
     seconds = {n: o.seconds / observed for n, o in policy.outlooks({1: 1.0, 8: 1.5}).items()}
     assert seconds == pytest.approx({1: 1.0, 8: 1.5}, rel=0.1)
+
+
+@pytest.mark.parametrize(("truth", "best"), [(1.36, 2), (1.6, 1)])
+def test_a_size_that_was_unlucky_when_measured_is_found_in_long_runs(truth, best):
+    """Two nodes cost 1.53 plain steps in one process, and less or more in the next."""
+    policy = Policy(Belief({1: 1.0, 2: 1.45}, 300, {1: 0.02, 2: 0.02}, "x"))
+    predicted, seconds, tokens = {1: 1.0, 2: 1.53}, {1: 1.0, 2: truth}, {1: 10, 2: 14.5}
+    current, used = 1, []
+    for _ in range(60):
+        own = 10 * seconds[current], 10, 160, round(16 * tokens[current])
+        policy.observe(current, *own, predicted[current])
+        current = policy.decide(predicted, remaining=4000, current=current, ready={1, 2}).nodes
+        used.append(current)
+    assert used[-20:].count(best) >= 18
