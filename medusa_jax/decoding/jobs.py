@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,7 +99,7 @@ def _warmer(lm: MedusaLM, runtime: Runtime, idle: Request) -> Warmer | None:
 def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
     """What a row asks for; None: nothing."""
     if ticket is None:
-        numbers = rule_numbers([job.config])
+        numbers = _numbers(job, job.config)
         return make_request([0], lm.eos_ids, rule_numbers=numbers, bias_BV=_bias(lm, job, {}))
     config = job.configs[ticket.index]
     return make_request(
@@ -107,9 +108,14 @@ def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
         seed=config.seed,
         numbers=[job.numbers[ticket.index]],
         samples=[ticket.sample],
-        rule_numbers=rule_numbers([config]),
+        rule_numbers=_numbers(job, config),
         bias_BV=_bias(lm, job, config.logit_bias),
     )
+
+
+def _numbers(job: Job, config: GenerationConfig) -> Any:
+    """Of one row; alike for all rows, which one program decodes."""
+    return rule_numbers([config], filters=any(config.has_filters for config in job.configs))
 
 
 def _bias(lm: MedusaLM, job: Job, logit_bias: Mapping[int, float]) -> np.ndarray | None:

@@ -78,7 +78,7 @@ class GenerationConfig:
             raise UserError(f"acceptance is {self.acceptance!r}: choose {choices}")
         if self.acceptance == "greedy" and self.temperature > 0:
             raise UserError("greedy acceptance is for temperature 0: choose acceptance lossless")
-        if self.acceptance == "typical" and (self.top_k, self.top_p, self.min_p) != (0, 1, 0):
+        if self.acceptance == "typical" and self.has_filters:
             raise UserError(
                 "typical acceptance has thresholds of its own: leave out top_k, top_p and min_p, "
                 "or choose acceptance lossless"
@@ -88,6 +88,11 @@ class GenerationConfig:
     def rule(self) -> str:
         """The acceptance that is in force."""
         return self.acceptance or ("lossless" if self.temperature > 0 else "greedy")
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether fewer tokens than all may be sampled."""
+        return (self.top_k, self.top_p, self.min_p) != (0, 1, 0)
 
 
 def _check_numbers(config: GenerationConfig) -> None:
@@ -147,8 +152,13 @@ def make_rule(config: GenerationConfig, tree: AnyTree) -> Rule:
     return Typical(sampled_root=sampled)
 
 
-def rule_numbers(configs: Sequence[GenerationConfig]) -> Any:
-    """The numbers of the rule that all rows share, one entry per row, on the host."""
+def rule_numbers(configs: Sequence[GenerationConfig], *, filters: bool | None = None) -> Any:
+    """The numbers of the rule that all rows share, one entry per row, on the host.
+
+    Args:
+      configs: of the rows.
+      filters: whether rows that these are put together with have filters; default: as these do.
+    """
 
     def column(name: str, dtype: Any) -> Any:
         return np.asarray([getattr(config, name) for config in configs], dtype)
@@ -157,7 +167,9 @@ def rule_numbers(configs: Sequence[GenerationConfig]) -> Any:
         names = ("temperature", "epsilon", "delta")
         return TypicalNumbers(*(column(name, np.float32) for name in names))
     if configs[0].rule == "lossless":
+        if not (any(c.has_filters for c in configs) if filters is None else filters):
+            return LosslessNumbers(column("temperature", np.float32))
         top_k: Any = np.asarray([min(c.top_k, _INT32.max) for c in configs], np.int32)
-        filters = Filters(top_k, column("top_p", np.float32), column("min_p", np.float32))
-        return LosslessNumbers(column("temperature", np.float32), filters)
+        shares = column("top_p", np.float32), column("min_p", np.float32)
+        return LosslessNumbers(column("temperature", np.float32), Filters(top_k, *shares))
     return ()

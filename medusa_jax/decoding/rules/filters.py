@@ -32,10 +32,6 @@ class Filters:
     top_p_B: jax.Array
     min_p_B: jax.Array
 
-    def are_on(self) -> jax.Array:
-        """Whether any row has one: a bool scalar."""
-        return ((self.top_k_B > 0) | (self.top_p_B < 1) | (self.min_p_B > 0)).any()
-
 
 def filtered(score_BV: jax.Array, filters: Filters, *, is_rough: bool = False) -> jax.Array:
     """Scores with -inf in place of the tokens that the filters drop.

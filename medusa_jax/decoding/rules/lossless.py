@@ -30,11 +30,12 @@ class LosslessNumbers:
 
     Attributes:
       temperature_B: float32, 0 or more; 0 takes the most likely token.
-      filters: which tokens may be sampled.
+      filters: which tokens may be sampled; None: all, in every row. Programs then have no questions
+        to ask about them, which on a GPU is the host's turn every time.
     """
 
     temperature_B: jax.Array
-    filters: Filters
+    filters: Filters | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Lossless:
         """See `Rule.first`."""
         numbers: LosslessNumbers = request.numbers
         logits_BV = logits_BV.astype(jnp.float32)
-        score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters)
+        score_BV = _filtered(_scaled(logits_BV, numbers), numbers)
         noise_BV = _noise(request, position_B[:, None], logits_BV.shape[-1])[:, 0]
         return jnp.argmax(score_BV + noise_BV, axis=-1).astype(jnp.int32)
 
@@ -65,14 +66,10 @@ class Lossless:
         # Times the temperature, which changes no rank: noise that still stands for what the head
         # does not know has the size that it has in training, 1.
         noisy_BXV = logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
-
-        def in_two_parts(noisy_BXV: jax.Array) -> jax.Array:
-            kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
-            return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
-
-        # One question where there are no filters: GPUs ask the host.
-        is_asked = request.numbers.filters.are_on()
-        return jax.lax.cond(is_asked, in_two_parts, lambda noisy_BXV: noisy_BXV, noisy_BXV)
+        if request.numbers.filters is None:
+            return noisy_BXV
+        kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
+        return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
@@ -124,9 +121,13 @@ def _scaled(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
     return (logits_BV - peak_B1) / divisor_B[:, None]
 
 
+def _filtered(score_BV: jax.Array, numbers: LosslessNumbers, **options: Any) -> jax.Array:
+    return score_BV if numbers.filters is None else filtered(score_BV, numbers.filters, **options)
+
+
 def _kept(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
     """What the filters leave of a head's guesses, but for a few more: bool [B, V]."""
-    score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters, is_rough=True)
+    score_BV = _filtered(_scaled(logits_BV, numbers), numbers, is_rough=True)
     return score_BV > -jnp.inf
 
 

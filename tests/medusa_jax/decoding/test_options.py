@@ -41,6 +41,20 @@ def test_top_k_has_no_largest_number(lm):
     )
 
 
+def test_filters_of_one_row_are_not_those_of_its_neighbour(lm):
+    """Nor does it matter that rows alone have programs without filters."""
+    prompts = ["One day", "The cat", "Tom and"]
+    options = {"temperature": 1.0, "seed": 3, "max_new_tokens": 8, "tree": "chain:0"}
+
+    def answers(**more):
+        return [o.token_ids for o in medusa_jax.generate(lm, prompts, **(options | more))]
+
+    free, greedy = answers(), answers(temperature=0.0)
+    mixed = answers(each=[{}, {"top_k": 1}, {}], batch_size=3)
+    assert mixed == [free[0], greedy[1], free[2]]
+    assert free[1] != greedy[1]
+
+
 def test_a_context_bounds_prompt_and_answer(lm):
     length = len(lm.tokenizer(PROMPT)["input_ids"])
     assert answer(lm, max_context=length + 2).num_new_tokens == 2

@@ -1,5 +1,6 @@
 """Lossless sampling: the same tokens with any draft, and the base model's distribution."""
 
+import dataclasses
 import itertools
 
 import hypothesis
@@ -232,6 +233,27 @@ def test_drafts_are_ranked_by_the_noise_that_decides():
     np.testing.assert_array_equal(score_BNV[:, 1], score_BMV[:, 1])
     drawn_B = Lossless().first(logits_BMV[:, 0], request, position_B + 2)
     np.testing.assert_array_equal(score_BNV[:, 0].argmax(-1), drawn_B)
+
+
+def test_without_filters_nothing_asks_about_them():
+    """A GPU asks the host at every condition, and waits."""
+    rows, vocabulary = 3, 40
+    position_B = jnp.arange(rows, dtype=jnp.int32)
+    draft = draft_of(TREE, np.zeros((rows, TREE.R), np.int32))
+    logits_BRV = jnp.zeros((rows, TREE.R, vocabulary))
+    position_BX = jnp.broadcast_to(position_B[:, None], (rows, TREE.R))
+
+    def questions(numbers):
+        def decide(request):
+            rank = Lossless().rank(logits_BRV, request, position_BX, None)
+            return rank, Lossless().judge(draft, logits_BRV, request, position_B)
+
+        program = jax.jit(decide).lower(request_of(rows, numbers)).compile()
+        return program.as_text().count(" conditional(")
+
+    numbers = numbers_of(rows)
+    assert questions(numbers) > 0
+    assert questions(dataclasses.replace(numbers, filters=None)) == 0
 
 
 @pytest.mark.parametrize("filters", [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {}])
