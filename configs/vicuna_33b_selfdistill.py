@@ -13,11 +13,11 @@ Data: about 100k conversations: the human turns of ShareGPT, answered by the mod
 the prompts; any other engine may write the file instead.
 Hardware: the authors' files are for 8 GPUs. By the compiler, a v5p:2x2x2 (8 chips): training takes
 26.9 of 102.8 GB per chip, replies 29.9 GB with 16 full contexts at once (docs/plan.md). A v5p:2x2x1
-does, too (47.9 GB), v6e:2x4 and four H100 should; a part of 8 rows is too few for the v5e's that it
-would take (docs/tpu.md).
+does, too (47.9 GB), and a v6e:2x4 (27.2 of 33.5 GB); four H100 should. A part of 8 rows is too few
+for the v5e's that it would take (docs/tpu.md).
 Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-7.0 on a v5p:2x2x2, 14.2 on a v5p:2x2x1, for 200 million tokens (two epochs of conversations of
-1000).
+7.0 on a v5p:2x2x2, 14.2 on a v5p:2x2x1, 6.2 on a v6e:2x4, for 200 million tokens (two epochs of
+conversations of 1000).
 Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01
 tokens per step by typical acceptance (table 1).
 """
