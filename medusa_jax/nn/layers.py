@@ -83,6 +83,8 @@ def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     """
 
     def take_bits(table_VD: jax.Array, index: jax.Array) -> jax.Array:
+        # Tied to the index, the bits are no constant of a loop: before one they would be a copy.
+        table_VD, index = jax.lax.optimization_barrier((table_VD, index))
         bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
         return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
 

@@ -14,6 +14,7 @@ from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.io.load import for_decoding
+from medusa_jax.plan.parse import parse
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows, typical_numbers
 from tests.medusa_jax.tiny import tiny_lm
 
@@ -147,6 +148,20 @@ def test_the_loop_body_does_not_copy_the_cache(lm, tree, batch_size, dtype):
         assert re.search(rf"{name}{text}\S* parameter\(", hlo)
         copies = re.findall(rf"= \w+{text}\S* (?:copy|transpose|convert|bitcast-convert)\(.*", hlo)
         assert not copies, copies
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tree", ["chain:0", "mc_sim_7b_63"])
+def test_no_parameter_is_copied_before_the_loop(lm, tree, dtype):
+    """The bits of a bfloat16 table were, at every call: half of what a step of one row takes."""
+    runtime = make_runtime((lm if dtype == "float32" else bfloat16(lm)).with_tree(tree))
+    program = parse(loop_of(runtime, runtime.start(make_request([8]), PROMPTS[:1])).as_text())
+    entry = program.computations[program.entry].instructions.values()
+    handed_on = ("parameter", "get-tuple-element", "tuple", "while")
+    made = {x.dims for own in entry if own.opcode not in handed_on for x in own.results}
+    matrices = {x.shape for x in jax.tree.leaves(runtime.params) if x.ndim > 1 and x.size > 64}
+    assert len(matrices) > 3
+    assert not made & matrices
 
 
 def widened_shapes(text):
