@@ -7,6 +7,7 @@
     --workdir=runs/vicuna_13b_medusa2/stage2 \\
     --config.data=ShareGPT_V4.3_unfiltered_cleaned_split.json
 
+Needs: pip install ".[quant]", for the 4-bit backbone.
 Data: as for 7B, 230 million tokens in two epochs of each stage.
 Hardware: the authors' files are for 8 GPUs. By the compilers, the first stage fits one H100 (37.7
 of 84.9 GB), and the second two (51.0 each); both fit a v5e:2x4 (6.6 and 13.1 of 16.9), a v5p:2x2x1

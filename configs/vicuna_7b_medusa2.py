@@ -11,6 +11,7 @@ First the heads, on the frozen 4-bit backbone; then both together, starting from
 
 (The paper's sentence that the backbone is trained first is a slip, as its authors confirmed.)
 
+Needs: pip install ".[quant]", for the 4-bit backbone.
 Data: as for configs/vicuna_7b_medusa1.py, 230 million tokens in two epochs of each stage.
 Hardware: the authors' files are for 8 GPUs. By the compilers, both stages fit one H100 (27.6 and
 57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 (8.6 and 15.9 of

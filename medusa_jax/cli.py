@@ -1,6 +1,7 @@
 """What all command lines share: help, the compilation cache, errors in one line and exit codes."""
 
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -13,7 +14,7 @@ from absl import flags, logging
 
 from medusa_jax.cli_config import explain
 from medusa_jax.cli_console import show_warning
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, is_out_of_memory
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.plan.quiet import quiet_libtpu
 
@@ -58,8 +59,9 @@ def _is_writable(folder: Path) -> bool:
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses flags, runs main and exits; `app.run` would print usage and tracebacks instead.
 
-    Exit codes: 0; 2 and one line on stderr for a `UserError` or a wrong flag; 130 for Ctrl-C; 141
-    when nobody reads stdout any more. Warnings are shown as notes on stderr, a line each.
+    Exit codes: 0; 2 and one line on stderr for a `UserError`, a wrong flag or a device whose memory
+    is full; 130 for Ctrl-C; 141 when nobody reads stdout any more. Warnings are shown as notes on
+    stderr, a line each.
     """
     quiet_libtpu()
     logging.use_absl_handler()
@@ -83,6 +85,11 @@ def _run(main: Callable[[list[str]], None]) -> int:
     except (UserError, flags.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {_no_memory(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -90,6 +97,16 @@ def _run(main: Callable[[list[str]], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def _no_memory(error: Exception) -> str:
+    size = re.search(r"allocat\w+ (?:of )?([\d.]+ ?[KMGT]i?B|\d+ bytes)", str(error))
+    wanted = f" for {size[1]} more" if size else ""
+    return (
+        f"the device has no memory left{wanted}: smaller batches, shorter contexts, 8 bits or a "
+        "mesh of several devices take less; python -m infer.plan and python -m train.plan say "
+        "beforehand what fits"
+    )
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,5 +1,10 @@
-"""The one exception for mistakes a user can mend; command lines print it and exit with code 2."""
+"""Mistakes that a user can mend, which command lines print in a line, and devices that are full."""
 
 
 class UserError(ValueError):
     """Bad input: the message is one line that says what is wrong and how to mend it."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a `JaxRuntimeError` says that a device has no room, at compile or at run time."""
+    return "RESOURCE_EXHAUSTED" in str(error)

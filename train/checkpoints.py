@@ -19,7 +19,7 @@ from grain.checkpoint import CheckpointHandler, CheckpointSave
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
-from train.folder import AnyPath, reaching, run_path, saving
+from train.folder import AnyPath, reaching, restoring, run_path, saving
 from train.preservation import SCORE, LatestAndBest, score_of
 
 _FOLDER = "checkpoints"
@@ -161,7 +161,7 @@ class Checkpoints:
         self.wait()
         step = _step_of(self._manager, self._workdir, step)
         folder = self._workdir / _FOLDER / str(step)
-        with reaching(self._workdir):
+        with restoring(folder):
             _check_fits(folder, self._manager.item_metadata(step)["state"], state)
             if data is not None:
                 _go_to(data, folder / "data")
@@ -202,10 +202,11 @@ def read_params(
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
     with reaching(workdir), _manager(workdir, create=False) as manager:
         step = _step_of(manager, workdir, step)
-        stored = manager.item_metadata(step)["state"].tree["params"]
-        wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}
-        args = ocp.args.Composite(state=_restore_args(wanted, partial=True))
-        return step, manager.restore(step, args=args)["state"]["params"]
+        with restoring(workdir / _FOLDER / str(step)):
+            stored = manager.item_metadata(step)["state"].tree["params"]
+            wanted = {"params": with_shardings(stored, param_shardings(mesh, stored))}
+            args = ocp.args.Composite(state=_restore_args(wanted, partial=True))
+            return step, manager.restore(step, args=args)["state"]["params"]
 
 
 def _absolute(workdir: str | AnyPath) -> AnyPath:

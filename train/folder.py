@@ -172,6 +172,22 @@ def saving(path: AnyPath) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def restoring(step: AnyPath) -> Iterator[None]:
+    """`reaching`, and for a local checkpoint too one line where files are cut off or missing."""
+    try:
+        with reaching(step):
+            yield
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise UserError(
+            f"cannot read the checkpoint {step} ({reason}): if it is damaged, move it away, and "
+            "the one before counts"
+        ) from error
+
+
 def read_json(file: AnyPath, hint: str, *, name: AnyPath | None = None) -> dict[str, Any]:
     """The object in a JSON file that a run has written.
 

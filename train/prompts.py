@@ -15,9 +15,10 @@ the prompts go on with a second question; those of "turns" are two to four quest
 conversation.
 
 Texts come from ShareGPT's questions and answers and, with --problems, from GSM8K; what is asked
-about them, and topics, from lists of ours. The parts share no material: a conversation, a problem
-or a topic belongs to one of them, by its hash, whatever else there is. Of "final" nothing should be
-made before everything is chosen. Conversations that training holds out (config.held_out=0.02)
+about them, and topics, from lists of ours. The parts share no conversation, no problem and no
+topic of a long list: each belongs to one of them, by its hash, whatever else there is. Lists of
+fewer than 20 (languages, tones, addressees) are common to all. Of "final" nothing should be made
+before everything is chosen. Conversations that training holds out (config.held_out=0.02)
 belong to none, nor do the first 100 problems, which train.report measures on.
 
 An id says the kind, and the row of ShareGPT that the text is from: "summary:QWJhYvA_11.4.20". Any

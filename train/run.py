@@ -22,6 +22,7 @@ from train.console import closing_lines
 from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
+from train.data.sources import check_source
 from train.distributed import check_shared, is_first_process, together
 from train.export_files import export_run
 from train.fingerprint import check_same
@@ -67,6 +68,7 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         check_batch(settings, mesh)
         check_processes(settings, folder)
+        together(check_source, settings.data)
         check_shared(folder.path)
         _train(settings, folder, mesh)
 
@@ -104,6 +106,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         del lm  # the experiment has what it needs: perhaps quantized, or a copy that is trained
         params = Loop(sized, experiment, data, tree, mesh, checkpoints, folder).run()
         closing = _closing(checkpoints, settings.tree)
+    del experiment, data  # the export loads the model as it is, in its own dtype
     folder.upload()
     if params is None:
         _say(f"stopped and saved in {folder}: rerun the same command to resume")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # train.settings imports this module
 
 _SMALLEST = {
     "num_heads": 1,
-    "num_layers": 0,
+    "num_layers": 1,
     "draft_vocab": 0,
     "markov_rank": 1,
     "steps": 1,
@@ -163,16 +163,10 @@ def _check_tree(settings: "Settings") -> None:
 
 
 def _check_conditioning(settings: "Settings") -> None:
-    sees_branch = settings.conditioning not in ("none", "root")
     if settings.conditioning in ("branch", "recurrent") and settings.own_projection:
         raise UserError(
             f"config.own_projection is True, but {settings.conditioning} heads share the LM head: "
             "set config.own_projection=False"
-        )
-    if sees_branch and not settings.num_layers:
-        raise UserError(
-            f"config.num_layers is 0, but {settings.conditioning} heads need a block to see their "
-            "branch with: set config.num_layers=1"
         )
 
 

@@ -1,4 +1,4 @@
-"""Measures what is missing, with a progress bar, and keeps every point at once."""
+"""Measures what is missing, with a progress bar, and keeps what is complete at once."""
 
 import hashlib
 import json
@@ -83,4 +83,6 @@ def measure_times(lm: MedusaLM, kept: Kept, batches: Sequence[int]) -> None:
 
         for point in step_times.measure(lm, wanted, kept.points(lm.dtype), advance):
             kept.add_point(lm.dtype, point)
+    if not kept.points(lm.dtype):
+        raise UserError("no batch has room on this device: give smaller --batch_sizes")
     kept.complete_times(lm.dtype)

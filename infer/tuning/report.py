@@ -42,6 +42,8 @@ def summary(
         lm = dataclasses.replace(lm, dtype=dtype, measured=measured)
         for batch in batches:
             sizes = sorted({p.nodes for p in own if p.batch == batch})
+            if not sizes:
+                continue  # it had no room
             rows += _rows(lm.prospect(0.0, batch), dtype, batch, sizes)
     return {"points": points, "rows": rows}
 

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
+from medusa_jax.cli_console import note
 from medusa_jax.decoding import step
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.runtime import Clock, Runtime, make_request, make_runtime
 from medusa_jax.decoding.state import DecodeState
+from medusa_jax.errors import is_out_of_memory
 from medusa_jax.tuning.prospect import Prospect
 from medusa_jax.tuning.times import Point
 
@@ -67,21 +69,58 @@ def measure(
         groups.setdefault((batch, slots), []).append(nodes)
     for (batch, slots), sizes in groups.items():
         seconds = {p.nodes: p.seconds for p in known if (p.batch, p.slots) == (batch, slots)}
+        waiting = [nodes for nodes in sizes if nodes not in seconds]
+        advance(VISITS * (len(sizes) - len(waiting)))
+
+        def clock_of(nodes: int, batch: int = batch, slots: int = slots) -> StepClock:
+            return StepClock(lm, prospect, batch, nodes, slots)
+
+        _measure_group(prospect, clock_of, waiting, seconds, slots, advance)
+        yield from (Point(batch, n, slots, seconds[n]) for n in waiting if n in seconds)
+
+
+def _measure_group(
+    prospect: Prospect,
+    clock_of: Callable[[int], "StepClock"],
+    waiting: Sequence[int],
+    seconds: dict[int, float],
+    slots: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Adds the seconds of those sizes that may pay and have room, by nodes."""
+    has_room = True
+    while True:
         clocks: dict[int, StepClock] = {}
-        for nodes in sizes:
-            if nodes in seconds or not _may_pay(prospect, seconds, nodes, slots):
-                advance(VISITS)
+        for nodes in waiting:
+            if not has_room or nodes in seconds or not _may_pay(prospect, seconds, nodes, slots):
                 continue
-            clocks[nodes] = StepClock(lm, prospect, batch, nodes, slots)
-            clocks[nodes].visit()  # finds out how many steps fill its time
-            seconds[nodes] = clocks[nodes].visit()
-            advance(2)
+            clock = clock_of(nodes)
+            first = _first_visits(clock)
+            has_room = first is not None
+            if first is not None:
+                clocks[nodes], seconds[nodes] = clock, first
+                advance(2)
         for _ in range(VISITS - 2):
             for nodes, clock in clocks.items():
                 # What other programs do only adds to a time.
                 seconds[nodes] = min(seconds[nodes], clock.visit())
             advance(len(clocks))
-        yield from (Point(batch, nodes, slots, seconds[nodes]) for nodes in clocks)
+        # A first visit that was disturbed has perhaps ruled out larger trees: they come now.
+        if not clocks:
+            break
+    advance(VISITS * sum(nodes not in seconds for nodes in waiting))
+
+
+def _first_visits(clock: "StepClock") -> float | None:
+    """Seconds of a step; None: the device has no room for it."""
+    try:
+        clock.visit()  # finds out how many steps fill its time
+        return clock.visit()
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        note(f"no room for {clock}: left out, and larger trees, too")
+        return None
 
 
 def _may_pay(prospect: Prospect, seconds: Mapping[int, float], nodes: int, slots: int) -> bool:
@@ -108,11 +147,14 @@ class StepClock:
           slots: of the cache.
         """
         self._runtime = make_runtime(lm, prospect.trees[nodes])
-        self._batch, self._slots = batch, slots
+        self._batch, self._nodes, self._slots = batch, nodes, slots
         depth = max(tree.max_depth for tree in prospect.trees.values())
         # As many steps as fit, even if each accepts a whole path.
         self._most = min(_MOST_STEPS, slots // 2 // (depth + 1))
         self._steps = 1
+
+    def __str__(self) -> str:
+        return f"{self._batch} rows of {self._slots} tokens and trees of {self._nodes} nodes"
 
     def visit(self) -> float:
         """Seconds of a step, over as many as fill some time from the second visit on.

@@ -42,7 +42,13 @@ def auto_choice(lm: MedusaLM, config: GenerationConfig, batch: int, longest: int
 
 
 def auto_steering(
-    lm: MedusaLM, config: GenerationConfig, batch: int, longest: int, *, logprobs: bool = False
+    lm: MedusaLM,
+    config: GenerationConfig,
+    batch: int,
+    longest: int,
+    *,
+    logprobs: bool = False,
+    request: Any = None,
 ) -> Steering:
     """What steers the engine with `tree="auto"`.
 
@@ -52,12 +58,14 @@ def auto_steering(
     Args:
       lm, config, batch, longest: see `auto_choice`.
       logprobs: see `make_runtime`.
+      request: what its programs depend on, hashable: a prompt with filters has others than one
+        without.
     """
     if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
         nodes = auto_choice(lm, config, batch, longest).nodes
         tree = _prospect(lm, config, batch).trees[nodes]
         return OneTree(prepared(lm, tree, make_rule(config, tree), logprobs), tree)
-    key = (config.rule, _temperature(config), batch, logprobs)
+    key = (config.rule, _temperature(config), batch, logprobs, request)
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
     known = _LEARNED.setdefault(lm, {})
     if key in known and all(map(operator.is_, leaves, known[key].leaves)):

@@ -136,7 +136,10 @@ def _auto(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
     if not lm.is_auto(job.config.tree):
         return None
     longest = max((t.bound for t in tickets(lm, job)), default=1)
-    return auto_steering(lm, job.config, job.batch_size, longest, logprobs=logprobs)
+    request = jax.tree.structure(_request(lm, job, None))
+    return auto_steering(
+        lm, job.config, job.batch_size, longest, logprobs=logprobs, request=request
+    )
 
 
 def tickets(lm: MedusaLM, job: Job) -> list[Ticket]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from medusa_jax.errors import is_out_of_memory
 from medusa_jax.plan.topology import Topology, compiling
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -76,7 +77,7 @@ def build(topology: Topology, compiled: Callable[[], Any], arguments: Mapping[st
             program = compiled()
             text, memory = program.as_text(), program.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return _refused(time.perf_counter() - begin, str(error), sizes_of(arguments))
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+import jax
 import pytest
 from absl.testing import flagsaver
 
@@ -48,6 +49,28 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code, line):
 
     assert run(main, monkeypatch) == code
     assert capsys.readouterr() == ("", line)
+
+
+def test_a_device_without_memory_is_one_line(monkeypatch, capsys):
+    """As JAX says it of a GPU."""
+    text = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 21.50GiB.\n  at some place"
+
+    def main(argv):
+        raise jax.errors.JaxRuntimeError(text)
+
+    assert run(main, monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: the device has no memory left for 21.50GiB more: smaller batches")
+    assert err.count("\n") == 1
+
+
+def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
+    def main(argv):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        run_main(main)
 
 
 def test_unexpected_arguments_are_refused(monkeypatch, capsys):

@@ -199,6 +199,11 @@ def test_bad_input_writes_nothing(finished, model, data, tmp_path):
     heads = str(finished("medusa1_cached")[1] / "export")
     cases = {
         "does not exist": {"model": str(tmp_path / "nowhere")},
+        # Seen before the model is loaded, or looked for.
+        "nowhere.jsonl: there is no such file": {
+            "model": str(tmp_path / "nowhere"),
+            "data": str(tmp_path / "nowhere.jsonl"),
+        },
         "bad.jsonl:41": {"data": str(bad_row)},
         "cannot be divided among 8 devices": {"mesh": (8, 1, 1)},
         "needs 3 devices, there are 8": {"mesh": (3, 1, 1)},

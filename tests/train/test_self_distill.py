@@ -9,11 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+import medusa_jax
+from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io.heads.save import save_heads
+from medusa_jax.nn.heads import init_heads
 from tests.commands import ROOT, quick
 from tests.train.processes import free_port
 from train import self_distill
@@ -77,6 +82,18 @@ def test_every_conversation_is_replayed(whole, long_conversations):
         assert [t["from"] for t in turns] == ["human", "gpt"] * (len(turns) // 2)
         assert turns[::2] == row["conversations"][: len(turns) : 2]
         assert found[row["id"]]["truncated"] or len(turns) == len(row["conversations"])
+
+
+def test_heads_do_not_change_sampled_replies(settings, whole, tmp_path):
+    base = medusa_jax.load(settings["model"], "none")
+    V, D = base.config.vocab_size, base.config.hidden_size
+    config = MedusaConfig(num_heads=2, hidden_size=D, vocab_size=V)
+    params = init_heads(config, base.params["embed"]["weight"], np.float32)
+    heads = tmp_path / "heads"
+    save_heads(heads, config, params, format="C", base_model=settings["model"], vocab_size=V)
+    output = tmp_path / "r.jsonl"
+    run(settings, output=str(output), medusa=str(heads), limit=6)
+    assert rows(output).items() <= rows(whole).items()
 
 
 def test_a_run_killed_at_any_time_resumes(settings, whole, tmp_path):
@@ -155,7 +172,6 @@ def test_a_file_made_with_other_settings_is_refused(settings, whole, changed):
         ({"prompts": "nowhere.jsonl"}, "cannot read nowhere.jsonl"),
         ({"prompts": "empty.jsonl"}, "empty.jsonl"),
         ({"output": "missing/folder/r.jsonl"}, "cannot write missing/folder"),
-        ({"medusa": "heads"}, "--temperature 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"shard_index": 1}, "both --shard_index"),
         ({"shard_index": 2, "shard_count": 2}, "count from 0 to 1"),

@@ -183,11 +183,7 @@ def test_runs_of_earlier_versions_are_read():
         ({"conditioning": "root", "export_format": "vllm"}, "export_format", "only A can"),
         ({"conditioning": "markov", "draft_vocab": 9}, "export_format", "no format can hold"),
         ({"conditioning": "branch"}, "own_projection", "set config.own_projection=False"),
-        (
-            {"conditioning": "recurrent", "own_projection": False, "num_layers": 0},
-            "num_layers",
-            "set config.num_layers=1",
-        ),
+        ({"num_layers": 0}, "num_layers", "it must be 1 or more"),
         ({"draft_vocab": 100}, "export_format", "save as vllm"),
         ({"export_format": "C"}, "export_format", "save as vllm or A"),
         (

@@ -60,7 +60,7 @@ def with_steps(settings: Settings, per_epoch: float) -> Settings:
 
 
 def describe_length(settings: Settings, per_epoch: float) -> str:
-    """One line: how long a run is, in steps and in epochs.
+    """How long a run is, in steps and in epochs; a second line where the warm-up fills it.
 
     Args:
       settings: from `with_steps`.
@@ -75,8 +75,15 @@ def describe_length(settings: Settings, per_epoch: float) -> str:
     steps = f"{settings.num_steps:,} {_plural('step', settings.num_steps)}"
     if settings.epochs is None:
         epochs = settings.num_steps / per_epoch
-        return f"{steps} of {unit} = {epochs:.2g} {_plural('epoch', epochs)} of the training data"
-    return f"{settings.epochs:g} {_plural('epoch', settings.epochs)} = {steps} of {unit}"
+        line = f"{steps} of {unit} = {epochs:.2g} {_plural('epoch', epochs)} of the training data"
+    else:
+        line = f"{settings.epochs:g} {_plural('epoch', settings.epochs)} = {steps} of {unit}"
+    if settings.warmup_steps < settings.num_steps:
+        return line
+    return (
+        f"{line}\nthe learning rate never reaches its peak: config.warmup_steps is "
+        f"{settings.warmup_steps}, for a run of {steps}"
+    )
 
 
 def _plural(noun: str, count: float) -> str:

@@ -1,6 +1,7 @@
 """What a run reads: packed sequences, or hidden states that the backbone has computed before."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
+from medusa_jax.cli_console import note
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
 from train.data import hidden_states
 from train.data.hidden_states import HiddenStates
 from train.data.pipeline import Documents, Splits, held_out_batches, train_batches
-from train.distributed import batch_part
+from train.distributed import batch_part, is_first_process
 from train.settings import Settings
 
 # An evaluation must not take longer than the training between two of them.
@@ -46,8 +48,10 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
     }
     held_out = []
     if len(splits.held_out):
-        batches = held_out_batches(splits.held_out, **shape)
-        held_out = [batch for batch, _ in zip(batches, range(_MAX_HELD_OUT_BATCHES), strict=False)]
+        batches = iter(held_out_batches(splits.held_out, **shape))
+        held_out = list(itertools.islice(batches, _MAX_HELD_OUT_BATCHES))
+        if next(batches, None) is not None:
+            _say_bounded(settings)
     batches = train_batches(splits.train, seed=settings.seed, **shape)
     return Data(batches, held_out)
 
@@ -74,6 +78,16 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path, mesh
         _train_batches(settings, train, following, own),
         _whole(settings, held_out, following, own),
     )
+
+
+def _say_bounded(settings: Settings) -> None:
+    """Runs with batches of other sizes are then measured on other conversations."""
+    if is_first_process():
+        size = f"{settings.batch_size} x {settings.seq_len}"
+        note(
+            f"evaluations take the first {_MAX_HELD_OUT_BATCHES} batches ({size} tokens) of the "
+            "held-out data: a smaller config.held_out leaves the rest for training"
+        )
 
 
 def _own_rows(settings: Settings, mesh: Mesh) -> slice:
@@ -113,6 +127,8 @@ def _whole(
     if states is None:
         return []
     size = settings.batch_size * settings.seq_len
+    if len(states.used) > _MAX_HELD_OUT_BATCHES * size:
+        _say_bounded(settings)
     batches = []
     for start in range(0, min(len(states.used), _MAX_HELD_OUT_BATCHES * size), size):
         shape = (settings.batch_size, settings.seq_len)

@@ -168,6 +168,16 @@ def base_ids(row_ids: Sequence[str]) -> list[str]:
     return [base if count[base] <= most else row_id for row_id, base in pairs]
 
 
+def told_apart(row_ids: Sequence[str]) -> list[str]:
+    """Ids, with a number in place of those that say nothing: empty, null, the same everywhere."""
+    count = Counter(row_ids)
+    most = _MOST_CHUNKS if len(count) > 1 else 1
+    return [
+        f"row {number}" if row_id in ("", "None") or count[row_id] > most else row_id
+        for number, row_id in enumerate(row_ids)
+    ]
+
+
 def split_hash(base_id: str) -> int:
     """What decides whether a conversation is held out: 64 bits, even over all conversations."""
     return int.from_bytes(hashlib.sha256(base_id.encode()).digest()[:8], "big")

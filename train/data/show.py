@@ -49,7 +49,7 @@ def tokenizer_of(model: str | None) -> Any:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the first rows that a run with these settings would train on."""
+    """Prints rows as a run packs them, of all conversations."""
     del argv
     if not _DATA.value:
         raise UserError("--data is empty: name a file of conversations")

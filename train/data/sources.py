@@ -101,15 +101,25 @@ def open_source(data: str, data_errors: str = "stop", progress: bool = True) -> 
     Raises:
       UserError: there is nothing of that name, or it cannot be used (names file and line).
     """
+    check_source(data)
     path = Path(data).expanduser()
     if data == SHAREGPT:
         return _open_file(data, sharegpt.sharegpt_path(progress), "skip", progress)
     sharegpt.check_data_errors(data_errors)
     if path.is_file():
         return _open_file(data, path, data_errors, progress)
-    if path.suffix in _SUFFIXES or not _TFDS_NAME.fullmatch(data):
-        raise UserError(f"cannot read {data}: there is no such file")
     return _open_tfds(data, data_errors)
+
+
+def check_source(data: str) -> None:
+    """Refuses what is neither a file nor a data set's name, without reading anything.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    path = Path(data).expanduser()
+    if not path.is_file() and (path.suffix in _SUFFIXES or not _TFDS_NAME.fullmatch(data)):
+        raise UserError(f"cannot read {data}: there is no such file")
 
 
 def _open_file(name: str, path: Path, data_errors: str, progress: bool) -> Source:

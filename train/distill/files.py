@@ -59,7 +59,7 @@ def append_rows(
       UserError: it cannot be written.
     """
     beside = _settings_path(path)
-    if not any(file.exists() and file.stat().st_size for file in (*_parts(path), path)):
+    if not any(_has_rows(file) for file in (*_parts(path), path)):
         write_json(beside, settings)
     try:
         with part.open("a+b") as file:
@@ -130,6 +130,14 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
                 f"{path} was made with {key} {json.dumps(made.get(key))}, now it is "
                 f"{json.dumps(value)}: run with the same settings, or name another --output"
             )
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether there is a whole line; the half of one that a kill left is cut off."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return _end_of_lines(file) > 0
 
 
 def _end_of_lines(file: Any) -> int:

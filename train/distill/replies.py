@@ -6,7 +6,7 @@ about the same length; while their replies are decoded, the other conversations 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medusa_jax import Generation, MedusaLM, generate_as_done
@@ -15,8 +15,6 @@ from medusa_jax.decoding.runtime import Clock
 from train.distill.conversations import Conversation
 from train.distill.dialogues import Dialogue, ReplySettings, following, open_dialogue
 
-# Sampling leaves out tokens that are less likely than this: in practice none.
-_WHOLE_DISTRIBUTION = 1e-30
 # Batches have their full size up to this many cache slots per row. Longer rows are batched in
 # smaller numbers, so that a batch takes about the same memory whatever its length.
 _FULL_SIZE_CAPACITY = 512
@@ -44,7 +42,7 @@ def answer(
     greedy; above, they are drawn from the model's whole distribution, by name and turn alone.
 
     Args:
-      lm: the model; with heads only at temperature 0 (typical acceptance changes what is drawn).
+      lm: the model; in float32 heads do not change what it says.
       conversations: from `select`; taken in as they are needed.
       settings: how to answer.
 
@@ -119,7 +117,7 @@ def _reply(
         batch_size=rows,
         numbers=[dialogue.number for dialogue in padded],
         clock=clock,
-        **asdict(replace(settings.generation, epsilon=_WHOLE_DISTRIBUTION)),
+        **asdict(settings.generation),
     )
     by_index = dict(replies)
     return [by_index[index] for index in range(len(batch))]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medusa_jax.errors import UserError
+from medusa_jax.io.heads.files import heads_in_model
 from medusa_jax.io.hub import BACKBONE
 from train.folder import run_path
 from train.run_files import read_run
@@ -85,7 +86,7 @@ def _export(folder: Path, settings: Settings) -> tuple[str | None, str]:
         raise UserError(f"{export} is missing: finish the run, or use python -m train.export")
     if (export / BACKBONE).is_dir():
         return str(export / BACKBONE), str(export)
-    return str(export) if settings.export_format == "B" else settings.model, str(export)
+    return str(export) if heads_in_model(export) else settings.model, str(export)
 
 
 def base_model(runs: Sequence[Runs]) -> str | None:

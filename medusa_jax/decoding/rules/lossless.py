@@ -46,7 +46,9 @@ class Lossless:
         """See `Rule.first`."""
         numbers: LosslessNumbers = request.numbers
         logits_BV = logits_BV.astype(jnp.float32)
-        score_BV = _filtered(_scaled(logits_BV, numbers), numbers)
+        score_BV = _scaled(logits_BV, numbers)
+        if numbers.filters is not None:
+            score_BV = filtered(score_BV, numbers.filters)
         noise_BV = _noise(request, position_B[:, None], logits_BV.shape[-1])[:, 0]
         return jnp.argmax(score_BV + noise_BV, axis=-1).astype(jnp.int32)
 
@@ -121,13 +123,10 @@ def _scaled(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
     return (logits_BV - peak_B1) / divisor_B[:, None]
 
 
-def _filtered(score_BV: jax.Array, numbers: LosslessNumbers, **options: Any) -> jax.Array:
-    return score_BV if numbers.filters is None else filtered(score_BV, numbers.filters, **options)
-
-
 def _kept(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
     """What the filters leave of a head's guesses, but for a few more: bool [B, V]."""
-    score_BV = _filtered(_scaled(logits_BV, numbers), numbers, is_rough=True)
+    assert numbers.filters is not None
+    score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters, is_rough=True)
     return score_BV > -jnp.inf
 
 

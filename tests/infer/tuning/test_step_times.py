@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from infer.tuning import step_times
@@ -14,6 +15,9 @@ def fake(seconds, log=None):
     class Fake:
         def __init__(self, lm, prospect, batch, nodes, slots):
             self.size = batch, nodes
+
+        def __str__(self):
+            return f"{self.size[0]} x {self.size[1]}"
 
         def visit(self):
             if log is not None:
@@ -60,6 +64,32 @@ def test_an_interrupted_run_goes_on(lm, monkeypatch):
     known = [Point(1, 1, 256, 1.0), Point(1, 2, 256, 1.0)]
     points = measured(lm, monkeypatch, lambda batch, nodes: 1.0, known=known)
     assert not {(p.batch, p.nodes, p.slots) for p in points} & {(1, 1, 256), (1, 2, 256)}
+
+
+def test_what_has_no_room_is_left_out_and_said(lm, monkeypatch, capsys):
+    def seconds(batch, nodes):
+        if batch * nodes > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return 1.0
+
+    points = measured(lm, monkeypatch, seconds, batches=(1, 4, 64))
+    assert {(p.batch, p.nodes) for p in points} == {(1, 1), (1, 2), (1, 4), (1, 8), (4, 1), (4, 2)}
+    err = capsys.readouterr().err
+    assert err.count("left out") == 3
+    assert "no room for 64 x 1: left out, and larger trees, too" in err
+
+
+def test_a_disturbed_visit_rules_out_no_tree(lm, monkeypatch):
+    """Plain steps seem to take three times as long at first, as if larger trees could not pay."""
+    seen = []
+
+    def seconds(batch, nodes):
+        seen.append(nodes)
+        return 3.0 if nodes == 1 and len(seen) <= 2 else 1.05 if nodes > 1 else 1.0
+
+    points = measured(lm, monkeypatch, seconds, batches=(1,))
+    assert [p.nodes for p in points if p.slots == 256] == list(step_times.NODES)
+    assert min(p.seconds for p in points) == 1.0
 
 
 def test_sizes_take_turns_and_the_fastest_visit_but_the_first_counts(lm, monkeypatch):

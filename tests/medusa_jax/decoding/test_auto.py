@@ -34,7 +34,7 @@ def lm(stories260k):
 class Restless:
     """Another size at every call, of all depths, with an observed clock that means nothing."""
 
-    def __init__(self, lm, config, batch, longest, *, logprobs=False):
+    def __init__(self, lm, config, batch, longest, *, logprobs=False, request=None):
         own = AutoTree(lm, config, batch, logprobs)
         self.depth, self._runtime_of = own.depth, own._runtime
         self._trees = own._prospect.trees
@@ -137,6 +137,16 @@ def test_what_was_learned_is_kept_with_the_model(lm):
     assert auto_steering(tuned, GenerationConfig(), 2, 200) is not steering
     other = dataclasses.replace(tuned, params=jax.tree.map(lambda x: x + 0, tuned.params))
     assert auto_steering(other, GenerationConfig(), 1, 200) is not steering
+
+
+def test_other_programs_are_learned_about_apart(lm):
+    """Filters and biases are parts of a program: one compiled without them is not theirs."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    for options in ({}, {"top_p": 0.9}, {"logit_bias": {3: 1.0}}, {"top_p": 0.8}):
+        medusa_jax.generate(
+            tuned, PROMPTS[:1], max_new_tokens=4, temperature=1.0, tree="auto", **options
+        )
+    assert len(auto._LEARNED[tuned]) == 3
 
 
 def test_who_had_many_prompts_may_expect_as_many_again(lm, monkeypatch):

@@ -104,6 +104,11 @@ def test_a_trace_beyond_the_computed_end_is_refused():
             "1,030 steps of 8 packed rows of 64 tokens = 5 epochs of the training data",
         ),
         ({"hidden_states": "cached"}, "2 epochs = 412 steps of 512 hidden states"),
+        (
+            {"warmup_steps": 412},
+            "2 epochs = 412 steps of 8 packed rows of 64 tokens\nthe learning rate never reaches "
+            "its peak: config.warmup_steps is 412, for a run of 412 steps",
+        ),
     ],
 )
 def test_the_length_of_a_run_in_words(changes, line):

@@ -107,6 +107,19 @@ def test_soft_labels_read_the_states_behind_each_position(splits, lm, tmp_path):
                 np.testing.assert_allclose(window_KD[k], hidden_TD[k], atol=4e-3)
 
 
+def test_held_out_data_that_is_not_measured_is_mentioned(splits, lm, tmp_path, monkeypatch, capsys):
+    mesh = make_mesh(1, 1, 1)
+    whole = inputs.packed(settings_of(), splits, mesh).held_out
+    inputs.cached(settings_of(objective="medusa1"), splits, lm, tmp_path, mesh)
+    assert len(whole) > 1
+    assert "evaluations take" not in capsys.readouterr().err
+    monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", 1)
+    assert len(inputs.packed(settings_of(), splits, mesh).held_out) == 1
+    assert "the first 1 batches (2 x 64 tokens)" in capsys.readouterr().err
+    inputs.cached(settings_of(objective="medusa1"), splits, lm, tmp_path, mesh)
+    assert "the first 1 batches (2 x 64 tokens)" in capsys.readouterr().err
+
+
 def test_cached_batches_resume_where_they_were(splits, lm, tmp_path):
     _, data = cached(splits, lm, tmp_path)
     for _ in range(3):

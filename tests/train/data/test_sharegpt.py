@@ -138,6 +138,19 @@ def test_chunks_of_a_conversation_share_its_base_id(name, base):
     assert sharegpt.base_ids(["x_0", name, "x_1"]) == ["x", base, "x"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "apart"),
+    [
+        (["a", "a", "b"], ["a", "a", "b"]),  # twice the same conversation
+        (["x"] * 3, ["row 0", "row 1", "row 2"]),
+        (["", "a", "None", "None"], ["row 0", "a", "row 2", "row 3"]),
+        (["a", *["x"] * 300], ["a", *(f"row {i}" for i in range(1, 301))]),
+    ],
+)
+def test_ids_that_say_nothing(ids, apart):
+    assert sharegpt.told_apart(ids) == apart
+
+
 def test_the_name_of_a_collection_is_no_conversation():
     chunks = [f"ErOTMZ3_{i}" for i in range(89)]
     many = [f"identity_{i}" for i in range(300)]

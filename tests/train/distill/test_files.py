@@ -51,6 +51,18 @@ def test_a_half_written_row_is_cut_off(path, kept):
     assert add_to_part(path, ROWS[1:]).read_bytes() == whole
 
 
+def test_half_a_row_binds_nobody_to_its_settings(path):
+    """Or rows would come under settings that they were not made with."""
+    add_to_part(path, []).write_bytes(b'{"id": "c"')
+    part = part_path(path, 0, 1)
+    other = SETTINGS | {"temperature": 0.0}
+    with append_rows(path, part, other) as add:
+        add(ROWS[:1])
+    assert names(path, other) == {"a"}
+    with pytest.raises(UserError, match="temperature"):
+        names(path)
+
+
 def test_the_file_is_joined_when_all_rows_are_there_whoever_made_them(path):
     """Two processes were killed, three go on; one of the five parts ends in half a row."""
     killed = add_to_part(path, ROWS[1:], 0, 2)

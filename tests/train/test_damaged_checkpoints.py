@@ -1,0 +1,38 @@
+"""A checkpoint whose files were cut off: one line, and the one before still counts."""
+
+import shutil
+
+import pytest
+
+from medusa_jax.errors import UserError
+from medusa_jax.sharding import make_mesh
+from tests.train.saved_states import assert_same, make
+from tests.train.test_checkpoints import MESH, make_data, make_state
+from train.checkpoints import read_params
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("part", ["state", "data"])
+def test_a_damaged_checkpoint(tmp_path, part):
+    state = make_state()
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, state, make_data())
+        checkpoints.save(2, state, make_data(), force=True)
+    folder = tmp_path / "checkpoints" / "2"
+    files = [path for path in (folder / part).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    words = f"cannot read the checkpoint {folder}"
+    with make(tmp_path) as checkpoints:
+        assert words in refused(lambda: checkpoints.restore(state, make_data()))
+    if part == "state":
+        assert words in refused(lambda: read_params(tmp_path, make_mesh(*MESH)))
+    shutil.rmtree(folder)
+    with make(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(state, make_data()), state)
