@@ -66,9 +66,8 @@ train() {
   if python -m train.main --config=configs/smollm2_medusa1.py --config.data="$DATA" \
     --workdir="$folder" --config.seed="$seed" --config.batch_size=8 --config.steps="$STEPS" \
     --config.held_out=0.02 --config.head_labels=tokens --config.num_layers=2 \
-    --config.eval_every="$STEPS" --config.save_every="$STEPS" "$@" $FLAGS >"$folder/log" 2>&1 &&
-    [ -d "$folder/export" ]; then  # or SIGTERM has stopped it, which is no failure
-    touch "$folder/done"
+    --config.eval_every="$STEPS" --config.save_every="$STEPS" "$@" $FLAGS >"$folder/log" 2>&1; then
+    [ ! -d "$folder/export" ] || touch "$folder/done"  # SIGTERM, which stops a run, is no failure
   else
     tail -n 3 "$folder/log" >&2
     return 1

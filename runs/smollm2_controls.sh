@@ -31,9 +31,8 @@ train() {
   # shellcheck disable=SC2086
   if python -m train.main --config="configs/smollm2_medusa2.py:$variant" --config.data="$DATA" \
     --workdir="$folder" --config.seed="$seed" --config.steps="$steps" --config.held_out=0.02 \
-    --config.eval_every=50 --config.save_every="$steps" $FLAGS >"$folder/log" 2>&1 &&
-    [ -d "$folder/export" ]; then  # or SIGTERM has stopped it, which is no failure
-    touch "$folder/done"
+    --config.eval_every=50 --config.save_every="$steps" $FLAGS >"$folder/log" 2>&1; then
+    [ ! -d "$folder/export" ] || touch "$folder/done"  # SIGTERM, which stops a run, is no failure
   else
     tail -n 3 "$folder/log" >&2
     return 1

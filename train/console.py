@@ -89,6 +89,6 @@ def closing_lines(
         why = f"fastest within {TOLERANCE:g} nats" if keeps else "none is within, this one closest"
         lines.append(
             f"best checkpoint: step {best}, {metrics[best]['tokens_per_step']:.2f} tokens per step "
-            f"({why}); `python -m train.export --workdir ... --output ... --step {best}` exports it"
+            f"({why}); `python -m train.export --step {best} --workdir ... --output ...` exports it"
         )
     return lines

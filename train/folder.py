@@ -178,7 +178,7 @@ def restoring(step: AnyPath) -> Iterator[None]:
     try:
         with reaching(step):
             yield
-    except (ValueError, FileNotFoundError, KeyError) as error:
+    except (ValueError, FileNotFoundError) as error:
         if isinstance(error, UserError):
             raise
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -68,8 +68,8 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
         mesh = make_mesh(**dataclasses.asdict(settings.mesh))
         check_batch(settings, mesh)
         check_processes(settings, folder)
-        together(check_source, settings.data)
         check_shared(folder.path)
+        together(check_source, settings.data)
         _train(settings, folder, mesh)
 
 

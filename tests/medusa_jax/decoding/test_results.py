@@ -63,7 +63,7 @@ class Switching(AutoTree):
 def test_of_several_trees_the_last_is_told_and_only_its_steps_count(lm, monkeypatch):
     made = []
 
-    def steering(lm, config, batch, longest, *, logprobs=False):
+    def steering(lm, config, batch, longest, *, logprobs=False, request=None):
         made.append(Switching(lm, config, batch, logprobs))
         return made[0]
 

@@ -116,8 +116,9 @@ def test_held_out_data_that_is_not_measured_is_mentioned(splits, lm, tmp_path, m
     monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", 1)
     assert len(inputs.packed(settings_of(), splits, mesh).held_out) == 1
     assert "the first 1 batches (2 x 64 tokens)" in capsys.readouterr().err
-    inputs.cached(settings_of(objective="medusa1"), splits, lm, tmp_path, mesh)
-    assert "the first 1 batches (2 x 64 tokens)" in capsys.readouterr().err
+    small = dataclasses.replace(settings_of(objective="medusa1"), batch_size=1, seq_len=16)
+    inputs.cached(small, splits, lm, tmp_path, mesh)
+    assert "the first 1 batches (1 x 16 tokens)" in capsys.readouterr().err
 
 
 def test_cached_batches_resume_where_they_were(splits, lm, tmp_path):
