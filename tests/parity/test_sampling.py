@@ -76,7 +76,9 @@ def test_same_noise_same_tokens(name, tmp_path):
     lm = fitted_heads(load_lm(tmp_path), prompts, expected).with_tree("mc_sim_7b_63")
     runtime = make_runtime(lm, rule=make_rule(CONFIGS[0], lm.tree))
     requests = [
-        make_request([NUM_NEW], seed=seed, numbers=[i], rule_numbers=rule_numbers([config]))
+        make_request(
+            [NUM_NEW], seed=seed, numbers=[i], rule_numbers=rule_numbers([config], filters=True)
+        )
         for i, (seed, config) in enumerate(zip(seeds, CONFIGS, strict=True))
     ]
     request = jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
