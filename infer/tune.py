@@ -105,9 +105,10 @@ def main(argv: list[str]) -> None:
     around = environment("infer.tune")
     if around["load_average"] > around["cores"] / 2:
         note(f"the machine is busy (load {around['load_average']:.1f}): expect noisy step times")
-    lm = _load(dtypes[0])
     path, heads = find(_MODEL.value, _MEDUSA.value)
-    assert heads is not None  # or `_load` would have refused
+    if heads is None:
+        raise UserError("there are no Medusa heads to tune: name them with --medusa")
+    lm = _load(dtypes[0])
     kept = Kept(path, heads, jax.devices()[0], overwrite=_OVERWRITE.value)
     acceptance = measure_acceptance(
         lm, kept, prompts, temperatures, _MAX_NEW_TOKENS.value, is_asked=bool(_PROMPT_FILE.value)
@@ -127,10 +128,7 @@ def main(argv: list[str]) -> None:
 
 
 def _load(dtype: str) -> MedusaLM:
-    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=dtype)
-    if lm.heads_config is None:
-        raise UserError("there are no Medusa heads to tune: name them with --medusa")
-    return lm
+    return medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=dtype)
 
 
 def _numbers(flag: Any, kind: Any, least: float) -> list[Any]:
