@@ -27,6 +27,7 @@ choose differently, which in float32 they do not.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -38,7 +39,6 @@ from infer.prompts import read_prompt_file
 from infer.tuning import report
 from infer.tuning.keep import Kept
 from infer.tuning.measure import measure_acceptance, measure_times
-from medusa_jax import MedusaLM
 from medusa_jax.chat import Prompt
 from medusa_jax.cli import run_main, setup_compilation_cache
 from medusa_jax.cli_console import note
@@ -108,13 +108,14 @@ def main(argv: list[str]) -> None:
     path, heads = find(_MODEL.value, _MEDUSA.value)
     if heads is None:
         raise UserError("there are no Medusa heads to tune: name them with --medusa")
-    lm = _load(dtypes[0])
+    load = functools.partial(medusa_jax.load, _MODEL.value, _MEDUSA.value)
+    lm = load(dtype=dtypes[0])
     kept = Kept(path, heads, jax.devices()[0], overwrite=_OVERWRITE.value)
     acceptance = measure_acceptance(
         lm, kept, prompts, temperatures, _MAX_NEW_TOKENS.value, is_asked=bool(_PROMPT_FILE.value)
     )
     for dtype in dtypes:
-        lm = lm if lm.dtype == dtype else _load(dtype)
+        lm = lm if lm.dtype == dtype else load(dtype=dtype)
         measured = dataclasses.replace(lm.measured, acceptance=acceptance, times={})
         lm = dataclasses.replace(lm, measured=measured)
         measure_times(lm, kept, batches)
@@ -125,10 +126,6 @@ def main(argv: list[str]) -> None:
     if target is not None:
         write_json(target, around | {"acceptance": acceptance.to_json()} | summary)
     report.show(summary, fastest if lm.platform == "cpu" else None)
-
-
-def _load(dtype: str) -> MedusaLM:
-    return medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=dtype)
 
 
 def _numbers(flag: Any, kind: Any, least: float) -> list[Any]:

@@ -65,7 +65,8 @@ def answer_all(
 def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) -> Engine:
     """An engine for the tickets of a job."""
     logprobs = any(config.logprobs for config in job.configs)
-    steering = _auto(lm, job, logprobs)
+    nothing = _request(lm, job, None)
+    steering = _auto(lm, job, logprobs, jax.tree.structure(nothing))
     if isinstance(steering, OneTree):
         runtime = steering.runtime  # typical acceptance chooses the first token as its tree's rule
     else:
@@ -78,7 +79,7 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
     def request(tickets: Sequence[Ticket]) -> Request:
         return _together([_request(lm, job, ticket) for ticket in tickets])
 
-    idle = _together([_request(lm, job, None)] * job.batch_size)
+    idle = _together([nothing] * job.batch_size)
     return Engine(
         runtime,
         idle,
@@ -131,12 +132,11 @@ def _together(requests: Sequence[Request]) -> Request:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *requests)
 
 
-def _auto(lm: MedusaLM, job: Job, logprobs: bool) -> Steering | None:
+def _auto(lm: MedusaLM, job: Job, logprobs: bool, request: Any) -> Steering | None:
     """Of a tree that is to be chosen; None: it is given."""
     if not lm.is_auto(job.config.tree):
         return None
     longest = max((t.bound for t in tickets(lm, job)), default=1)
-    request = jax.tree.structure(_request(lm, job, None))
     return auto_steering(
         lm, job.config, job.batch_size, longest, logprobs=logprobs, request=request
     )

@@ -63,6 +63,14 @@ def test_a_conversation_is_held_out_wherever_it_stands(make_file, tokenizer, spl
     assert set(texts(tokenizer, part.train)) <= all_train
 
 
+@pytest.mark.parametrize("name", [None, "", "same"])
+def test_rows_without_names_of_their_own_are_held_out_one_by_one(make_file, tokenizer, name):
+    """All had one hash, so that all were held out, or none."""
+    rows = [row(f"q{i}", f"a{i}") | {"id": name} for i in range(60)]
+    splits = load(make_file(rows), tokenizer, held_out=0.3)
+    assert len(splits.train) > len(splits.held_out) > 5
+
+
 def test_at_least_one_conversation_is_held_out_unless_none_is_wanted(make_file, tokenizer):
     path = make_file(many(9))
     assert len(load(path, tokenizer, held_out=1e-6).held_out) == 3
