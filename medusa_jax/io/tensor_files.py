@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from medusa_jax.errors import UserError
+from medusa_jax.io.buffers import aligned_buffer
 from medusa_jax.io.hf.config import read_json
 
 _SAFETENSORS_DTYPES = {
@@ -25,7 +26,6 @@ _SAFETENSORS_DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 _PIECE = 1 << 22  # elements converted at a time
-_ALIGNMENT = 64  # bytes: JAX's CPU backend adopts arrays aligned so, and copies all others
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,6 @@ def torch_load(file: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise _broken(file, "no dict of tensors", "torch checkpoint")
     return state
-
-
-def aligned_buffer(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """An uninitialised array that the CPU backend can adopt without a copy, and its flat view."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    offset = -buffer.ctypes.data % _ALIGNMENT
-    flat = buffer[offset : offset + nbytes].view(dtype)
-    return flat.reshape(shape), flat
 
 
 def _broken(file: Path, why: str, kind: str = "safetensors file") -> UserError:

@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io import hub
+from medusa_jax.io.buffers import aligned_buffer
 from medusa_jax.io.heads.files import (
     HEADS_FILES,
     StoredTensor,
@@ -29,7 +30,6 @@ from medusa_jax.io.heads.formats import (
 )
 from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.placement import place_params
-from medusa_jax.io.tensor_files import aligned_buffer
 from medusa_jax.nn.params import conditioning_of
 
 
