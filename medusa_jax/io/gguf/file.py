@@ -7,6 +7,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import dataclasses
+import functools
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import gguf
 import numpy as np
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.tensor_files import aligned_buffer
+from medusa_jax.io.buffers import aligned_buffer
 
 _SCALARS = {
     gguf.GGUFValueType.UINT8: "<B",
@@ -75,9 +76,8 @@ def read_header(path: str | Path) -> GGUFFile:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            header = _parse(path, file)
-            _check_size(header, file.seek(0, 2))
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except EOFError as error:
@@ -86,6 +86,14 @@ def read_header(path: str | Path) -> GGUFFile:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is corrupt ({error}): copy or download it again") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _read_header(path: Path, size: int, _: int) -> GGUFFile:
+    """Parameters, configuration and tokenizer all want it, whose vocabulary takes 0.1 s."""
+    with path.open("rb") as file:
+        header = _parse(path, file)
+    _check_size(header, size)
     return header
 
 
