@@ -22,9 +22,11 @@ _LOOKUP = threading.Lock()  # two threads that miss a program at once shall get 
 _CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
 # Parts of a matrix that a product has on the chip at once: by default 16 MB, of 64 that a v5p has.
 # With 48 its compiler counts a seventh fewer cycles; a v5e (128 MB) is slower with more.
-_TPU_OPTIONS = {
-    kind: {"xla_tpu_scoped_vmem_limit_kib": str(48 * 1024)} for kind in ("TPU v5", "TPU v5p")
-}
+_WINDOW = {"xla_tpu_scoped_vmem_limit_kib": str(48 * 1024)}
+_TPU_OPTIONS = {"TPU v5": _WINDOW, "TPU v5p": _WINDOW}
+# From this size on (MB) a product on a mesh becomes a loop over parts of its matrix, which hides
+# the gathering of its rows: a copy of the LM head at every step, to hide the gathering of 64 rows.
+_NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": str(10**6)}
 
 
 def abstract(tree: Any) -> Any:
@@ -95,13 +97,20 @@ def _compile(
         "donate_argnames": _DONATED.get(function.__name__, ()),
         "compiler_options": compiler_options()
         | product_options(positional[0].dtype)
-        | _TPU_OPTIONS.get(_device_kind(leaves), {}),
+        | _tpu_options(_device_kind(leaves), mesh),
     }
     if mesh is not None:
         options["out_shardings"] = result_shardings(
             mesh, jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays)
         )
     return jax.jit(function, **options).lower(*positional, *arrays, **dict(keywords)).compile()
+
+
+def _tpu_options(kind: str, mesh: Mesh | None) -> dict[str, Any]:
+    """What the compiler is to be told for this kind of device, if it is a TPU."""
+    if not kind.startswith("TPU"):
+        return {}
+    return _TPU_OPTIONS.get(kind, {}) | (_NO_LOOPS if mesh is not None else {})
 
 
 def _device_kind(leaves: Any) -> str:

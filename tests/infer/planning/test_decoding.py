@@ -14,7 +14,7 @@ from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
 from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import AXES
+from medusa_jax.sharding import AXES, make_mesh
 from medusa_jax.tree.presets import load_any_tree
 from tests.infer.planning.wishes import CONFIG, MATRICES, wish
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
@@ -114,6 +114,16 @@ def test_tensor_parallel_decoding(topology):
     sums = plan.collective_bytes["all-reduce"] / (2048 * 4)
     # Two layers, two each, in bfloat16 or float32, and small ones; a lone row is there eight times.
     assert 2 <= sums / 8 <= 8
+
+
+def test_a_mesh_copies_no_lm_head(topology):
+    """Not even in parts, to hide the gathering of 16 rows."""
+    mesh = make_mesh(data=1, tensor=4, devices=topology.devices)
+    size = {"hidden_size": 4096, "num_layers": 1, "num_heads": 32, "vocab_size": 131072}
+    wish = dataclasses.replace(WISH, config=dataclasses.replace(CONFIG, **size))
+    heads = dataclasses.replace(WISH.heads, hidden_size=4096, vocab_size=131072)
+    plan = plan_decoding(topology, mesh, dataclasses.replace(wish, heads=heads))
+    assert plan.temp_bytes < 131072 * 4096 * 2 / 4
 
 
 def test_a_v5p_takes_larger_parts_of_a_matrix_at_once(monkeypatch):
