@@ -56,6 +56,7 @@ class Llama(nn.Module):
         """Declares the parameters in the layout of the checkpoint loaders."""
         c, records = self.config, backbone_params(self.config)
         windows = c.windows or (None,) * c.num_layers
+        # As a function that its layers call, a network is traced once, however many it has.
         layer = nn.remat(Layer, policy=policy(self.remat)) if self.remat else nn.jit(Layer)
         self.embed = Weights(records["embed"])
         self.layers = [layer(c, self.dtype, window, self.mesh) for window in windows]
