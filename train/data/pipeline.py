@@ -191,11 +191,19 @@ def train_batches(
     Raises:
       UserError: the batch cannot be divided.
     """
-    seed %= 2**32
+    seed = order_seed(seed)
     numbers = grain.MapDataset.range(len(documents)).shuffle(seed=seed).repeat()
     rows = pack(numbers, documents.length_C, seq_len, shuffle_seed=seed).batch(batch_size)
     part = _own_part(documents, batch_size, shard_index, shard_count)
     return iter(rows.map(part))
+
+
+def order_seed(seed: int) -> int:
+    """What grain is given for a seed: it shuffles epoch e by this plus e.
+
+    Neighbouring seeds are far apart in it, or one's second epoch would be the other's first.
+    """
+    return seed * 0x9E3779B1 % 2**32
 
 
 def held_out_batches(

@@ -3,6 +3,7 @@
 import json
 import os
 
+import grain
 import numpy as np
 import pytest
 
@@ -213,6 +214,22 @@ def test_the_seed_is_the_order(splits):
     first = as_bytes(next(a))
     assert as_bytes(next(b)) != first
     assert as_bytes(next(c)) == first
+
+
+def test_no_two_seeds_share_the_order_of_an_epoch(splits, monkeypatch):
+    """Grain's own would: it adds the number of the epoch to the seed."""
+    orders, count, pack = [], len(splits.train), pipeline.pack
+
+    def noted(numbers, *args, **kwargs):
+        orders.extend(tuple(numbers[e * count + i] for i in range(count)) for e in range(4))
+        return pack(numbers, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "pack", noted)
+    for seed in (0, 1, 2, 3, 2**32 - 1, 2**40 + 7):
+        batches_of(splits, seed=seed)
+    assert len(set(orders)) == len(orders) == 24
+    grain_s = grain.MapDataset.range(count).shuffle(seed=0)
+    assert orders[0] == tuple(grain_s[i] for i in range(count))  # runs of seed 0 are as ever
 
 
 def test_held_out_batches_are_one_pass_with_padding_rows(splits):
