@@ -10,11 +10,11 @@ from 0 along a sine: this is how the heads are warmed up.
 
 Data: about 100k conversations; seeds probably from UltraChat (the paper names it and ShareGPT for
 its two self-distilled models). The authors let Zephyr talk to itself instead of replaying prompts.
-Hardware: the authors' files are for 8 GPUs. By the compilers, two H100 (47.9 of 84.9 GB each), a
-v5e:2x4 (12.0 of 16.9), v5p:2x2x1 (21.6 of 102.8) or v6e:2x2 (21.8 of 33.5; docs/tpu.md).
+Hardware: the authors' files are for 8 GPUs. By the compilers, one H100 (71.3 of 84.9 GB), two (47.9
+each), a v5e:2x4 (12.0 of 16.9), v5p:2x2x1 (21.6 of 102.8) or v6e:2x2 (21.8 of 33.5; docs/tpu.md).
 Hours: not in the paper; not measured here. By the compilers' estimates, which know of no waiting,
-1.7 on two H100, 3.9 on the v5e:2x4, 3.3 on the v5p:2x2x1 and 3.6 on the v6e:2x2 for 200 million
-tokens (two epochs of conversations of 1000).
+3.5 on one H100, 1.7 on two, 3.9 on the v5e:2x4, 3.3 on the v5p:2x2x1 and 3.6 on the v6e:2x2 for
+200 million tokens (two epochs of conversations of 1000).
 Expected: paper: MT-bench quality 7.25 (0.07 below the base model) at 2.66 times the speed, 3.14
 tokens per step by typical acceptance (table 1).
 """
