@@ -16,13 +16,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
 from train.data import hidden_states
 from train.data.hidden_states import HiddenStates
-from train.data.pipeline import (
-    Documents,
-    Splits,
-    held_out_batches,
-    order_seed,
-    train_batches,
-)
+from train.data.pipeline import Documents, Splits, held_out_batches, shuffled, train_batches
 from train.distributed import batch_part, is_first_process
 from train.settings import Settings
 
@@ -119,8 +113,7 @@ def _train_batches(
     settings: Settings, states: HiddenStates, following: int, own: slice
 ) -> grain.DatasetIterator:
     shape = (settings.batch_size, settings.seq_len)
-    seed = order_seed(settings.seed)
-    positions = grain.MapDataset.range(len(states.used)).shuffle(seed=seed).repeat()
+    positions = shuffled(len(states.used), settings.seed)
     batches = positions.batch(settings.batch_size * settings.seq_len).map(
         lambda index: states.batch(index.reshape(shape)[own], following)
     )

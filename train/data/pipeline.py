@@ -191,19 +191,19 @@ def train_batches(
     Raises:
       UserError: the batch cannot be divided.
     """
-    seed = order_seed(seed)
-    numbers = grain.MapDataset.range(len(documents)).shuffle(seed=seed).repeat()
-    rows = pack(numbers, documents.length_C, seq_len, shuffle_seed=seed).batch(batch_size)
+    numbers = shuffled(len(documents), seed)
+    rows = pack(numbers, documents.length_C, seq_len, shuffle_seed=seed % 2**32).batch(batch_size)
     part = _own_part(documents, batch_size, shard_index, shard_count)
     return iter(rows.map(part))
 
 
-def order_seed(seed: int) -> int:
-    """What grain is given for a seed: it shuffles epoch e by this plus e.
+def shuffled(count: int, seed: int) -> grain.MapDataset:
+    """The numbers below `count` without an end; every epoch is another permutation.
 
-    Neighbouring seeds are far apart in it, or one's second epoch would be the other's first.
+    Grain shuffles epoch e by its seed plus e. Neighbouring seeds are far apart in what it is given,
+    or one's second epoch would be the other's first.
     """
-    return seed * 0x9E3779B1 % 2**32
+    return grain.MapDataset.range(count).shuffle(seed=seed * 0x9E3779B1 % 2**32).repeat()
 
 
 def held_out_batches(

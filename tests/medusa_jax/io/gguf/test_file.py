@@ -1,5 +1,7 @@
 """The header reader against the gguf package's own, and against damage."""
 
+import os
+
 import gguf
 import numpy as np
 import pytest
@@ -40,6 +42,16 @@ def stored(values, kind):
     except NotImplementedError:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         return RNG.integers(0, 60, (len(values), values.shape[1] // block * size), np.uint8)
+
+
+def test_a_header_is_read_once_and_again_when_its_file_has_changed(tmp_path):
+    path = write(tmp_path / "m.gguf", ["F32"])
+    first = read_header(path)
+    assert read_header(str(path)) is first
+    other = path.read_bytes().replace(b"general.architecture", b"general.architectura")
+    path.write_bytes(other)
+    os.utime(path, ns=(1, 1))
+    assert "general.architectura" in read_header(path).metadata
 
 
 def test_equals_the_gguf_package(tmp_path):
