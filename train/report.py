@@ -17,14 +17,17 @@ measurements of every single prompt and settings of the run:
   kl_divergence     KL of the run's model from the original on the original's answers, nats a token
   repetition        share of an answer's 4-grams that it had before
 The model answers the questions without a tree; an exact walk over its answers then counts the steps
-that decoding them with the tree takes.
+that decoding them with the tree takes. Every run is kept in FILE.part when it is measured: after an
+interruption, rerun the command to go on.
 
 Intervals are 95 %: a bootstrap over prompts, paired between runs; where several runs that differ in
 config.seed have one name, over seeds too, of one run over prompts alone. A run is called better or
 worse than a reference only where the interval of their ratio, or difference, excludes none.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from rich.progress import BarColumn, TextColumn
@@ -37,6 +40,7 @@ from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.tree.presets import load_tree
 from train.data.builder import progress_bar
 from train.random_model import load_lm
+from train.reporting.kept import Kept, digest_of, files_of, keep
 from train.reporting.measure import Models
 from train.reporting.rows import Measured, make_rows
 from train.reporting.runs import BASE, Runs, base_model, parse_runs
@@ -114,12 +118,21 @@ def main(argv: list[str]) -> None:
         encoded_questions(lm, questions),
         _MAX_NEW_TOKENS.value,
     )
-    measured = _measure(base, lm, sets, runs)
-    report = make_rows(measured, _REFERENCE.value)
-    bootstrap = {"resamples": RESAMPLES, "confidence": CONFIDENCE}
-    about |= {"model": base, "bootstrap": bootstrap, "rows": report}
-    write_json(target, about)
+    with keep(target, _identity(about, base, sets)) as kept:
+        report = make_rows(_measure(base, lm, sets, runs, kept), _REFERENCE.value)
+        bootstrap = {"resamples": RESAMPLES, "confidence": CONFIDENCE}
+        write_json(target, about | {"model": base, "bootstrap": bootstrap, "rows": report})
     print_rows(report, _REFERENCE.value)
+
+
+def _identity(about: dict[str, Any], base: str | None, sets: Sets) -> dict[str, Any]:
+    """What all measurements depend on; a report that differs in it does not go on with them."""
+    return {key: about[key] for key in ("commit", "device", "versions")} | {
+        "model": files_of(base) if base else None,
+        "prompts": digest_of(sets),
+        "max_new_tokens": sets.max_new_tokens,
+        "tree": load_tree(_TREE.value).paths(),
+    }
 
 
 def _check_commit(commit: str | None) -> None:
@@ -144,20 +157,21 @@ def _check_references(names: Sequence[str]) -> None:
             raise UserError(f"--reference: {reference} is none of {', '.join(names)}")
 
 
-def _measure(base: str | None, lm: MedusaLM, sets: Sets, runs: Sequence[Runs]) -> list[Measured]:
+def _measure(
+    base: str | None, lm: MedusaLM, sets: Sets, runs: Sequence[Runs], kept: Kept
+) -> list[Measured]:
     """The model itself, and all runs."""
     with progress_bar(True, TextColumn("{task.description}"), BarColumn()) as bar:
         task = bar.add_task(BASE, total=1 + sum(len(one.folders) for one in runs))
         models = Models(base, lm, sets, _TREE.value)
-        all_measured = [Measured(BASE, prompts=[models.original()])]
+        all_measured = [Measured(BASE, each=[kept.get(BASE, models.original)])]
         bar.advance(task)
         for one in runs:
             bar.update(task, description=one.name)
             measured = Measured(one.name, one)
             for model, medusa in one.exports:
-                prompts, scores = models.run(model, medusa)
-                measured.prompts.append(prompts)
-                measured.scores.append(scores)
+                measure = functools.partial(models.run, model, medusa)
+                measured.each.append(kept.get(files_of(medusa), measure))
                 bar.advance(task)
             all_measured.append(measured)
     return all_measured

@@ -3,8 +3,10 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,15 +14,13 @@ import numpy as np
 import pytest
 
 import medusa_jax
+from medusa_jax.chat import Example
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.nn.llama import Llama, causal_mask
+from medusa_jax.tree.presets import load_tree
 from tests.commands import ROOT, Result, quick, run_many
-from tests.train.small_runs import (
-    CACHED,
-    LORA,
-    make,
-    run,
-)
+from tests.train.small_runs import CACHED, LORA, make, run
+from train.evaluation.scores import score
 
 QUESTIONS = ["Who is Tim, 1?", "Who is Lily, 7?", "Where is Ben?"]
 # What follows a command that works, in which {} is its folder, and what the line must say.
@@ -101,7 +101,42 @@ def test_rows_are_what_decoding_and_evaluation_say(folder, reported):
         steps = sum(answer.num_steps for answer in answers)
         assert row["tokens_per_step"] == pytest.approx(tokens / steps, rel=1e-12)
         assert row["reply_tokens"] == pytest.approx(tokens / 3)
+        examples = [answered(lm, *pair) for pair in zip(QUESTIONS, answers, strict=True)]
+        scores = score(lm, load_tree("mc_sim_7b_63"), examples, lambda count: None)
+        assert row["head_top1"] == pytest.approx(scores.metrics()["head_top1"])
         assert row["run"] in printed
+
+
+def answered(lm, question, answer) -> Example:
+    prompt = encode_prompt(lm, question).ids
+    token_T = np.array([*prompt, *answer.token_ids], np.int32)
+    return Example(token_T, np.arange(len(token_T)) >= len(prompt))
+
+
+def test_an_interrupted_report_goes_on(folder, reported):
+    """Stopped when the first model has been measured, it measures the others, and says the same."""
+    runs = f"--runs={folder / 'heads_only'},{folder / 'joint'}"
+    flags = arguments(folder, "late.json", runs, f"--problems={folder / 'problems.jsonl'}")
+    part = folder / "late.json.part"
+    command = [sys.executable, "-m", "train.report", *flags]
+    with subprocess.Popen(command, cwd=ROOT, env=quick(), stderr=subprocess.PIPE, text=True) as run:
+        while not part.exists() and run.poll() is None:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=300)[1]
+    assert "what has been measured is in" in said
+    assert not (folder / "late.json").exists()
+    header, *kept = map(json.loads, part.read_text().splitlines())
+    assert kept[0]["files"] == "base"
+    kept[0]["prompts"]["conversations"][0]["loss"] += 1  # shows whether it is measured again
+    write_rows(part, [header, *kept])
+    (done,) = run_many("train.report", [flags], quick())
+    assert done.code == 0, done.err
+    assert "resuming" in done.err
+    assert not part.exists()
+    base, *rows = json.loads((folder / "late.json").read_text())["rows"]
+    assert base["lm_loss"] > reported[0]["rows"][0]["lm_loss"]
+    assert [row["prompts"] for row in rows] == [r["prompts"] for r in reported[0]["rows"][1:]]
 
 
 def test_questions_are_what_the_models_say(folder, reported):

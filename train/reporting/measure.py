@@ -15,6 +15,7 @@ from train.evaluation.scores import Scores, score_each
 from train.random_model import load_lm
 from train.reporting.figures import Prompts
 from train.reporting.quality import compare_answers
+from train.reporting.rows import Measurement
 from train.reporting.sets import Sets
 
 _BATCH = 16
@@ -24,7 +25,7 @@ class Models:
     """Measures models that started from one original; those with the same weights once."""
 
     def __init__(self, name: str | None, original: MedusaLM, sets: Sets, tree: str) -> None:
-        """Lets the original answer the questions.
+        """Measures nothing yet.
 
         Args:
           name: of the original, see `load_lm`.
@@ -32,41 +33,48 @@ class Models:
           sets: the prompts.
           tree: name of the tree to count steps with.
         """
-        self._original, self._sets, self._tree = original, sets, tree
-        self._answers = answers_of(original, sets)
-        self._rows = self._measured(original, self._answers)
-        self._known = {name: (self._rows, self._answers)}
+        self._name, self._original, self._sets, self._tree = name, original, sets, tree
+        self._known: dict[str | None, tuple[Prompts, list[Example]]] = {}
 
-    def original(self) -> Prompts:
-        """Its rows: it writes a token a step."""
-        return _with_steps(self._rows, [row["tokens"] for row in self._rows["questions"]])
+    def original(self) -> Measurement:
+        """Of the original: it writes a token a step."""
+        rows, _ = self._of(self._name, self._original)
+        return Measurement(_with_steps(rows, [row["tokens"] for row in rows["questions"]]), [])
 
-    def run(self, model: str | None, medusa: str) -> tuple[Prompts, list[Scores]]:
-        """An export's rows, and the scores of its heads on every answer.
+    def run(self, model: str | None, medusa: str) -> Measurement:
+        """Of an export.
 
         Args:
           model: name or folder, see `load_lm`.
           medusa: folder of the heads.
         """
         lm = load_lm(model, medusa, dtype="float32")
-        if model not in self._known:
-            answers = answers_of(lm, self._sets)
-            self._known[model] = self._measured(lm, answers), answers
-        prompts, answers = self._known[model]
+        prompts, answers = self._of(model, lm)
         assert lm.heads_config is not None  # a run always exports some
         tree = load_tree(self._tree, lm.heads_config.num_heads)
         scores = score_each(lm, tree, answers)
-        return _with_steps(prompts, [own.steps for own in scores]), scores
+        together = sum(scores, Scores.zero(lm.heads_config.num_heads))
+        steps = [own.steps for own in scores]
+        return Measurement(_with_steps(prompts, steps), together.rank_accuracy()[:, 0].tolist())
+
+    def _of(self, model: str | None, lm: MedusaLM) -> tuple[Prompts, list[Example]]:
+        """Rows without steps, and answers."""
+        if model not in self._known:
+            own = self._original if model == self._name else lm
+            answers = answers_of(own, self._sets)
+            self._known[model] = self._measured(own, answers), answers
+        return self._known[model]
 
     def _measured(self, lm: MedusaLM, answers: Sequence[Example]) -> Prompts:
         """A row of every prompt with all that does not depend on heads."""
         plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
-        kl = [0.0] * len(answers)
+        originals, kl = answers, [0.0] * len(answers)
         if lm is not self._original:
-            kl = divergence_each(self._original, lm, self._answers)
+            _, originals = self._of(self._name, self._original)
+            kl = divergence_each(self._original, lm, originals)
         questions = [
             compare_answers(_own_tokens(answer), _own_tokens(other)) | {"kl": own}
-            for answer, other, own in zip(answers, self._answers, kl, strict=True)
+            for answer, other, own in zip(answers, originals, kl, strict=True)
         ]
         return {
             "conversations": _losses(plain, self._sets.conversations),

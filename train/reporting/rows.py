@@ -2,14 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.evaluation.scores import Scores
 from train.reporting.figures import FIGURES, Figure, Prompts
 from train.reporting.runs import Runs
 from train.reporting.statistics import Estimate
+
+
+class Measurement(NamedTuple):
+    """What was measured of one model and its heads.
+
+    Attributes:
+      prompts: rows of every set.
+      head_top1: accuracy of each head over the answers; empty without heads.
+    """
+
+    prompts: Prompts
+    head_top1: list[float]
 
 
 @dataclasses.dataclass
@@ -19,14 +30,17 @@ class Measured:
     Attributes:
       name: in the report.
       runs: of which folders; None: the model itself.
-      prompts: of each folder.
-      scores: of each folder, of the heads on every answer; empty without heads.
+      each: of each folder.
     """
 
     name: str
     runs: Runs | None = None
-    prompts: list[Prompts] = dataclasses.field(default_factory=list)
-    scores: list[Sequence[Scores]] = dataclasses.field(default_factory=list)
+    each: list[Measurement] = dataclasses.field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[Prompts]:
+        """Rows of each folder."""
+        return [own.prompts for own in self.each]
 
 
 def figures_of(measured: Measured) -> list[Figure]:
@@ -72,8 +86,8 @@ def _row(
         for reference in references
         if reference != measured.name
     }
-    if measured.scores:
-        row["head_top1"] = np.mean([_top1(scores) for scores in measured.scores], axis=0).tolist()
+    if measured.each[0].head_top1:
+        row["head_top1"] = np.mean([own.head_top1 for own in measured.each], axis=0).tolist()
     if measured.runs is not None:
         row |= _provenance(measured.runs)
     return row | {"prompts": measured.prompts}
@@ -87,11 +101,6 @@ def _comparison(figure: Figure, own: Estimate, reference: Estimate) -> dict[str,
         "interval": list(comparison.interval),
         "verdict": figure.verdict(comparison),
     }
-
-
-def _top1(scores: Sequence[Scores]) -> np.ndarray:
-    hits_M = np.sum([one.hits[0] for one in scores], axis=0)
-    return hits_M / np.maximum(np.sum([one.labels_M for one in scores], axis=0), 1)
 
 
 def _provenance(runs: Runs) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Figures, comparisons and verdicts of made-up measurements."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.io.atomic import write_json
-from train.evaluation.scores import Scores
 from train.reporting.figures import FIGURES
-from train.reporting.rows import Measured, make_rows
+from train.reporting.rows import Measured, Measurement, make_rows
 from train.reporting.table import print_rows
 
 NUM = 40
@@ -30,13 +28,17 @@ def prompts(loss=2.0, steps=50, agreed=100, seed=0):
     return {"conversations": conversations, "problems": [], "questions": questions}
 
 
-def rows_of(*measured, references=("base",)):
-    base = Measured("base", prompts=[prompts(steps=100)])
-    return {row["run"]: row for row in make_rows([base, *measured], references)}
+def measured(name, *seeds):
+    return Measured(name, each=[Measurement(own, []) for own in seeds])
+
+
+def rows_of(*runs, references=("base",)):
+    base = measured("base", prompts(steps=100))
+    return {row["run"]: row for row in make_rows([base, *runs], references)}
 
 
 def test_figures_are_quotients_of_sums():
-    row = rows_of(Measured("run", prompts=[prompts(loss=1.5, agreed=30)]))["run"]
+    row = rows_of(measured("run", prompts(loss=1.5, agreed=30)))["run"]
     assert row["lm_loss"] == pytest.approx(1.5)
     steps = sum(50 + i % 3 for i in range(NUM))
     assert row["tokens_per_step"] == pytest.approx(100 * NUM / steps)
@@ -49,9 +51,7 @@ def test_figures_are_quotients_of_sums():
 
 
 def test_verdicts_say_what_is_better():
-    found = rows_of(Measured("run", prompts=[prompts(loss=2.2, agreed=30)]))["run"]["versus"][
-        "base"
-    ]
+    found = rows_of(measured("run", prompts(loss=2.2, agreed=30)))["run"]["versus"]["base"]
     assert found["lm_loss"]["ratio"] == pytest.approx(1.1)
     verdicts = {name: comparison["verdict"] for name, comparison in found.items()}
     assert verdicts == {
@@ -67,14 +67,13 @@ def test_verdicts_say_what_is_better():
     longer = prompts()
     for row in longer["questions"]:
         row["tokens"] = 110
-    row = rows_of(Measured("run", prompts=[longer]))["run"]
+    row = rows_of(measured("run", longer))["run"]
     assert row["versus"]["base"]["reply_tokens"]["verdict"] == "higher"  # neither good nor bad
 
 
 def test_every_run_is_compared_with_every_reference():
     one, other = (
-        Measured(name, prompts=[prompts(steps=steps)])
-        for name, steps in (("one", 50), ("other", 60))
+        measured(name, prompts(steps=steps)) for name, steps in (("one", 50), ("other", 60))
     )
     rows = rows_of(one, other, references=("base", "one"))
     assert {name: list(row["versus"]) for name, row in rows.items()} == {
@@ -88,29 +87,23 @@ def test_every_run_is_compared_with_every_reference():
 def test_seeds_that_differ_leave_no_verdict():
     """One seed shows a difference with certainty; three of them show that it was the seed's."""
     losses = (1.9, 2.05, 1.95)
-    one = rows_of(Measured("run", prompts=[prompts(loss=losses[0])]))["run"]
+    one = rows_of(measured("run", prompts(loss=losses[0])))["run"]
     assert one["versus"]["base"]["lm_loss"]["verdict"] == "better"
-    three = rows_of(Measured("run", prompts=[prompts(loss=x) for x in losses]))["run"]
+    three = rows_of(measured("run", *(prompts(loss=x) for x in losses)))["run"]
     assert three["lm_loss"] == pytest.approx(np.prod(losses) ** (1 / 3))
     assert three["versus"]["base"]["lm_loss"]["verdict"] is None
     assert len(three["prompts"]) == 3
 
 
-def test_accuracies_are_over_all_answers_and_averaged_over_seeds():
-    def scores(hits, labels):
-        zero = Scores.zero(1)
-        own = dataclasses.replace(zero, labels_M=np.array([labels]))
-        own.hits[0] = hits
-        return own
-
-    seeds = [[scores(1, 10), scores(5, 20)], [scores(3, 30)]]
-    row = rows_of(Measured("run", prompts=[prompts()] * 2, scores=seeds))["run"]
-    np.testing.assert_allclose(row["head_top1"], [(6 / 30 + 3 / 30) / 2])
+def test_accuracies_are_averaged_over_seeds():
+    seeds = [Measurement(prompts(), [0.2, 0.1]), Measurement(prompts(), [0.1, 0.2])]
+    row = rows_of(Measured("run", each=seeds))["run"]
+    np.testing.assert_allclose(row["head_top1"], [0.15, 0.15])
     assert "head_top1" not in rows_of()["base"]
 
 
 def test_rows_can_be_written_and_printed(tmp_path, capsys):
-    rows = list(rows_of(Measured("some[run]", prompts=[prompts(loss=2.2)])).values())
+    rows = list(rows_of(measured("some[run]", prompts(loss=2.2))).values())
     write_json(tmp_path / "rows.json", rows)
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     print_rows(rows, ["base"])
@@ -124,7 +117,7 @@ def test_rows_can_be_written_and_printed(tmp_path, capsys):
 
 
 def test_rows_can_be_drawn(tmp_path):
-    runs = [Measured(name, prompts=[prompts(loss=2.2)]) for name in ("one_run", "other_run")]
+    runs = [measured(name, prompts(loss=2.2)) for name in ("one_run", "other_run")]
     write_json(tmp_path / "report.json", {"rows": list(rows_of(*runs).values())})
     script = Path(__file__).parents[3] / "docs" / "benchmarks" / "plot_runs.py"
     command = [sys.executable, str(script), tmp_path / "report.json", tmp_path / "picture.svg"]
