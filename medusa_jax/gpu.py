@@ -1,5 +1,6 @@
 """What the GPUs that programs are compiled for can do: those of this machine, or planned ones."""
 
+import importlib.util
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ def saying_whether_triton(has_triton: bool) -> Any:
 
 
 def has_triton() -> bool:
-    """Whether programs are for GPUs that have Triton; elsewhere its kernels are not even traced."""
+    """Whether programs are for GPUs with Triton; elsewhere its kernels are not even traced."""
     return _triton() is True
 
 
@@ -47,7 +48,12 @@ def product_options(dtype: str) -> dict[str, Any]:
 def _triton() -> bool | None:
     """None: programs are for no GPU."""
     said = _is_said.value
-    if said is not None or jax.default_backend() != "gpu":
+    if said is None and jax.default_backend() != "gpu":
+        return None
+    # JAX is going to remove it.
+    if importlib.util.find_spec("jax.experimental.pallas.triton") is None:
+        return False
+    if said is not None:
         return said
     # As text, such as "7.5"; one of ROCm, "gfx90a", is no number, and no matter here.
     major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]

@@ -1,5 +1,7 @@
 """What programs for GPUs with and without Triton get."""
 
+import subprocess
+import sys
 import types
 
 import jax
@@ -38,6 +40,23 @@ def test_gpus_of_this_machine(monkeypatch, capability, expected):
     monkeypatch.setattr(gpu.jax, "devices", lambda: [device])
     assert has_triton() is expected
     assert bool(compiler_options()) is not expected
+
+
+def test_a_jax_without_triton_does_without_its_kernels():
+    """In a process of its own, which imports everything anew."""
+    code = """
+import sys
+for name in ("triton", "ops.gpu", "ops.gpu.attention"):
+    sys.modules[f"jax.experimental.pallas.{name}"] = None
+from medusa_jax import gpu
+from medusa_jax.nn import attention, packed_attention
+from medusa_jax.decoding import cache
+with gpu.saying_whether_triton(True):
+    print(gpu.has_triton(), gpu.compiler_options())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "False {'xla_gpu_dot_merger_threshold_mb': 0}\n"
 
 
 def test_a_new_context_is_a_new_trace():

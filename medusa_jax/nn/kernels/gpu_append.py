@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh
 
 from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
@@ -39,6 +38,9 @@ def fused_append(
 
 @functools.partial(jax.jit, static_argnames="interpret")  # layers share one trace
 def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):
+    # Here, as JAX is going to remove it: then only GPUs lose something (`medusa_jax.gpu`).
+    from jax.experimental.pallas import triton as plgpu
+
     B, K, H, S = k.shape
     A = new_k.shape[1]
     more = pl.next_power_of_2(A) - A
@@ -64,6 +66,8 @@ def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):
 
 def _kernel(start_ref, new_k_ref, new_v_ref, k_ref, v_ref, k_out, v_out, *, num_tokens):
     """One head of a row."""
+    from jax.experimental.pallas import triton as plgpu  # see above
+
     del k_ref, v_ref  # the results' own memory
     new_k, new_v = new_k_ref[...], new_v_ref[...]
     token = jnp.arange(new_k.shape[0], dtype=jnp.int32)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jax.sharding import Mesh
 
 from medusa_jax.nn.kernels.on_mesh import ATTENTION, on_each_device
@@ -57,6 +56,9 @@ def fused_attention(
 
 @functools.partial(jax.jit, static_argnames=("window", "interpret"))  # layers share one trace
 def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, window, interpret):
+    # Here, as JAX is going to remove it: then only GPUs lose something (`medusa_jax.gpu`).
+    from jax.experimental.pallas import triton as plgpu
+
     B, T, N, H = q.shape
     K, S = k.shape[2], prefix_k.shape[3]
     group, rows = N // K, T * N // K
@@ -146,6 +148,8 @@ def _kernel(
     top_ref, total_ref, value_ref, *, slots, tokens, shares, window,
 ):  # fmt: skip
     """A share of the prefix for some rows of a key head; the last also takes the new tokens."""
+    from jax.experimental.pallas import triton as plgpu  # see above
+
     share = pl.program_id(2)
     begin, length, q = begin_ref[...], length_ref[...], q_ref[...]
 
