@@ -8,9 +8,11 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from medusa_jax.errors import UserError
 from medusa_jax.gpu import TRITON_CAPABILITY, saying_whether_triton
@@ -163,7 +165,18 @@ def compiling(topology: Topology) -> Iterator[None]:
         if topology.platform == "gpu":
             stack.enter_context(_cuda_without_a_device())
             stack.enter_context(saying_whether_triton(topology.has_triton))
+            stack.enter_context(lowering_for(topology.device_kind))
         yield
+
+
+def lowering_for(gpu: str) -> AbstractContextManager[Any]:
+    """Tells Pallas which GPU its kernels are for, where JAX sees none.
+
+    Args:
+      gpu: its kind.
+    """
+    device = AbstractDevice(device_kind=gpu, num_cores=None, platform="gpu")
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
 @contextlib.contextmanager

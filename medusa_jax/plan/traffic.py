@@ -79,10 +79,9 @@ def _started_bytes(instruction: Instruction, operands: Sequence[tuple[Array, ...
 def started_results(instruction: Instruction) -> tuple[Array, ...]:
     """What an instruction that ends with -start will give, without what it repeats beside it."""
     arrays, count = instruction.results, len(instruction.operands)
-    if instruction.opcode == "all-reduce-start":
-        return arrays
     if instruction.opcode == "copy-start":  # (destination, source, context)
         return arrays[:1]
+    # Operands, then results; those of an all-reduce stood alone before jax 0.12.
     return arrays[count : 2 * count] or arrays
 
 

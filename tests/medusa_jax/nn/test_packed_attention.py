@@ -10,6 +10,7 @@ import pytest
 
 from medusa_jax.gpu import saying_whether_triton
 from medusa_jax.nn.packed_attention import Packed, packed_attention, splash, triton
+from medusa_jax.plan.topology import lowering_for
 
 B, T, N, K, H = 2, 256, 4, 2, 16
 
@@ -92,7 +93,7 @@ def test_only_a_program_for_a_tpu_has_the_kernel():
 def test_only_a_program_for_a_gpu_with_triton_has_its_kernel(has_triton, window, expected):
     """Which knows no window: of a narrower one than the sequence, blocks of queries take care."""
     (q, k, v), segment = problem("bfloat16")
-    with saying_whether_triton(has_triton):
+    with saying_whether_triton(has_triton), lowering_for("NVIDIA A100-SXM4-80GB"):
         function = jax.jit(functools.partial(packed_attention, window=window))
         traced = function.trace(q, k, v, Packed(segment), positions(segment))
         text = traced.lower(lowering_platforms=("cuda",)).as_text()

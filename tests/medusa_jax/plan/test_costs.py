@@ -76,6 +76,13 @@ def one(line: str) -> Costs:
             224,
         ),
         (
+            "((f32[16], f32[16]), f32[16], f32[16]) all-reduce-start(%x, %y), "
+            "replica_groups=[1,8]<=[8]",
+            "all-reduce",
+            128,
+            224,
+        ),
+        (
             "(f32[16], f32[16], u32[], u32[]) collective-permute-start(%x)",
             "collective-permute",
             64,

@@ -5,8 +5,6 @@ import pytest
 from medusa_jax.nn.kernels.gpu_append import fused_append
 from tests.medusa_jax.nn.kernels.appends import check_dtype, check_mesh, check_starts
 
-pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
-
 
 @pytest.mark.parametrize(
     ("tokens", "slots", "dim"), [(1, 32, 4), (5, 45, 4), (5, 45, 16), (16, 20, 4)]

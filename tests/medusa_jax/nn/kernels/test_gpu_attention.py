@@ -7,6 +7,7 @@ from medusa_jax.gpu import saying_whether_triton
 from medusa_jax.nn.attention import attention
 from medusa_jax.nn.kernels import gpu_attention as module
 from medusa_jax.nn.kernels.gpu_attention import fused_attention, supports
+from medusa_jax.plan.topology import lowering_for
 from tests.medusa_jax.nn.kernels.attentions import (
     arrays_of,
     at_lengths,
@@ -16,8 +17,6 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_mesh,
 )
 from tests.medusa_jax.nn.test_attention import random_case
-
-pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -63,7 +62,7 @@ def test_only_programs_for_gpus_with_triton_have_the_kernel():
         return attention(*new, prefix=(prefix_k, prefix_v), prefix_length_B=length)
 
     def kernels(platform, has_triton):
-        with saying_whether_triton(has_triton):
+        with saying_whether_triton(has_triton), lowering_for("NVIDIA A100-SXM4-80GB"):
             traced = jax.jit(function).trace(*new, prefix_k, prefix_v, length)
             return traced.lower(lowering_platforms=(platform,)).as_text().count("triton")
 
