@@ -8,6 +8,11 @@ import jax
 # Major number of the compute capability that Triton asks for.
 TRITON_CAPABILITY = 8
 
+_WITHOUT_TRITON = {
+    "xla_gpu_dot_merger_threshold_mb": 0,
+    "xla_gpu_enable_dynamic_slice_fusion": False,
+}
+
 # Whether GPUs that are not here have Triton; None: programs are for the devices of this machine.
 _is_said = jax.make_user_context(None)
 
@@ -27,8 +32,10 @@ def compiler_options() -> dict[str, Any]:
 
     XLA merges products of the same rows, such as queries, keys and values. With Triton it reads
     their matrices where they are; without, it would write them next to each other in every step.
+    And with jax 0.12 it has no memory for the top k of a product whose rows it has padded, which
+    it does for its libraries, when it makes one kernel of both.
     """
-    return {"xla_gpu_dot_merger_threshold_mb": 0} if _triton() is False else {}
+    return _WITHOUT_TRITON if _triton() is False else {}
 
 
 def product_options(dtype: str) -> dict[str, Any]:

@@ -52,11 +52,11 @@ from medusa_jax import gpu
 from medusa_jax.nn import attention, packed_attention
 from medusa_jax.decoding import cache
 with gpu.saying_whether_triton(True):
-    print(gpu.has_triton(), gpu.compiler_options())
+    print(gpu.has_triton(), bool(gpu.compiler_options()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "False {'xla_gpu_dot_merger_threshold_mb': 0}\n"
+    assert done.stdout == "False True\n"
 
 
 def test_a_new_context_is_a_new_trace():
