@@ -8,6 +8,7 @@ made when the program is lowered, so that one compiled for a TPU on another mach
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,8 @@ def packed_attention(
     kernels = {"tpu": functools.partial(_on_mesh, functools.partial(splash, window=window))}
     length, head_dim = q_BTNH.shape[1], q_BTNH.shape[3]
     sees_all = window is None or window >= length  # of documents that are no longer than this
-    if sees_all and has_triton() and gpu_attention.supports(head_dim, length):
+    is_fit = sees_all and has_triton() and gpu_attention.supports(head_dim, length)
+    if is_fit and _jax_kernel() is not None:
         kernels["cuda"] = functools.partial(_on_mesh, triton)
     return jax.lax.platform_dependent(q_BTNH, k_BTKH, v_BTKH, packed, default=blockwise, **kernels)
 
@@ -172,17 +174,22 @@ def triton(
       segment_BT: int, see `Packed`.
       interpret: run the kernel's operations one by one, on any platform.
     """
-    # Here, as importing Pallas takes a while, and decoding needs none of this.
-    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
-
-    N, H = q_BTNH.shape[2:]
+    module, (N, H) = _jax_kernel(), q_BTNH.shape[2:]
+    assert module is not None
     k, v = (jnp.repeat(x, N // x.shape[2], axis=2) for x in (k_BTKH, v_BTKH))
     names = ("q", "k", "q_dkv", "kv_dkv", "q_dq", "kv_dq")
     blocks: dict[str, Any] = {f"block_{name}": _TRITON_BLOCK for name in names}
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        attend: Any = mha
         # Positional: its custom gradient counts the arguments.
-        return attend(
-            q_BTNH, k, v, segment_BT, H**-0.5, True, BlockSizes(**blocks), "triton", None, 2,
+        return module.mha(
+            q_BTNH, k, v, segment_BT, H**-0.5, True, module.BlockSizes(**blocks), "triton", None, 2,
             None, interpret,
         )  # fmt: skip
+
+
+def _jax_kernel() -> Any:
+    """JAX's module, imported when it is needed, as that takes a while; None: it is no more."""
+    try:
+        return importlib.import_module("jax.experimental.pallas.ops.gpu.attention")
+    except ImportError:
+        return None

@@ -159,6 +159,7 @@ def many_prompts(cli, stories260k, out, *argv):
     return process
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")  # and so do its children
 def test_ctrl_c_ends_without_traceback_and_says_how_to_resume(cli, stories260k, tmp_path):
     process = many_prompts(cli, stories260k, tmp_path, "--stream", f"--output={tmp_path}/a.jsonl")
     while not (tmp_path / "a.jsonl.part").exists():  # until the first row is kept

@@ -113,6 +113,7 @@ def answered(lm, question, answer) -> Example:
     return Example(token_T, np.arange(len(token_T)) >= len(prompt))
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")  # and so do its children
 def test_an_interrupted_report_goes_on(folder, reported):
     """Stopped when the first model has been measured, it measures the others, and says the same."""
     runs = f"--runs={folder / 'heads_only'},{folder / 'joint'}"

@@ -1,6 +1,7 @@
 """Attention of packed sequences: JAX's kernels, interpreted, against dense formulas."""
 
 import functools
+import sys
 from typing import Any
 
 import jax
@@ -92,9 +93,17 @@ def test_only_a_program_for_a_tpu_has_the_kernel():
 )
 def test_only_a_program_for_a_gpu_with_triton_has_its_kernel(has_triton, window, expected):
     """Which knows no window: of a narrower one than the sequence, blocks of queries take care."""
+    assert ("xla.gpu.triton" in lowered_for_a_gpu(has_triton, window)) is expected
+
+
+def test_a_jax_without_that_kernel_needs_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.ops.gpu.attention", None)
+    assert "xla.gpu.triton" not in lowered_for_a_gpu(True, None)
+
+
+def lowered_for_a_gpu(has_triton, window) -> str:
     (q, k, v), segment = problem("bfloat16")
     with saying_whether_triton(has_triton), lowering_for("NVIDIA A100-SXM4-80GB"):
         function = jax.jit(functools.partial(packed_attention, window=window))
         traced = function.trace(q, k, v, Packed(segment), positions(segment))
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert ("xla.gpu.triton" in text) is expected
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
