@@ -83,9 +83,9 @@ def keep(target: Path, header: dict[str, Any]) -> Iterator[Kept]:
 
 
 def files_of(folder: str | Path) -> list[Any]:
-    """A folder and the files in it, with what changes when they do: sizes and times."""
-    path = Path(folder).resolve()
-    stats = {file: file.stat() for file in sorted(path.rglob("*")) if file.is_file()}
+    """A folder and the files in it, or a file, with what changes when they do: sizes and times."""
+    path = Path(folder).expanduser().resolve()
+    stats = {file: file.stat() for file in (path, *sorted(path.rglob("*"))) if file.is_file()}
     found = [[str(f.relative_to(path)), s.st_size, s.st_mtime_ns] for f, s in stats.items()]
     return [str(path), *found]
 

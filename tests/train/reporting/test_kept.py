@@ -74,8 +74,10 @@ def test_a_folder_changes_with_its_files(tmp_path):
     weights.write_bytes(b"1234")
     before = files_of(tmp_path)
     assert files_of(tmp_path) == before == json.loads(json.dumps(before))
+    of_file = files_of(weights)
     weights.write_bytes(b"12345")
     assert files_of(tmp_path) != before
+    assert files_of(weights) != of_file
     assert files_of("org/model")[1:] == []  # of a hub
 
 
