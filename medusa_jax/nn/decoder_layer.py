@@ -16,6 +16,8 @@ from medusa_jax.nn.params import layer_params
 from medusa_jax.nn.rope import apply_rope
 from medusa_jax.nn.scanned import INPUT, PRODUCT
 
+_FEW_ROWS = 128  # docs/design.md, "The TPU step, by its compiler"
+
 
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
@@ -77,7 +79,18 @@ class MLP(nn.Module):
             y = adapted(Linear(records[name], self.dtype, result, name=name), x, lora)
             return checkpoint_name(y, PRODUCT)
 
-        return linear("down", nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD))
+        return linear("down", _once(nn.silu(linear("gate", x_BTD)) * linear("up", x_BTD)))
+
+
+def _once(x_BTD: jax.Array) -> jax.Array:
+    """x, which no TPU computes again for every part of a matrix that it is multiplied by.
+
+    Its compiler would make one kernel of a norm and a product. Many rows are better off so, and
+    of a lone one it does not do it.
+    """
+    if not 1 < x_BTD.shape[0] * x_BTD.shape[1] <= _FEW_ROWS:
+        return x_BTD
+    return jax.lax.platform_dependent(x_BTD, tpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 class Layer(nn.Module):
@@ -93,7 +106,7 @@ class Layer(nn.Module):
         """Returns the residual stream and the layer's new (k, v)."""
         records, eps = layer_params(self.config), self.config.rms_norm_eps
         x_BTD = checkpoint_name(x_BTD, INPUT)
-        y = RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD)
+        y = _once(RMSNorm(records["attn_norm"], eps, name="attn_norm")(x_BTD))
         with jax.named_scope("attention"):
             y, kv = Attention(self.config, self.dtype, self.window, self.mesh, name="attn")(
                 y,
@@ -105,7 +118,7 @@ class Layer(nn.Module):
                 lora and lora.part("attn"),
             )
         x_BTD = x_BTD + y
-        y = RMSNorm(records["mlp_norm"], eps, name="mlp_norm")(x_BTD)
+        y = _once(RMSNorm(records["mlp_norm"], eps, name="mlp_norm")(x_BTD))
         with jax.named_scope("mlp"):
             y = MLP(self.config, self.dtype, name="mlp")(y, lora and lora.part("mlp"))
         return x_BTD + y, kv
