@@ -16,7 +16,9 @@ from medusa_jax.nn.params import layer_params
 from medusa_jax.nn.rope import apply_rope
 from medusa_jax.nn.scanned import INPUT, PRODUCT
 
-_FEW_ROWS = 128  # docs/design.md, "The TPU step, by its compiler"
+# docs/design.md, "The TPU step, by its compiler".
+_FEW_ROWS = 128
+_WIDE = 2048
 
 
 class Attention(nn.Module):
@@ -85,10 +87,11 @@ class MLP(nn.Module):
 def _once(x_BTD: jax.Array) -> jax.Array:
     """x, which no TPU computes again for every part of a matrix that it is multiplied by.
 
-    Its compiler would make one kernel of a norm and a product. Many rows are better off so, and
-    of a lone one it does not do it.
+    Its compiler would make one kernel of a norm and a product. For many rows, a lone one and
+    narrow models that is as good or better.
     """
-    if not 1 < x_BTD.shape[0] * x_BTD.shape[1] <= _FEW_ROWS:
+    B, T, D = x_BTD.shape
+    if not 1 < B * T <= _FEW_ROWS or D < _WIDE:
         return x_BTD
     return jax.lax.platform_dependent(x_BTD, tpu=jax.lax.optimization_barrier, default=lambda x: x)
 
