@@ -70,20 +70,39 @@ def empty_cache(config: LlamaConfig, batch: int, capacity: int, dtype: Any) -> K
     return KVCache(layers, jnp.zeros((batch,), jnp.int32))
 
 
-def append(cache: KVCache, new: LayersKV, num_B: jax.Array, mesh: Mesh | None = None) -> KVCache:
-    """Appends T new tokens to every row, of which the first num_B count.
+def append(
+    cache: KVCache,
+    new: LayersKV,
+    num_B: jax.Array,
+    mesh: Mesh | None = None,
+    nodes_BA: jax.Array | None = None,
+) -> KVCache:
+    """Appends tokens to every row, of which the first num_B count.
 
     The rest is written after the row's new length, where nothing reads it and the next append
-    overwrites it. The caller keeps length + T <= capacity. Heads may be spread over `mesh`.
+    overwrites it. The caller keeps length + A <= capacity.
+
+    Args:
+      cache: of a batch.
+      new: T tokens of every row.
+      num_B: int32.
+      mesh: that heads are spread over; None: they are on one device.
+      nodes_BA: int32, those of the T tokens to append, in this order; None: all, A = T.
     """
-    append = _append
-    if new[0][0].shape[1] <= tpu_append.MOST_TOKENS:
-        kernels = {"tpu": functools.partial(tpu_append.fused_append, mesh=mesh)}
+    B, T = new[0][0].shape[:2]
+    every_BA = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+    index_BA = every_BA if nodes_BA is None else nodes_BA
+    default = _append if nodes_BA is None else _append_chosen
+    kernels = {}
+    if index_BA.shape[1] <= tpu_append.MOST_TOKENS:
+        kernels["tpu"] = functools.partial(tpu_append.fused_append, mesh=mesh)
         if has_triton() and gpu_attention.supports(*cache.layers[0][0].shape[2:]):
             kernels["cuda"] = functools.partial(gpu_append.fused_append, mesh=mesh)
-        append = functools.partial(jax.lax.platform_dependent, default=_append, **kernels)
     layers = tuple(
-        append(*old, *added, cache.length_B) for old, added in zip(cache.layers, new, strict=True)
+        jax.lax.platform_dependent(
+            *old, *added, index_BA, cache.length_B, default=default, **kernels
+        )
+        for old, added in zip(cache.layers, new, strict=True)
     )
     return KVCache(layers, cache.length_B + num_B)
 
@@ -123,17 +142,6 @@ def grown(cache: KVCache, capacity: int) -> KVCache:
     return KVCache(layers, cache.length_B)
 
 
-def select(new: LayersKV, nodes_BA: jax.Array) -> LayersKV:
-    """Picks tokens nodes_BA (int32 [B, A]) of every row out of T new ones."""
-    index = nodes_BA[:, :, None, None]
-    # A GPU would compute them again here, and keep what they come from, in float32, until then.
-    new = jax.lax.platform_dependent(new, cuda=jax.lax.optimization_barrier, default=lambda x: x)
-    return tuple(
-        (jnp.take_along_axis(k, index, axis=1), jnp.take_along_axis(v, index, axis=1))
-        for k, v in new
-    )
-
-
 def _keys(k_BTKH: jax.Array) -> jax.Array:
     return k_BTKH.transpose(0, 2, 3, 1)
 
@@ -142,10 +150,24 @@ def _values(v_BTKH: jax.Array) -> jax.Array:
     return v_BTKH.swapaxes(1, 2)
 
 
-def _append(
-    k: jax.Array, v: jax.Array, new_k: jax.Array, new_v: jax.Array, start_B: jax.Array
+def _append_chosen(
+    k: jax.Array,
+    v: jax.Array,
+    new_k: jax.Array,
+    new_v: jax.Array,
+    nodes_BA: jax.Array,
+    start_B: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Of one layer."""
+    """Some of the new tokens of one layer."""
+    index = nodes_BA[:, :, None, None]
+    new = (jnp.take_along_axis(x, index, axis=1, mode="clip") for x in (new_k, new_v))
+    return _append(k, v, *new, nodes_BA, start_B)
+
+
+def _append(
+    k: jax.Array, v: jax.Array, new_k: jax.Array, new_v: jax.Array, _: jax.Array, start_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """All new tokens of one layer."""
     return _write(k, _keys(new_k), start_B, 3), _write(v, _values(new_v), start_B, 2)
 
 

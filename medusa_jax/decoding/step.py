@@ -215,9 +215,8 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
         # first. A tree's choice of nodes implies that; without one, the next root (never negative,
         # which XLA does not know) has to.
         start_B = cache.length_B + jnp.minimum(verdict.next_root_B, 0)
-        new = kv_cache.select(new, verdict.nodes_BA)
         cache = dataclasses.replace(cache, length_B=start_B)
-        cache = kv_cache.append(cache, new, num_B, decoder.mesh)
+        cache = kv_cache.append(cache, new, num_B, decoder.mesh, verdict.nodes_BA)
     num_new_B = state.num_new_B + num_B
     ended_B = stopped_B | (num_new_B >= state.request.budget_B)
     made_at_BA = jnp.broadcast_to(state.num_steps_B[:, None], token_BA.shape)

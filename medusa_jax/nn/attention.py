@@ -6,6 +6,7 @@ keys of the new tokens never have to enter the cache before they are accepted.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 from medusa_jax.gpu import has_triton
 from medusa_jax.nn.kernels import gpu_attention, tpu_attention
 from medusa_jax.nn.product import product
+from medusa_jax.nn.rope import apply_rope
 
 # Queries whose scores exist at once where the new tokens are many: training, long prompts.
 _QUERY_BLOCK = 512
@@ -155,54 +157,91 @@ def attention(
     mask_BTT: jax.Array | None,
     position_BT: jax.Array,
     *,
-    prefix: tuple[jax.Array, jax.Array] | None = None,
-    prefix_length_B: jax.Array | None = None,
     window: int | None = None,
-    mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Attention of T new tokens over a ragged prefix and, masked, over themselves.
+    """Attention of T tokens among themselves.
 
     Args:
-      q_BTNH: queries of the new tokens, rotated.
-      k_BTKH: keys of the new tokens, rotated; K divides N.
-      v_BTKH: values of the new tokens.
+      q_BTNH: queries, rotated.
+      k_BTKH: keys, rotated; K divides N.
+      v_BTKH: values.
       mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
-        see itself. None, without a prefix: it sees itself and what precedes it; no gradient then.
-      position_BT: int32 absolute positions of the new tokens.
-      prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
-        position s.
-      prefix_length_B: int32 number of valid slots per row.
+        see itself. None: it sees itself and what precedes it; no gradient then.
+      position_BT: int32 absolute positions.
       window: sliding window in tokens: keys at distance >= window are not seen.
-      mesh: that heads are spread over when decoding; None: they are on one device, or there is no
-        prefix.
 
     Returns:
       [B, T, N, H] in q's dtype. Scores and softmax are float32.
     """
-    mask = mask_BTT
-    if mask is None:
-        parts = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
-        return _by_token(_attend_causally(*parts, position_BT, window)).astype(q_BTNH.dtype)
-    if window is not None:
-        mask = mask & (position_BT[:, :, None] - position_BT[:, None, :] < window)
-    if prefix is None or prefix_length_B is None:
-        q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
-        out_BKGTH = _attend_alone(q_BKGTH, k_BKHT, v_BKTH, mask[:, None, None])
-        return _by_token(out_BKGTH).astype(q_BTNH.dtype)
-    return _with_prefix(
-        window, mesh, q_BTNH, k_BTKH, v_BTKH, mask, position_BT, *prefix, prefix_length_B
-    )
+    parts = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
+    if mask_BTT is None:
+        out_BKGTH = _attend_causally(*parts, position_BT, window)
+    else:
+        mask_BTT = _near(mask_BTT, position_BT, window)
+        out_BKGTH = _attend_alone(*parts, mask_BTT[:, None, None])
+    return _by_token(out_BKGTH).astype(q_BTNH.dtype)
+
+
+def _near(mask_BTT: jax.Array, position_BT: jax.Array, window: int | None) -> jax.Array:
+    """The mask with the window's limit."""
+    if window is None:
+        return mask_BTT
+    return mask_BTT & (position_BT[:, :, None] - position_BT[:, None, :] < window)
+
+
+def prefix_attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    angles: tuple[jax.Array, jax.Array],
+    mask_BTT: jax.Array,
+    position_BT: jax.Array,
+    prefix: tuple[jax.Array, jax.Array],
+    prefix_length_B: jax.Array,
+    *,
+    window: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Attention of T new tokens over a ragged prefix and, masked, over themselves.
+
+    Args:
+      q_BTNH: queries of the new tokens, not rotated yet.
+      k_BTKH: keys of the new tokens, likewise; K divides N.
+      v_BTKH: values of the new tokens.
+      angles: cosines and sines, float32 [B, T, H/2], from `medusa_jax.nn.rope.rope_angles`.
+      mask_BTT, position_BT, window: see `attention`.
+      prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
+        position s.
+      prefix_length_B: int32 number of valid slots per row.
+      mesh: that heads are spread over; None: they are on one device.
+
+    Returns:
+      [B, T, N, H] in q's dtype, and the new keys, rotated. Scores and softmax are float32.
+    """
+    mask_BTT = _near(mask_BTT, position_BT, window)
+    new = (q_BTNH, k_BTKH, v_BTKH, *angles, mask_BTT, position_BT)
+    return _with_prefix(window, mesh, *new, *prefix, prefix_length_B)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> jax.Array:
-    """As `attention`, the mask with the window's limit: by a kernel where there is one."""
+def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> Any:
+    """As `prefix_attention`, the mask with the window's limit: by a kernel where there is one."""
     options = {"window": window, "mesh": mesh}
     kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
-    if reads_valid_slots("gpu", *arrays[5].shape[2:]):
-        kernels["cuda"] = functools.partial(gpu_attention.fused_attention, **options)
-    default = functools.partial(_in_two_parts, window)
-    return jax.lax.platform_dependent(*arrays, default=default, **kernels)
+    if reads_valid_slots("gpu", *arrays[7].shape[2:]):
+        on_gpu = functools.partial(gpu_attention.fused_attention, **options)
+        kernels["cuda"] = functools.partial(_rotated, on_gpu)
+    return jax.lax.platform_dependent(*arrays, default=_products(window), **kernels)
+
+
+def _products(window: int | None) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    return functools.partial(_rotated, functools.partial(_in_two_parts, window))
+
+
+def _rotated(attend, q, k, v, cos, sin, *others) -> tuple[jax.Array, jax.Array]:
+    """Attention that takes rotated queries and keys, and the keys."""
+    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+    return attend(q, k, v, *others), k
 
 
 def reads_valid_slots(platform: str, head_dim: int, slots: int) -> bool:
@@ -218,14 +257,14 @@ def reads_valid_slots(platform: str, head_dim: int, slots: int) -> bool:
     return platform == "tpu"
 
 
-def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[Any, Any]:
     return _with_prefix(window, mesh, *arrays), arrays
 
 
-def _backward(window: int | None, mesh: Mesh | None, arrays: Any, grad: jax.Array) -> Any:
+def _backward(window: int | None, mesh: Mesh | None, arrays: Any, grad: Any) -> Any:
     """The kernel has no gradient; that of the products is the same."""
     del mesh
-    return jax.vjp(functools.partial(_in_two_parts, window), *arrays)[1](grad)
+    return jax.vjp(_products(window), *arrays)[1](grad)
 
 
 _with_prefix.defvjp(_forward, _backward)

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.nn.attention import attention
+from medusa_jax.nn.attention import attention, prefix_attention
 from medusa_jax.nn.layers import Linear, RMSNorm, sum_dtype
 from medusa_jax.nn.lora import Lora, adapted
 from medusa_jax.nn.packed_attention import Packed, packed_attention
@@ -46,22 +46,16 @@ class Attention(nn.Module):
         if c.qk_norm:
             q = RMSNorm(records["q_norm"], c.rms_norm_eps, name="q_norm")(q)
             k = RMSNorm(records["k_norm"], c.rms_norm_eps, name="k_norm")(k)
-        q, k = apply_rope(q, *angles), apply_rope(k, *angles)
-        if isinstance(mask_BTT, Packed):
-            out_BTNH = packed_attention(q, k, v, mask_BTT, position_BT, window=self.window)
-            out_BTNH = checkpoint_name(out_BTNH, PRODUCT)
-        else:
-            out_BTNH = attention(
-                q,
-                k,
-                v,
-                mask_BTT,
-                position_BT,
-                prefix=prefix,
-                prefix_length_B=prefix_length_B,
-                window=self.window,
-                mesh=self.mesh,
+        if prefix is not None:
+            places = (mask_BTT, position_BT, prefix, prefix_length_B)
+            out_BTNH, k = prefix_attention(
+                q, k, v, angles, *places, window=self.window, mesh=self.mesh
             )
+        else:
+            q, k = apply_rope(q, *angles), apply_rope(k, *angles)
+            attend = packed_attention if isinstance(mask_BTT, Packed) else attention
+            out_BTNH = attend(q, k, v, mask_BTT, position_BT, window=self.window)
+            out_BTNH = checkpoint_name(out_BTNH, PRODUCT)
         return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)
 
 

@@ -19,33 +19,34 @@ from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
 def fused_append(
     k_BKHS: jax.Array,
     v_BKSH: jax.Array,
-    new_k_BAKH: jax.Array,
-    new_v_BAKH: jax.Array,
+    new_k_BTKH: jax.Array,
+    new_v_BTKH: jax.Array,
+    nodes_BA: jax.Array,
     start_B: jax.Array,
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Writes A tokens of every row from the row's own start.
+    """Writes A of T tokens of every row from the row's own start.
 
     Arguments and results are those of `medusa_jax.nn.kernels.tpu_append.fused_append`, with head
     sizes that `medusa_jax.nn.kernels.gpu_attention.supports` accepts.
     """
     local = functools.partial(_on_one_device, interpret=interpret)
     call = on_each_device(local, mesh, k_BKHS.shape[1], APPEND)
-    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BAKH, new_v_BAKH, start_B)
+    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BTKH, new_v_BTKH, nodes_BA, start_B)
     return k_BKHS, v_BKSH
 
 
 @functools.partial(jax.jit, static_argnames="interpret")  # layers share one trace
-def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):
+def _on_one_device(k, v, new_k, new_v, nodes_BA, start_B, *, interpret):
     # Here, as JAX is going to remove it: then only GPUs lose something (`medusa_jax.gpu`).
     from jax.experimental.pallas import triton as plgpu
 
     B, K, H, S = k.shape
-    A = new_k.shape[1]
+    A = nodes_BA.shape[1]
     more = pl.next_power_of_2(A) - A
-    new_k, new_v = (jnp.pad(x, [(0, 0), (0, more), (0, 0), (0, 0)]) for x in (new_k, new_v))
-    new = pl.BlockSpec((None, A + more, None, H), lambda b, n: (b, 0, n, 0))
+    nodes_BA = jnp.pad(nodes_BA, [(0, 0), (0, more)])
+    new = pl.BlockSpec((None, new_k.shape[1], None, H), lambda b, n: (b, 0, n, 0))
     cache = [
         pl.BlockSpec((None, None, H, S), lambda b, n: (b, n, 0, 0)),
         pl.BlockSpec((None, None, S, H), lambda b, n: (b, n, 0, 0)),
@@ -53,26 +54,36 @@ def _on_one_device(k, v, new_k, new_v, start_B, *, interpret):
     k, v = pl.pallas_call(
         functools.partial(_kernel, num_tokens=A),
         grid=(B, K),
-        in_specs=[pl.BlockSpec((None,), lambda b, n: (b,)), new, new, *cache],
+        in_specs=[
+            pl.BlockSpec((None,), lambda b, n: (b,)),
+            pl.BlockSpec((None, A + more), lambda b, n: (b, 0)),
+            *(new, new),
+            *cache,
+        ],
         out_specs=cache,
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (k, v)],
-        input_output_aliases={3: 0, 4: 1},
+        input_output_aliases={4: 0, 5: 1},
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret,
         name="append_tokens",
-    )(start_B, new_k, new_v, k, v)
+    )(start_B, nodes_BA, new_k, new_v, k, v)
     return k, v
 
 
-def _kernel(start_ref, new_k_ref, new_v_ref, k_ref, v_ref, k_out, v_out, *, num_tokens):
+def _kernel(start_ref, node_ref, new_k_ref, new_v_ref, k_ref, v_ref, k_out, v_out, *, num_tokens):
     """One head of a row."""
     from jax.experimental.pallas import triton as plgpu  # see above
 
     del k_ref, v_ref  # the results' own memory
-    new_k, new_v = new_k_ref[...], new_v_ref[...]
-    token = jnp.arange(new_k.shape[0], dtype=jnp.int32)
+    node = node_ref[...]
+    token = jnp.arange(len(node), dtype=jnp.int32)
     slot = start_ref[...] + token
     counts = (token < num_tokens) & (slot < v_out.shape[0])
+
+    def chosen(new: Any) -> jax.Array:
+        shape = len(node), new.shape[1]
+        lane = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        return plgpu.load(new.at[jnp.broadcast_to(node[:, None], shape), lane])
 
     def put(out: Any, new: jax.Array, axis: int) -> None:
         shape = new.shape
@@ -83,5 +94,5 @@ def _kernel(start_ref, new_k_ref, new_v_ref, k_ref, v_ref, k_out, v_out, *, num_
         index = (other, place) if axis else (place, other)
         plgpu.store(out.at[index], new.astype(out.dtype), mask=fits)
 
-    put(k_out, new_k.T, 1)
-    put(v_out, new_v, 0)
+    put(k_out, chosen(new_k_ref).T, 1)
+    put(v_out, chosen(new_v_ref), 0)

@@ -17,8 +17,11 @@ class Axes:
 
 
 # In the order of `fused_attention` and of `fused_append`, on every platform.
+ROTATING = Axes(
+    ("BTNH", "BTKH", "BTKH", "BTh", "BTh", "BTT", "BT", "BKHS", "BKSH", "B"), ("BTNH", "BTKH")
+)
 ATTENTION = Axes(("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"), "BTNH")
-APPEND = Axes(("BKHS", "BKSH", "BAKH", "BAKH", "B"), ("BKHS", "BKSH"))
+APPEND = Axes(("BKHS", "BKSH", "BTKH", "BTKH", "BA", "B"), ("BKHS", "BKSH"))
 
 
 def on_each_device(

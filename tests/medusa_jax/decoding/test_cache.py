@@ -42,15 +42,19 @@ def test_append_is_ragged_and_keeps_what_counts():
             np.testing.assert_array_equal(stored[1, :4], np.concatenate([a[1, :1], b[1, :3]]))
 
 
-def test_select_picks_nodes_of_each_row():
+def test_append_takes_the_nodes_that_each_row_names():
     new = new_tokens(np.random.default_rng(1), 2, 5)
     nodes = np.asarray([[0, 3, 4], [0, 2, 2]], np.int32)
-    picked = kv_cache.select(new, jnp.asarray(nodes))
+    cache = kv_cache.empty_cache(CONFIG, 2, 10, jnp.float32)
+    num_B = jnp.asarray([3, 3], jnp.int32)
+    cache = kv_cache.append(cache, new, num_B, nodes_BA=jnp.asarray(nodes))
     for layer in range(2):
         for part in range(2):
+            slots_first = (0, 3, 1, 2) if part == 0 else (0, 2, 1, 3)
+            stored = np.asarray(cache.layers[layer][part]).transpose(slots_first)
             for b in range(2):
                 np.testing.assert_array_equal(
-                    picked[layer][part][b], np.asarray(new[layer][part])[b, nodes[b]]
+                    stored[b, :3], np.asarray(new[layer][part])[b, nodes[b]]
                 )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medusa_jax.nn import attention as module
-from medusa_jax.nn.attention import attention
+from medusa_jax.nn.attention import attention, prefix_attention
 
 
 def dense_reference(q, k, v, mask, position, prefix_k, prefix_v, length, window):
@@ -60,16 +60,37 @@ def random_case(seed, nodes, kv_heads, groups, slots, batch=2, dim=4):
     }
 
 
+def by(angle, case):
+    """Queries and keys of a case turned by angles [B, T, H/2], as complex numbers."""
+    turned = {}
+    for name in ("q", "k"):
+        a, b = np.split(np.asarray(case[name], np.float64), 2, axis=-1)
+        z = (a + 1j * b) * np.exp(1j * np.asarray(angle, np.float64))[:, :, None]
+        turned[name] = np.concatenate([z.real, z.imag], axis=-1)
+    return case | turned
+
+
+def random_angles(case):
+    shape = (*case["q"].shape[:2], case["q"].shape[3] // 2)
+    return np.random.default_rng(1).uniform(-np.pi, np.pi, shape).astype(np.float32)
+
+
 def run(case, window=None, **changed):
+    """Of queries and keys that are rotated already."""
+    return run_rotating(case, np.zeros_like(random_angles(case)), window, **changed)[0]
+
+
+def run_rotating(case, angle, window=None, **changed):
     c = case | changed
-    return attention(
+    return prefix_attention(
         jnp.asarray(c["q"]),
         jnp.asarray(c["k"]),
         jnp.asarray(c["v"]),
+        (jnp.cos(angle), jnp.sin(angle)),
         jnp.asarray(c["mask"])[None],
         jnp.asarray(c["position"]),
-        prefix=(jnp.asarray(c["prefix_k"]).swapaxes(2, 3), jnp.asarray(c["prefix_v"])),
-        prefix_length_B=jnp.asarray(c["length"]),
+        (jnp.asarray(c["prefix_k"]).swapaxes(2, 3), jnp.asarray(c["prefix_v"])),
+        jnp.asarray(c["length"]),
         window=window,
     )
 
@@ -87,6 +108,15 @@ def test_merge_equals_dense_attention(seed, nodes, kv_heads, groups, slots, wind
     case = random_case(seed, nodes, kv_heads, groups, slots)
     expected = dense_reference(**{k: np.asarray(v) for k, v in case.items()}, window=window)
     np.testing.assert_allclose(run(case, window), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_queries_and_new_keys_are_rotated():
+    case = random_case(4, 7, 2, 3, 9)
+    angle = random_angles(case)
+    rotated = by(angle, case)
+    out, k = run_rotating(case, angle)
+    np.testing.assert_allclose(out, dense_reference(**rotated, window=None), rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(k, rotated["k"], rtol=1e-5, atol=1e-5)
 
 
 def test_slots_beyond_a_rows_length_do_not_matter():

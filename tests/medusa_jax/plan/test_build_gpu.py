@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medusa_jax.nn.attention import attention
+from medusa_jax.nn.attention import prefix_attention
 from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.plan.costs import costs_of, step_costs
 from medusa_jax.plan.parse import parse
@@ -120,9 +120,9 @@ def test_a_step_updates_its_cache_in_place():
 
 
 def decode_attention(q, k, v, mask, position, prefix_k, prefix_v, length):
-    return attention(
-        q, k, v, mask, position, prefix=(prefix_k, prefix_v), prefix_length_B=length, window=700
-    )
+    angles = (jnp.ones((*q.shape[:2], q.shape[3] // 2), jnp.float32),) * 2
+    prefix = prefix_k, prefix_v
+    return prefix_attention(q, k, v, angles, mask, position, prefix, length, window=700)[0]
 
 
 @pytest.mark.parametrize(

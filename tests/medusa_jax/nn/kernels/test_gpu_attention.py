@@ -1,10 +1,11 @@
 """The GPU's attention kernel, interpreted, against one dense masked softmax in float64."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from medusa_jax.gpu import saying_whether_triton
-from medusa_jax.nn.attention import attention
+from medusa_jax.nn.attention import prefix_attention
 from medusa_jax.nn.kernels import gpu_attention as module
 from medusa_jax.nn.kernels.gpu_attention import fused_attention, supports
 from medusa_jax.plan.topology import lowering_for
@@ -16,7 +17,7 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_bfloat16,
     check_mesh,
 )
-from tests.medusa_jax.nn.test_attention import random_case
+from tests.medusa_jax.nn.test_attention import random_angles, random_case
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -55,15 +56,18 @@ def test_sides_of_products_are_powers_of_two(head_dim, slots, expected):
 
 
 def test_only_programs_for_gpus_with_triton_have_the_kernel():
-    *new, prefix_k, prefix_v, length = arrays_of(random_case(5, 5, 2, 2, 32, dim=16))
+    case = random_case(5, 5, 2, 2, 32, dim=16)
+    angle = random_angles(case)
+    arrays = arrays_of(case)
 
-    def function(*arrays):
-        *new, prefix_k, prefix_v, length = arrays
-        return attention(*new, prefix=(prefix_k, prefix_v), prefix_length_B=length)
+    def function(q, k, v, mask, position, prefix_k, prefix_v, length):
+        angles = jnp.cos(angle), jnp.sin(angle)
+        prefix = prefix_k, prefix_v
+        return prefix_attention(q, k, v, angles, mask, position, prefix, length)
 
     def kernels(platform, has_triton):
         with saying_whether_triton(has_triton), lowering_for("NVIDIA A100-SXM4-80GB"):
-            traced = jax.jit(function).trace(*new, prefix_k, prefix_v, length)
+            traced = jax.jit(function).trace(*arrays)
             return traced.lower(lowering_platforms=(platform,)).as_text().count("triton")
 
     assert kernels("cpu", True) == 0

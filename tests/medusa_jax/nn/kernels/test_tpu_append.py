@@ -17,12 +17,13 @@ from tests.medusa_jax.nn.kernels.appends import (
 
 
 @pytest.mark.parametrize(
-    ("tokens", "slots", "dim"), [(1, 32, 4), (5, 45, 4), (5, 45, 128), (MOST_TOKENS, 20, 4)]
+    ("tokens", "slots", "dim", "nodes"),
+    [(1, 32, 4, 1), (1, 32, 4, 9), (5, 45, 4, 33), (5, 45, 128, 64), (MOST_TOKENS, 20, 4, 16)],
 )
-def test_tokens_go_where_their_row_ends(monkeypatch, tokens, slots, dim):
+def test_tokens_go_where_their_row_ends(monkeypatch, tokens, slots, dim, nodes):
     """In one block or over the edge of two, up to the last slot; all others stay as they are."""
     monkeypatch.setattr(module, "_LANES", 16)
-    check_starts(fused_append, tokens, slots, dim)
+    check_starts(fused_append, tokens, slots, dim, nodes)
 
 
 def test_the_cache_keeps_its_dtype():

@@ -1,17 +1,30 @@
 """The TPU's attention kernel, interpreted, against one dense masked softmax in float64."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from medusa_jax.nn.kernels import tpu_attention as module
-from medusa_jax.nn.kernels.tpu_attention import fused_attention
+from medusa_jax.nn.kernels.tpu_attention import fused_attention as rotating
+from medusa_jax.nn.rope import apply_rope
 from tests.medusa_jax.nn.kernels.attentions import (
+    arrays_of,
     at_lengths,
     check,
     check_beyond_a_rows_length,
     check_bfloat16,
     check_mesh,
 )
-from tests.medusa_jax.nn.test_attention import random_case
+from tests.medusa_jax.nn.kernels.device import INTERPRETED
+from tests.medusa_jax.nn.test_attention import by, random_angles, random_case
+
+
+def fused_attention(q, k, v, *others, **options):
+    """Of rotated queries and keys: it gets those that it has to rotate to come to them."""
+    angle = random_angles({"q": q})
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    q, k = (apply_rope(x, cos, -sin) for x in (q, k))
+    return rotating(q, k, v, cos, sin, *others, **options)[0]
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -51,3 +64,14 @@ def test_heads_are_cut_into_blocks_of_whole_registers():
 
 def test_heads_of_a_mesh_stay_where_they_are():
     check_mesh(fused_attention, 8)
+
+
+@pytest.mark.parametrize(("nodes", "dim"), [(1, 8), (33, 128)])
+def test_the_new_keys_come_back_rotated(nodes, dim):
+    case = random_case(2, nodes, 2, 2, 16, dim=dim)
+    q, k, *others = arrays_of(case)
+    angle = random_angles(case)
+    _, rotated = rotating(
+        q, k, others[0], jnp.cos(angle), jnp.sin(angle), *others[1:], interpret=INTERPRETED
+    )
+    np.testing.assert_allclose(rotated, by(angle, case)["k"], rtol=1e-5, atol=1e-5)
