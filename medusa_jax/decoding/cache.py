@@ -160,8 +160,8 @@ def _append_chosen(
 ) -> tuple[jax.Array, jax.Array]:
     """Some of the new tokens of one layer."""
     index = nodes_BA[:, :, None, None]
-    new = (jnp.take_along_axis(x, index, axis=1, mode="clip") for x in (new_k, new_v))
-    return _append(k, v, *new, nodes_BA, start_B)
+    new_k, new_v = (jnp.take_along_axis(x, index, axis=1, mode="clip") for x in (new_k, new_v))
+    return _append(k, v, new_k, new_v, nodes_BA, start_B)
 
 
 def _append(

@@ -53,7 +53,7 @@ class Attention(nn.Module):
             )
         else:
             q, k = apply_rope(q, *angles), apply_rope(k, *angles)
-            attend = packed_attention if isinstance(mask_BTT, Packed) else attention
+            attend: Any = packed_attention if isinstance(mask_BTT, Packed) else attention
             out_BTNH = attend(q, k, v, mask_BTT, position_BT, window=self.window)
             out_BTNH = checkpoint_name(out_BTNH, PRODUCT)
         return linear("o", out_BTNH.reshape(*x_BTD.shape[:2], -1)), (k, v)

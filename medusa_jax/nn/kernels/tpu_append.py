@@ -16,7 +16,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
 from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
-from medusa_jax.nn.kernels.tpu_attention import dot, slots_last
+from medusa_jax.nn.kernels.tpu_attention import slots_last
+from medusa_jax.nn.kernels.tpu_softmax import dot
 
 _LANES, _SUBLANES = 128, 16  # slots of a block of keys, and of values
 
@@ -103,29 +104,38 @@ def _kernel(
     start_ref, node_ref, k_ref, v_ref, new_k_ref, new_v_ref, k_out, v_out, *,
     numbers, num_tokens, turned,
 ):  # fmt: skip
-    """One block of keys and one of values of a row."""
+    """One block of keys and one of values of a row; the second of either may be the first again."""
     b, i = pl.program_id(0), pl.program_id(1)
+    start = start_ref[b]
 
     def mend(old_ref: Any, new_ref: Any, out_ref: Any, axis: int, number: Any) -> None:
-        H, size = old_ref.shape[3 - axis], old_ref.shape[2 + axis]
-        first = number(b, i, start_ref) * size - start_ref[b]
-        # Of each slot, the number of the token that belongs there, and the node that this is.
-        token = first + jax.lax.broadcasted_iota(jnp.int32, _line(size, axis), axis)
-        node = jnp.full(token.shape, -1, jnp.int32)
-        for a in range(num_tokens):
-            node = jnp.where(token == a, node_ref[b, a], node)
-        T = new_ref.shape[1] if new_ref.shape[1] > 1 else _LEAST
-        every = jax.lax.broadcasted_iota(jnp.int32, _line(T, 1 - axis), 1 - axis)
-        is_chosen = (every == node).astype(new_ref.dtype)
-        for head in range(old_ref.shape[1]):
-            new = new_ref[0, :, head * H : (head + 1) * H]
-            new = jnp.broadcast_to(new, (T, H))  # where it is one, the others are not chosen
-            rows = dot(new, is_chosen, 0, 0) if axis else dot(is_chosen, new, 1, 0)
-            old = old_ref[0, head].astype(jnp.float32)
-            out_ref[0, head] = jnp.where(node < 0, old, rows).astype(out_ref.dtype)
+        place, size = number(b, i, start_ref), old_ref.shape[2 + axis]
+
+        @pl.when((i == 0) | (place != number(b, 0, start_ref)))
+        def _() -> None:
+            token = jax.lax.broadcasted_iota(jnp.int32, _line(size, axis), axis)
+            token += place * size - start
+            node = jnp.full(token.shape, -1, jnp.int32)
+            for a in range(num_tokens):
+                node = jnp.where(token == a, node_ref[b, a], node)
+            _mend(old_ref, new_ref, out_ref, axis, node)
 
     mend(k_ref, new_k_ref, k_out, 1, numbers[0])
     mend(v_ref, new_v_ref, v_out, int(turned), numbers[1])
+
+
+def _mend(old_ref: Any, new_ref: Any, out_ref: Any, axis: int, node: jax.Array) -> None:
+    """A block whose slots, which are on `axis`, get nodes; where that is -1 it stays as it is."""
+    H, T = old_ref.shape[3 - axis], new_ref.shape[1]
+    T = T if T > 1 else _LEAST
+    every = jax.lax.broadcasted_iota(jnp.int32, _line(T, 1 - axis), 1 - axis)
+    is_chosen = (every == node).astype(new_ref.dtype)
+    for head in range(old_ref.shape[1]):
+        new = new_ref[0, :, head * H : (head + 1) * H]
+        new = jnp.broadcast_to(new, (T, H))  # a lone one; the others are never chosen
+        rows = dot(new, is_chosen, 0, 0) if axis else dot(is_chosen, new, 1, 0)
+        old = old_ref[0, head].astype(jnp.float32)
+        out_ref[0, head] = jnp.where(node < 0, old, rows).astype(out_ref.dtype)
 
 
 def _line(size: int, axis: int) -> tuple[int, int]:

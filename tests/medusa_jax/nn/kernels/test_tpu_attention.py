@@ -56,9 +56,11 @@ def test_bfloat16_is_rounded_where_the_products_are():
 
 
 def test_heads_are_cut_into_blocks_of_whole_registers():
-    assert module._heads_at_once(32, 128, 128 * 512 * 2) == 8
-    assert module._heads_at_once(8, 64, 64 * 512 * 2) == 8
-    assert module._heads_at_once(2, 4, 1) == 2  # of no register: all
+    assert module._heads_at_once(32, 128, 512 * 2, 64 * 2) == 8
+    assert module._heads_at_once(32, 128, 512 * 2, 256 * 2) == 4
+    assert module._heads_at_once(8, 64, 512 * 2, 64 * 2) == 8
+    assert module._heads_at_once(8, 64, 512 * 2, 4096 * 2) == 2  # no less than a register
+    assert module._heads_at_once(2, 4, 1, 1) == 2  # of no register: all
     assert [module._tokens_at_once(n, 4) for n in (16, 64, 96, 512)] == [16, 64, 32, 64]
 
 
@@ -66,8 +68,9 @@ def test_heads_of_a_mesh_stay_where_they_are():
     check_mesh(fused_attention, 8)
 
 
-@pytest.mark.parametrize(("nodes", "dim"), [(1, 8), (33, 128)])
+@pytest.mark.parametrize(("nodes", "dim"), [(1, 8), (33, 128), (400, 128)])
 def test_the_new_keys_come_back_rotated(nodes, dim):
+    """Of all blocks of heads and tokens."""
     case = random_case(2, nodes, 2, 2, 16, dim=dim)
     q, k, *others = arrays_of(case)
     angle = random_angles(case)
