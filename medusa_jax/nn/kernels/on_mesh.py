@@ -16,12 +16,14 @@ class Axes:
     results: str | tuple[str, ...]
 
 
-# In the order of `fused_attention` and of `fused_append`, on every platform.
-ROTATING = Axes(
-    ("BTNH", "BTKH", "BTKH", "BTh", "BTh", "BTT", "BT", "BKHS", "BKSH", "B"), ("BTNH", "BTKH")
-)
+# In the order of `fused_attention` and of `fused_append` on GPUs, and on TPUs, where all heads of a
+# token are one axis and the kernel rotates.
 ATTENTION = Axes(("BTNH", "BTKH", "BTKH", "BTT", "BT", "BKHS", "BKSH", "B"), "BTNH")
 APPEND = Axes(("BKHS", "BKSH", "BTKH", "BTKH", "BA", "B"), ("BKHS", "BKSH"))
+FLAT_ATTENTION = Axes(
+    ("BTN", "BTK", "BTK", "BTh", "BTh", "BTT", "BT", "BKHS", "BKSH", "B"), ("BTN", "BTK")
+)
+FLAT_APPEND = Axes(("BKHS", "BKSH", "BTK", "BTK", "BA", "B"), ("BKHS", "BKSH"))
 
 
 def on_each_device(

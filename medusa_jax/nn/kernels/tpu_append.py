@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import APPEND, on_each_device
+from medusa_jax.nn.kernels.on_mesh import FLAT_APPEND, on_each_device
 from medusa_jax.nn.kernels.tpu_attention import slots_last
 from medusa_jax.nn.kernels.tpu_softmax import dot
 
@@ -52,8 +52,9 @@ def fused_append(
       Keys and values.
     """
     local = functools.partial(_on_one_device, interpret=interpret)
-    call = on_each_device(local, mesh, k_BKHS.shape[1], APPEND)
-    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, new_k_BTKH, new_v_BTKH, nodes_BA, start_B)
+    call = on_each_device(local, mesh, k_BKHS.shape[1], FLAT_APPEND)
+    new = (x.reshape(*x.shape[:2], -1) for x in (new_k_BTKH, new_v_BTKH))
+    k_BKHS, v_BKSH = call(k_BKHS, v_BKSH, *new, nodes_BA, start_B)
     return k_BKHS, v_BKSH
 
 
@@ -64,7 +65,7 @@ def _on_one_device(k, v, new_k, new_v, nodes_BA, start_B, *, interpret):
     if turned:
         v = v.swapaxes(2, 3)
     buffers = (k, v)
-    new = [x.reshape(*x.shape[:2], -1) for x in (new_k, new_v)]
+    new = (new_k, new_v)
     parts = [_blocks(k, 3, A), _blocks(v, 3 if turned else 2, A)]
     specs, numbers = [spec for spec, _ in parts], tuple(number for _, number in parts)
     whole = [pl.BlockSpec((1, *x.shape[1:]), lambda b, i, *_: (b, 0, 0)) for x in new]

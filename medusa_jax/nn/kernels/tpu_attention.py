@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh
 
-from medusa_jax.nn.kernels.on_mesh import ROTATING, on_each_device
+from medusa_jax.nn.kernels.on_mesh import FLAT_ATTENTION, on_each_device
 from medusa_jax.nn.kernels.tpu_softmax import TOKENS, attend
 
 _SLOTS = 512  # of the prefix, in one block
@@ -63,7 +63,7 @@ def fused_attention(
     Returns:
       [B, T, N, H] in q's dtype, and the new keys, rotated.
     """
-    T = q_BTNH.shape[1]
+    B, T, _, H = q_BTNH.shape
     more = -T % TOKENS
     if more:
         tokens = [(0, 0), (0, more), (0, 0), (0, 0)]
@@ -71,22 +71,25 @@ def fused_attention(
         mask_BTT = jnp.pad(mask_BTT, [(0, 0), (0, more), (0, more)])
         cos_BTh, sin_BTh = (jnp.pad(x, tokens[:3]) for x in (cos_BTh, sin_BTh))
         position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
+    # Here, since on a mesh XLA copies what is reshaped inside.
+    new = (x.reshape(B, T + more, -1) for x in (q_BTNH, k_BTKH, v_BTKH))
     local = functools.partial(_on_one_device, window=window, interpret=interpret)
-    call = on_each_device(local, mesh, k_BTKH.shape[2], ROTATING)
-    new = (q_BTNH, k_BTKH, v_BTKH, cos_BTh, sin_BTh, mask_BTT.astype(jnp.int32), position_BT)
-    out_BTNH, k_BTKH = call(*new, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
-    return out_BTNH[:, :T], k_BTKH[:, :T]
+    call = on_each_device(local, mesh, k_BTKH.shape[2], FLAT_ATTENTION)
+    places = (cos_BTh, sin_BTh, mask_BTT.astype(jnp.int32), position_BT)
+    out, rotated = call(*new, *places, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
+    return out[:, :T].reshape(B, T, -1, H), rotated[:, :T].reshape(B, T, -1, H)
 
 
 def _on_one_device(
     q, k, v, cos, sin, mask, position, prefix_k, prefix_v, length_B, *, window, interpret
 ):
     """`fused_attention` of padded tokens."""
-    B, T, N, H = q.shape
-    K, S = k.shape[2], prefix_k.shape[3]
+    B, T, _ = q.shape
+    K, H, S = prefix_k.shape[1:]
     turned = slots_last(H)
     if turned:
         prefix_v = prefix_v.swapaxes(2, 3)
+    N = q.shape[2] // H
     group, slots = N // K, min(_SLOTS, S)
     heads = _heads_at_once(K, H, slots * prefix_k.dtype.itemsize, T * k.dtype.itemsize)
     tokens = _tokens_at_once(T, group)
@@ -102,7 +105,7 @@ def _on_one_device(
             scratch_shapes=_scratch(heads, group * tokens, H, q.dtype),
             **_blocks(heads, group, H, T, tokens, slots, mask.shape[0] == 1, turned),
         ),
-        out_shape=[_result((B, T, N * H), q.dtype), jax.ShapeDtypeStruct((B, T, K * H), k.dtype)],
+        out_shape=[_result(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
         ),
@@ -115,7 +118,9 @@ def _on_one_device(
         name="tree_attention",
     )(
         *bounds,
-        *(x.reshape(B, T, -1) for x in (q, k, v)),
+        q,
+        k,
+        v,
         cos,
         sin,
         mask,
@@ -123,7 +128,7 @@ def _on_one_device(
         prefix_k,
         prefix_v,
     )
-    return out.reshape(B, T, N, H), rotated.reshape(B, T, K, H)
+    return out, rotated
 
 
 def _result(shape: tuple[int, ...], dtype: Any) -> Any:
