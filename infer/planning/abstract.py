@@ -10,7 +10,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.cache import storage_dtype
-from medusa_jax.decoding.decoder import Decoder
+from medusa_jax.decoding.decoder import Decoder, lone_nodes
 from medusa_jax.decoding.drafters import Drafter, NoDrafter
 from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
@@ -91,7 +91,8 @@ def decode_program(wish: Wish, where: Mesh | Any) -> DecodeProgram:
     if own is not None:
         params["drafter"] = own
     kept = storage_dtype(wish.dtype, wish.platform)
-    decoder = Decoder(wish.config, Greedy(), drafter, wish.dtype, kept, mesh=mesh)
+    alone = lone_nodes(wish.platform)
+    decoder = Decoder(wish.config, Greedy(), drafter, wish.dtype, kept, False, mesh, alone)
     slots = wish.max_context + drafter.max_depth
     state = jax.eval_shape(
         lambda p, r: step.idle(decoder, p, r, capacity=slots), params, _request(wish.batch_size)

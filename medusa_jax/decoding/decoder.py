@@ -24,6 +24,7 @@ class Decoder:
       cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
       logprobs: whether log-probabilities of the emitted tokens are wanted.
       mesh: that the model is spread over; None: it is on one device.
+      lone_nodes: that a lone root of a lone row is padded to, see `lone_nodes`.
     """
 
     model: LlamaConfig
@@ -33,8 +34,18 @@ class Decoder:
     cache_dtype: str = "float32"
     logprobs: bool = False
     mesh: Mesh | None = None
+    lone_nodes: int = 1
 
     def run(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Applies the backbone; see `Llama` for the arguments."""
         llama = Llama(self.model, jnp.dtype(self.dtype), mesh=self.mesh)
         return llama.apply({"params": params["backbone"]}, *args, **kwargs)
+
+
+def lone_nodes(platform: str) -> int:
+    """Nodes of a lone row's step, at least.
+
+    A TPU takes eight as fast as one, which it would turn round and pad between its products. On a
+    CPU every row costs, and a GPU has products for one.
+    """
+    return 8 if platform == "tpu" else 1

@@ -58,6 +58,19 @@ def root_draft(root_B: jax.Array) -> Draft:
     return Draft(root_B[:, None], zero_11, zero_11, jnp.ones((1, 1, 1), jnp.bool_), 0)
 
 
+def padded(draft: Draft, nodes: int) -> Draft:
+    """The draft with more nodes, of depth 0, which hold the root and see only themselves."""
+    more = nodes - draft.token_BR.shape[1]
+    mask_BRR = jnp.pad(draft.mask_BRR, [(0, 0), (0, more), (0, more)])
+    return Draft(
+        jnp.pad(draft.token_BR, [(0, 0), (0, more)], mode="edge"),
+        jnp.pad(draft.parent_BR, [(0, 0), (0, more)]),
+        jnp.pad(draft.depth_BR, [(0, 0), (0, more)]),
+        mask_BRR | jnp.eye(nodes, dtype=jnp.bool_)[None],
+        draft.max_depth,
+    )
+
+
 def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
     """x[b, node[b]] of every row: [B, R, ...] -> [B, ...]."""
     if x_BR.ndim == 2 or len(node_B) > _MOST_SLICES:

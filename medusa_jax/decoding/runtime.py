@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from medusa_jax.decoding import prefill, step
 from medusa_jax.decoding.buckets import batch_shape, prompt_width
 from medusa_jax.decoding.cache import storage_dtype
-from medusa_jax.decoding.decoder import Decoder
+from medusa_jax.decoding.decoder import Decoder, lone_nodes
 from medusa_jax.decoding.drafters import Drafter, NoDrafter
 from medusa_jax.decoding.make_drafter import make_drafter
 from medusa_jax.decoding.programs import abstract, compiled
@@ -205,6 +205,7 @@ def make_runtime(
         storage_dtype(lm.dtype, lm.platform),
         logprobs,
         mesh,
+        lone_nodes(lm.platform),
     )
     runtime = Runtime(decoder, params, mesh, None)
     for name in ("tree", "parents", "place_R"):  # what is still on the host

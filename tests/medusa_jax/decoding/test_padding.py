@@ -1,8 +1,13 @@
 """Padded trees decode as bare ones do, and trees of one size share a program."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from medusa_jax.decoding import make_drafter, programs
+import medusa_jax
+from medusa_jax.decoding import make_drafter, programs, runtime, step
+from medusa_jax.decoding.decoder import lone_nodes
+from medusa_jax.decoding.draft import padded, root_draft
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.tree.build import build_tree
@@ -40,6 +45,45 @@ def test_tokens_and_steps_are_those_of_the_bare_tree(lm, monkeypatch, tree, rule
     assert rows(padded) == rows(bare)
     assert padded.num_steps_B.tolist() == bare.num_steps_B.tolist()
     assert max(bare.num_steps_B.tolist()) < 39  # some guesses were right
+
+
+SAMPLED = {"temperature": 1.5, "seed": 3}
+
+
+@pytest.mark.parametrize("options", [{}, SAMPLED, SAMPLED | {"acceptance": "typical"}])
+def test_a_padded_root_decodes_as_a_bare_one(stories_lm, monkeypatch, options):
+    """As on TPUs, where only the root of a lone row is padded."""
+    shapes = []
+
+    def run(*prompts):
+        lm = stories_lm.with_tree("chain:0")  # a model remembers how it decoded last
+        options_of_all = {"tree": "chain:0", "max_new_tokens": 20, "logprobs": True} | options
+        return medusa_jax.generate(lm, prompts, batch_size=len(prompts), **options_of_all)
+
+    def seen(draft, nodes):
+        shapes.append((draft.token_BR.shape, nodes))
+        return padded(draft, nodes)
+
+    bare = run("Once upon a time")[0], *run("The dog", "Lily")
+    monkeypatch.setattr(runtime, "lone_nodes", lambda platform: 8)
+    monkeypatch.setattr(step, "padded", seen)
+    eight = run("Once upon a time")[0], *run("The dog", "Lily")
+    assert set(shapes) == {((1, 1), 8)}
+    for one, other in zip(bare, eight, strict=True):
+        assert one.token_ids == other.token_ids
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
+        assert one.num_steps == other.num_steps
+
+
+def test_padding_is_no_node():
+    draft = padded(root_draft(jnp.asarray([7], jnp.int32)), 3)
+    assert draft.is_node().tolist() == [[True, False, False]]
+    assert draft.token_BR.tolist() == [[7, 7, 7]]
+    assert draft.mask_BRR[0].astype(int).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_a_tpu_pads_lone_roots():
+    assert [lone_nodes(platform) for platform in ("cpu", "gpu", "tpu")] == [1, 1, 8]
 
 
 def test_trees_of_one_size_share_a_program(lm):
