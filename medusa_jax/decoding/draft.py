@@ -52,23 +52,11 @@ def tree_draft(tree: Tree, token_BR: jax.Array) -> Draft:
     return Draft(token_BR, parent_1R, depth_1R, mask_1RR, tree.max_depth)
 
 
-def root_draft(root_B: jax.Array) -> Draft:
-    """The root alone: with it, a step decodes autoregressively."""
-    zero_11 = jnp.zeros((1, 1), jnp.int32)
-    return Draft(root_B[:, None], zero_11, zero_11, jnp.ones((1, 1, 1), jnp.bool_), 0)
-
-
-def padded(draft: Draft, nodes: int) -> Draft:
-    """The draft with more nodes, of depth 0, which hold the root and see only themselves."""
-    more = nodes - draft.token_BR.shape[1]
-    mask_BRR = jnp.pad(draft.mask_BRR, [(0, 0), (0, more), (0, more)])
-    return Draft(
-        jnp.pad(draft.token_BR, [(0, 0), (0, more)], mode="edge"),
-        jnp.pad(draft.parent_BR, [(0, 0), (0, more)]),
-        jnp.pad(draft.depth_BR, [(0, 0), (0, more)]),
-        mask_BRR | jnp.eye(nodes, dtype=jnp.bool_)[None],
-        draft.max_depth,
-    )
+def root_draft(root_B: jax.Array, nodes: int = 1) -> Draft:
+    """The root alone, padded to some nodes: with it, a step decodes autoregressively."""
+    token_BR = jnp.broadcast_to(root_B[:, None], (len(root_B), nodes))
+    zero_1R = jnp.zeros((1, nodes), jnp.int32)
+    return Draft(token_BR, zero_1R, zero_1R, jnp.eye(nodes, dtype=jnp.bool_)[None], 0)
 
 
 def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding import logprobs
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.draft import Draft, padded, pick
+from medusa_jax.decoding.draft import Draft, pick, root_draft
 from medusa_jax.decoding.state import DecodeState, Prefilled, Progress, Request, write_output
 
 
@@ -197,7 +197,7 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
     """Verifies the draft, commits and emits the accepted path, drafts the next tree."""
     draft, cache = state.draft, state.cache
     if draft.token_BR.shape == (1, 1):
-        draft = padded(draft, decoder.lone_nodes)
+        draft = root_draft(draft.token_BR[:, 0], decoder.lone_nodes)
     hidden_BRD, new = decoder.run(
         params,
         draft.token_BR,

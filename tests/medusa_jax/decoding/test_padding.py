@@ -7,7 +7,7 @@ import pytest
 import medusa_jax
 from medusa_jax.decoding import make_drafter, programs, runtime, step
 from medusa_jax.decoding.decoder import lone_nodes
-from medusa_jax.decoding.draft import padded, root_draft
+from medusa_jax.decoding.draft import root_draft
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.tree.build import build_tree
@@ -60,15 +60,15 @@ def test_a_padded_root_decodes_as_a_bare_one(stories_lm, monkeypatch, options):
         options_of_all = {"tree": "chain:0", "max_new_tokens": 20, "logprobs": True} | options
         return medusa_jax.generate(lm, prompts, batch_size=len(prompts), **options_of_all)
 
-    def seen(draft, nodes):
-        shapes.append((draft.token_BR.shape, nodes))
-        return padded(draft, nodes)
+    def seen(root_B, nodes):
+        shapes.append((root_B.shape, nodes))
+        return root_draft(root_B, nodes)
 
     bare = run("Once upon a time")[0], *run("The dog", "Lily")
     monkeypatch.setattr(runtime, "lone_nodes", lambda platform: 8)
-    monkeypatch.setattr(step, "padded", seen)
+    monkeypatch.setattr(step, "root_draft", seen)
     eight = run("Once upon a time")[0], *run("The dog", "Lily")
-    assert set(shapes) == {((1, 1), 8)}
+    assert set(shapes) == {((1,), 8)}
     for one, other in zip(bare, eight, strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def test_a_padded_root_decodes_as_a_bare_one(stories_lm, monkeypatch, options):
 
 
 def test_padding_is_no_node():
-    draft = padded(root_draft(jnp.asarray([7], jnp.int32)), 3)
+    draft = root_draft(jnp.asarray([7], jnp.int32), 3)
     assert draft.is_node().tolist() == [[True, False, False]]
     assert draft.token_BR.tolist() == [[7, 7, 7]]
     assert draft.mask_BRR[0].astype(int).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
