@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from infer.bench.random_models import NUM_HEADS
 from medusa_jax import MedusaLM
 from medusa_jax.decoding.cache import num_slots, storage_dtype
-from medusa_jax.nn.attention import reads_valid_slots
+from medusa_jax.nn.prefix_attention import reads_valid_slots
 from medusa_jax.tree.dynamic import heads_used
 
 

@@ -1,22 +1,15 @@
-"""Attention of new tokens over a committed prefix and among themselves.
+"""Attention of tokens among themselves, and the parts that attention over a prefix has too.
 
-Every new token (a prompt, or the R nodes of a tree) sees the same prefix, so the prefix part needs
-no mask beyond each row's length. The two parts are computed apart and merged by log-sum-exp; the
-keys of the new tokens never have to enter the cache before they are accepted.
+A part is the softmax over one set of keys, not normalised yet: two of them are merged by
+log-sum-exp (`medusa_jax.nn.prefix_attention`).
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from medusa_jax.gpu import has_triton
-from medusa_jax.nn.kernels import gpu_attention, tpu_attention
 from medusa_jax.nn.product import product
-from medusa_jax.nn.rope import apply_rope
 
 # Queries whose scores exist at once where the new tokens are many: training, long prompts.
 _QUERY_BLOCK = 512
@@ -57,7 +50,7 @@ def attend_part(
     return PartialAttention(top, weight.sum(axis=-1), value.reshape(B, K, G, T, H))
 
 
-def _merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
+def merge(a: PartialAttention, b: PartialAttention) -> PartialAttention:
     """Log-sum-exp merge of two disjoint sets of keys."""
     top = jnp.maximum(a.top, b.top)
     scale_a, scale_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
@@ -137,7 +130,7 @@ def _attend_causally(
 
         def add(other: jax.Array, part: PartialAttention) -> PartialAttention:
             k, v = cut(k_BKHT, other, 3), cut(v_BKTH, other, 2)
-            return _merge(part, attend_part(q, k, v, seen(block, other)))
+            return merge(part, attend_part(q, k, v, seen(block, other)))
 
         own = attend_part(q, cut(k_BKHT, block, 3), cut(v_BKTH, block, 2), seen(block, block))
         _, total, value = jax.lax.fori_loop(0, block, add, own)
@@ -173,119 +166,23 @@ def attention(
     Returns:
       [B, T, N, H] in q's dtype. Scores and softmax are float32.
     """
-    parts = _by_key_head(q_BTNH, k_BTKH, v_BTKH)
+    parts = by_key_head(q_BTNH, k_BTKH, v_BTKH)
     if mask_BTT is None:
         out_BKGTH = _attend_causally(*parts, position_BT, window)
     else:
-        mask_BTT = _near(mask_BTT, position_BT, window)
+        mask_BTT = near(mask_BTT, position_BT, window)
         out_BKGTH = _attend_alone(*parts, mask_BTT[:, None, None])
-    return _by_token(out_BKGTH).astype(q_BTNH.dtype)
+    return by_token(out_BKGTH).astype(q_BTNH.dtype)
 
 
-def _near(mask_BTT: jax.Array, position_BT: jax.Array, window: int | None) -> jax.Array:
+def near(mask_BTT: jax.Array, position_BT: jax.Array, window: int | None) -> jax.Array:
     """The mask with the window's limit."""
     if window is None:
         return mask_BTT
     return mask_BTT & (position_BT[:, :, None] - position_BT[:, None, :] < window)
 
 
-def prefix_attention(
-    q_BTNH: jax.Array,
-    k_BTKH: jax.Array,
-    v_BTKH: jax.Array,
-    angles: tuple[jax.Array, jax.Array],
-    mask_BTT: jax.Array,
-    position_BT: jax.Array,
-    prefix: tuple[jax.Array, jax.Array],
-    prefix_length_B: jax.Array,
-    *,
-    window: int | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Attention of T new tokens over a ragged prefix and, masked, over themselves.
-
-    Args:
-      q_BTNH: queries of the new tokens, not rotated yet.
-      k_BTKH: keys of the new tokens, likewise; K divides N.
-      v_BTKH: values of the new tokens.
-      angles: cosines and sines, float32 [B, T, H/2], from `medusa_jax.nn.rope.rope_angles`.
-      mask_BTT, position_BT, window: see `attention`.
-      prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
-        position s.
-      prefix_length_B: int32 number of valid slots per row.
-      mesh: that heads are spread over; None: they are on one device.
-
-    Returns:
-      [B, T, N, H] in q's dtype, and the new keys, rotated. Scores and softmax are float32.
-    """
-    mask_BTT = _near(mask_BTT, position_BT, window)
-    new = (q_BTNH, k_BTKH, v_BTKH, *angles, mask_BTT, position_BT)
-    return _with_prefix(window, mesh, *new, *prefix, prefix_length_B)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> Any:
-    """As `prefix_attention`, the mask with the window's limit: by a kernel where there is one."""
-    options = {"window": window, "mesh": mesh}
-    kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
-    if reads_valid_slots("gpu", *arrays[7].shape[2:]):
-        on_gpu = functools.partial(gpu_attention.fused_attention, **options)
-        kernels["cuda"] = functools.partial(_rotated, on_gpu)
-    return jax.lax.platform_dependent(*arrays, default=_products(window), **kernels)
-
-
-def _products(window: int | None) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    return functools.partial(_rotated, functools.partial(_in_two_parts, window))
-
-
-def _rotated(attend, q, k, v, cos, sin, *others) -> tuple[jax.Array, jax.Array]:
-    """Attention that takes rotated queries and keys, and the keys."""
-    q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-    return attend(q, k, v, *others), k
-
-
-def reads_valid_slots(platform: str, head_dim: int, slots: int) -> bool:
-    """Whether attention to a prefix is a kernel's, which leaves the slots beyond it alone.
-
-    Args:
-      platform: "cpu", "gpu" or "tpu".
-      head_dim: of keys and values.
-      slots: of the cache.
-    """
-    if platform == "gpu":
-        return has_triton() and gpu_attention.supports(head_dim, slots)
-    return platform == "tpu"
-
-
-def _forward(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> tuple[Any, Any]:
-    return _with_prefix(window, mesh, *arrays), arrays
-
-
-def _backward(window: int | None, mesh: Mesh | None, arrays: Any, grad: Any) -> Any:
-    """The kernel has no gradient; that of the products is the same."""
-    del mesh
-    return jax.vjp(_products(window), *arrays)[1](grad)
-
-
-_with_prefix.defvjp(_forward, _backward)
-
-
-def _in_two_parts(
-    window: int | None, q, k, v, mask_BTT, position_BT, prefix_k, prefix_v, prefix_length_B
-) -> jax.Array:
-    """Prefix and new tokens apart, merged."""
-    q_BKGTH, k_BKHT, v_BKTH = _by_key_head(q, k, v)
-    part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask_BTT[:, None, None])
-    slot_11S = jnp.arange(prefix_v.shape[2], dtype=jnp.int32)[None, None, :]
-    seen_BTS = slot_11S < prefix_length_B[:, None, None]
-    if window is not None:
-        seen_BTS = seen_BTS & (position_BT[:, :, None] - slot_11S < window)
-    q_BKGTH = q_BKGTH.astype(prefix_k.dtype)  # a cache may be kept in a wider one
-    part = _merge(part, attend_part(q_BKGTH, prefix_k, prefix_v, seen_BTS[:, None, None]))
-    return _by_token(part.value / part.total[..., None]).astype(q.dtype)
-
-
-def _by_key_head(
+def by_key_head(
     q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries [B, K, G, T, H], keys [B, K, H, T] and values [B, K, T, H]."""
@@ -295,7 +192,7 @@ def _by_key_head(
     return q_BKGTH, k_BTKH.transpose(0, 2, 3, 1), v_BTKH.swapaxes(1, 2)
 
 
-def _by_token(x_BKGTH: jax.Array) -> jax.Array:
+def by_token(x_BKGTH: jax.Array) -> jax.Array:
     """[B, T, N, H]."""
     B, K, G, T, H = x_BKGTH.shape
     return x_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, H)

@@ -8,11 +8,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.nn.attention import attention, prefix_attention
+from medusa_jax.nn.attention import attention
 from medusa_jax.nn.layers import Linear, RMSNorm, sum_dtype
 from medusa_jax.nn.lora import Lora, adapted
 from medusa_jax.nn.packed_attention import Packed, packed_attention
 from medusa_jax.nn.params import layer_params
+from medusa_jax.nn.prefix_attention import prefix_attention
 from medusa_jax.nn.rope import apply_rope
 from medusa_jax.nn.scanned import INPUT, PRODUCT
 

@@ -49,7 +49,7 @@ import sys
 for name in ("triton", "ops.gpu", "ops.gpu.attention"):
     sys.modules[f"jax.experimental.pallas.{name}"] = None
 from medusa_jax import gpu
-from medusa_jax.nn import attention, packed_attention
+from medusa_jax.nn import packed_attention, prefix_attention
 from medusa_jax.decoding import cache
 with gpu.saying_whether_triton(True):
     print(gpu.has_triton(), bool(gpu.compiler_options()))

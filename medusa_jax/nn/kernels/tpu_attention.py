@@ -65,18 +65,16 @@ def fused_attention(
     """
     B, T, _, H = q_BTNH.shape
     more = -T % TOKENS
-    if more:
-        tokens = [(0, 0), (0, more), (0, 0), (0, 0)]
-        q_BTNH, k_BTKH, v_BTKH = (jnp.pad(x, tokens) for x in (q_BTNH, k_BTKH, v_BTKH))
-        mask_BTT = jnp.pad(mask_BTT, [(0, 0), (0, more), (0, more)])
-        cos_BTh, sin_BTh = (jnp.pad(x, tokens[:3]) for x in (cos_BTh, sin_BTh))
-        position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
-    # Here, since on a mesh XLA copies what is reshaped inside.
-    new = (x.reshape(B, T + more, -1) for x in (q_BTNH, k_BTKH, v_BTKH))
+    tokens = [(0, 0), (0, more), (0, 0)]
+    # One axis here, since on a mesh XLA copies what is reshaped inside.
+    flat = (x.reshape(B, T, -1) for x in (q_BTNH, k_BTKH, v_BTKH))
+    new = (jnp.pad(x, tokens) for x in (*flat, cos_BTh, sin_BTh))
+    mask_BTT = jnp.pad(mask_BTT.astype(jnp.int32), [(0, 0), (0, more), (0, more)])
+    position_BT = jnp.pad(position_BT, [(0, 0), (0, more)], mode="edge")
     local = functools.partial(_on_one_device, window=window, interpret=interpret)
     call = on_each_device(local, mesh, k_BTKH.shape[2], FLAT_ATTENTION)
-    places = (cos_BTh, sin_BTh, mask_BTT.astype(jnp.int32), position_BT)
-    out, rotated = call(*new, *places, prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
+    prefix = (prefix_k_BKHS, prefix_v_BKSH, prefix_length_B)
+    out, rotated = call(*new, mask_BTT, position_BT, *prefix)
     return out[:, :T].reshape(B, T, -1, H), rotated[:, :T].reshape(B, T, -1, H)
 
 

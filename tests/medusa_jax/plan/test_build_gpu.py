@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from medusa_jax.nn.attention import prefix_attention
 from medusa_jax.nn.packed_attention import Packed, packed_attention
+from medusa_jax.nn.prefix_attention import prefix_attention
 from medusa_jax.plan.costs import costs_of, step_costs
 from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from medusa_jax.gpu import saying_whether_triton
-from medusa_jax.nn.attention import prefix_attention
 from medusa_jax.nn.kernels import gpu_attention as module
 from medusa_jax.nn.kernels.gpu_attention import fused_attention, supports
+from medusa_jax.nn.prefix_attention import prefix_attention
 from medusa_jax.plan.topology import lowering_for
 from tests.medusa_jax.nn.kernels.attentions import (
     arrays_of,
@@ -17,7 +17,8 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_bfloat16,
     check_mesh,
 )
-from tests.medusa_jax.nn.test_attention import random_angles, random_case
+from tests.medusa_jax.nn.test_attention import random_case
+from tests.medusa_jax.nn.test_prefix_attention import random_angles
 
 
 @pytest.mark.parametrize("window", [None, 5])

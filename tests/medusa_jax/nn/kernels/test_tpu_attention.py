@@ -16,7 +16,8 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_mesh,
 )
 from tests.medusa_jax.nn.kernels.device import INTERPRETED
-from tests.medusa_jax.nn.test_attention import by, random_angles, random_case
+from tests.medusa_jax.nn.test_attention import random_case
+from tests.medusa_jax.nn.test_prefix_attention import by, random_angles
 
 
 def fused_attention(q, k, v, *others, **options):
