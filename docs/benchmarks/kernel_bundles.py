@@ -71,9 +71,24 @@ def parts(name: str) -> list[tuple[int, bool]]:
     return [*found, (bundles, has_product)]
 
 
+def check(flags: argparse.Namespace) -> None:
+    """Refuses what no model has."""
+    for name in ("nodes", "kv_heads", "head_dim", "slots"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} is {getattr(flags, name)}: it is 1 or more")
+    if flags.query_heads % flags.kv_heads or flags.query_heads < 0:
+        raise UserError(f"--query_heads is no multiple of --kv_heads, {flags.kv_heads}")
+    if flags.head_dim % 2:
+        raise UserError(f"--head_dim is {flags.head_dim}: rotations need an even one")
+
+
 def main(flags: argparse.Namespace) -> None:
     """Compiles both kernels and prints a line for each."""
-    sharding = SingleDeviceSharding(find_topology(flags.topology).devices[0])
+    check(flags)
+    topology = find_topology(flags.topology)
+    if topology.platform != "tpu":
+        raise UserError(f"{flags.topology} is no TPU: name one, such as v5e:2x2")
+    sharding = SingleDeviceSharding(topology.devices[0])
     named = {
         "tree_attention": ("new tokens", "a block of slots"),
         "append_tokens": ("keys", "values"),

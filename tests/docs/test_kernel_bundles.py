@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.docs.pages import ROOT
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler, told_nothing
 
@@ -27,9 +29,17 @@ def test_more_nodes_are_more_instructions():
     assert 0 < blocks[0] < blocks[1] < 10_000
 
 
-@needs_tpu_compiler
-def test_an_unknown_topology_is_one_line():
-    done = run("--topology", "v9:1x1")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--nodes", "0"], "--nodes is 0"),
+        (["--head_dim", "7"], "an even one"),
+        (["--kv_heads", "3", "--query_heads", "8"], "no multiple"),
+        (["--topology", "v9:1x1"], "v9"),
+    ],
+)
+def test_what_no_model_has_is_one_line(argv, said):
+    done = run(*argv)
     assert done.returncode == 2
-    assert "v9" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
