@@ -31,7 +31,7 @@ the same batches)?
 Fifty steps (51k tokens) are what two CPU cores manage in ten minutes: enough to rank the variants.
 --config.seed=1 and --config.seed=2, in folders of their own, show what chance does; --config.steps
 trains longer. On an accelerator, raise steps and batch_size, and set --config.dtype=bfloat16:
-float32 is for CPUs (docs/design.md, "Compiling a step of MEDUSA-2").
+float32 is for CPUs (docs/design/training.md, "Compiling a step of MEDUSA-2").
 
 Hardware: 2 CPU cores. Hours: 0.2.
 Expected: docs/results.md.

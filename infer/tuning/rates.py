@@ -10,7 +10,7 @@ from medusa_jax.tree.search import best_tree
 NUM_RANKS = 20
 _NUM_PARENTS = 4
 # The walk that picks the positions: with it, rates foretell the tokens per step of walks through
-# trees of 2 to 64 nodes within 1.3 % (docs/design.md); over all positions, 2 to 6 % too many.
+# trees of 2 to 64 nodes within 1.3 %, over all positions 2 to 6 % too many (docs/design/drafts.md).
 _WALK_NODES = 8
 
 

@@ -21,7 +21,7 @@ def cache_slots(longest: int, depth: int = 0) -> int:
     """Slots for rows of up to `longest` tokens, and for a draft of this depth behind them.
 
     A multiple of 16, with which the keys of every channel begin at the beginning of a CPU's vector:
-    a few slots more made a step of many rows slower (docs/design.md).
+    a few slots more made a step of many rows slower (docs/design/engine.md).
     """
     beside = bucket(longest, _MIN_CAPACITY) + -(-depth // _VECTOR) * _VECTOR
     return min(bucket(longest + depth, _MIN_CAPACITY), beside)

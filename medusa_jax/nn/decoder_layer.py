@@ -17,7 +17,7 @@ from medusa_jax.nn.prefix_attention import prefix_attention
 from medusa_jax.nn.rope import apply_rope
 from medusa_jax.nn.scanned import INPUT, PRODUCT
 
-# docs/design.md, "The TPU step, by its compiler".
+# docs/design/tpu.md.
 _FEW_ROWS = 128
 _WIDE = 2048
 

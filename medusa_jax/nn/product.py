@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from medusa_jax.nn.quantize import channel_scale, is_quantized, widened
 
-# Numbers of rows for which `_weight_first` was faster on a CPU with AVX-512 (docs/design.md).
+# Numbers of rows for which `_weight_first` was faster on a CPU with AVX-512 (docs/design/cpu.md).
 _WEIGHT_FIRST = {"float32": range(2, 65), "bfloat16": (16, 32, 64)}
 _TPU_ROWS = 8  # of a tile of its registers
 # Of int8 codes on a CPU: most bytes that are widened at once, and rows that are worth a turn.

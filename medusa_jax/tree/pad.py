@@ -30,11 +30,11 @@ def pad_tree(tree: Tree, nodes: int, depth: int, top_k: int) -> Tree:
 
 
 def padded(tree: Tree, num_tokens: int, platform: str) -> Tree:
-    """A tree in the shapes of the next size, where that costs next to nothing (docs/design.md).
+    """A tree in the shapes of the next size, where that costs next to nothing.
 
     Ranks: a power of two, at least 16. Nodes: a multiple of 8 on accelerators, whose matrix units
     take 8 rows or more at a time; on a CPU every row costs, so none is added. The depth stays: each
-    head reads weights of its own.
+    head reads weights of its own (docs/design/drafts.md has the costs).
 
     Args:
       tree: without padding.

@@ -4,7 +4,7 @@ Every position has its noise (`decoding.noise`), whatever is drafted for it. The
 is the argmax of its filtered logits / temperature + that noise: a sample of the filtered
 distribution (Gumbel-max). A child that holds this token is accepted; the first token that no child
 holds is the next root. So the text is that of plain decoding with the same noise, and only its cost
-depends on the tree (docs/design.md has the proof).
+depends on the tree (docs/design/sampling.md has the proof).
 """
 
 import dataclasses
