@@ -12,7 +12,7 @@ Data: about 100k conversations: the human turns of ShareGPT, answered by the mod
 0.3. Each host spreads the model (65 GB in bfloat16) over its own four chips and takes its share of
 the prompts; any other engine may write the file instead.
 Hardware: the authors' files are for 8 GPUs. By the compiler, a v5p:2x2x2 (8 chips): training takes
-26.9 of 102.8 GB per chip, replies 29.9 GB with 16 full contexts at once (docs/plan.md). A v5p:2x2x1
+26.9 of 102.8 GB per chip, replies 29.5 GB with 16 full contexts at once (docs/plan.md). A v5p:2x2x1
 does, too (47.9 GB), and a v6e:2x4 (27.2 of 33.5 GB); four H100 should. A part of 8 rows is too few
 for the v5e's that it would take (docs/tpu.md).
 Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
