@@ -23,32 +23,32 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.model = placeholder(str)  # Folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
     c.medusa = placeholder(str)  # Heads to start from (folder, file, hub id); default: fresh ones.
     c.data = placeholder(str)  # ShareGPT-format file, or the name of a tensorflow-datasets dataset.
-    # "cut" shortens conversations longer than seq_len and "stop" ends the run at one; both end it
-    # at a malformed row. "skip" cuts, and leaves malformed rows out.
+    # "cut" shortens conversations longer than seq_len, "stop" ends the run at one; both end it at a
+    # malformed row. "skip" shortens too, but leaves malformed rows out.
     c.data_errors = "cut"
     c.held_out = 0.02  # Share of the conversations kept for evaluation.
 
     # What is minimised.
     c.objective = "medusa1"  # "medusa1": heads only; "medusa2": backbone too; "self_distill".
     c.hidden_states = "streamed"  # "cached": the backbone runs once, before training; medusa1 only.
-    # What heads learn: "tokens"; the base model's "distribution" instead; or the distance from it,
-    # "l1" (the last two are not in the paper).
+    # What heads learn: "tokens"; the base model's "distribution" instead; or, with "l1", to come
+    # close to that distribution (the last two are not in the paper).
     c.head_labels = "tokens"
     c.head_decay = 0.8  # lambda_k = head_decay ** k.
     c.heads_coef = 0.2  # lambda_0, weight of the heads' loss against the base head's.
     c.heads_schedule = "constant"  # Heads' warm-up: lambda_0 grows from 0 by "linear" or "sine".
     c.heads_ramp = 1.0  # Share of the steps that this warm-up takes.
-    c.stop_lm_head = False  # The heads' loss does not train the LM head that they share (ours).
+    c.stop_lm_head = False  # True: the heads' loss does not train a shared LM head (ours).
 
     # The heads.
     c.num_heads = 5  # M; the published trees use 4.
     c.num_layers = 1  # Residual blocks per head.
-    c.own_projection = True  # Each head has a vocabulary projection; else all share the LM head.
+    c.own_projection = True  # Each head has its own projection; else all share the LM head.
     # What heads also see (not in the paper): "root", the token that the base head just chose;
     # "markov", "gated_markov", "branch", "recurrent": tokens that other heads proposed (docs).
     c.conditioning = "none"
-    c.markov_rank = 64  # Of the correction of "markov" and "gated_markov" heads.
-    c.draft_vocab = 0  # Heads propose only this many most frequent tokens (ours); 0: all tokens.
+    c.markov_rank = 64  # Rank of the correction in "markov" and "gated_markov" heads.
+    c.draft_vocab = 0  # Heads propose only the most frequent tokens, this many (ours); 0: all.
 
 
 def _how(c: ConfigDict) -> None:
@@ -75,19 +75,19 @@ def _how(c: ConfigDict) -> None:
     c.quantize = "none"  # "int8" or "nf4" for a frozen backbone.
     c.dtype = "float32"  # "bfloat16" on accelerators.
     # What layers compute again in the backward pass, to save memory: "none"; "products": all but
-    # linear maps and attention; "nothing" (kept; or True): all; "offload": all, with the layers'
-    # inputs in the host's memory meanwhile.
+    # linear maps and attention; "nothing" (is kept; or True): all; "offload": all, with the layers'
+    # inputs kept in the host's memory meanwhile.
     c.remat = "none"
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # Devices per axis; -1: the rest.
 
 
 def _what_is_written(c: ConfigDict) -> None:
     # Logs, checkpoints and the result.
-    c.log_every = 20  # Steps; so are the next two.
+    c.log_every = 20  # In steps, as are the next two.
     c.eval_every = 200
-    c.save_every = 200  # Every evaluation that is the best so far is saved, too.
+    c.save_every = 200  # Steps whose evaluation is the best so far are saved, too.
     c.keep = 2  # Latest checkpoints to keep, in addition to the best one.
     c.profile = ""  # "10:15" writes a jax.profiler trace of these steps.
-    c.tree = "mc_sim_7b_63"  # Tree whose expected tokens per step are reported and rank steps.
+    c.tree = "mc_sim_7b_63"  # Its expected tokens per step are reported and rank checkpoints.
     c.export_format = "A"  # Written at the end: "A", "B", "C", "vllm" or "none".
     c.export_dtype = "float16"  # Type of the exported weights.

@@ -1,8 +1,8 @@
 """MEDUSA-1 heads for SmolLM2-135M-Instruct: those that the package ships.
 
-The heads see their branch through one recurrent cell (see `MedusaConfig`) and propose from a draft
-vocabulary; the backbone is frozen; the labels are the model's own replies, as its distributions.
-The last command chooses the tree, on replies to questions that the heads have not seen.
+The heads see their branch through one recurrent cell (see `MedusaConfig`), propose from a draft
+vocabulary, and learn the model's distributions over its own replies. The backbone is frozen. The
+last command chooses the tree, on replies to questions that the heads have not seen.
 
   PROBLEMS=gsm8k_train.jsonl runs/smollm2_replies.sh
   cat runs/smollm2_replies/pieces/*.replies.jsonl >replies.jsonl
@@ -11,12 +11,12 @@ The last command chooses the tree, on replies to questions that the heads have n
   python -m train.evaluate --medusa runs/medusa1/export --walk --best_tree tree.json \\
     --data runs/smollm2_replies/held_out_replies.jsonl --output metrics.json
 
-Data: replies of up to 192 tokens, three of five greedy and two sampled at temperature 0.7, to
-23,258 prompts of 23 kinds, a third of them with a second turn; 5.3 million tokens with the prompts,
-of which 124 conversations are held out.
+Data: replies of up to 192 tokens (three of five greedy, two sampled at temperature 0.7) to 23,258
+prompts of 23 kinds, a third of them with a second turn. With the prompts they have 5.3 million
+tokens; 124 conversations are held out.
 Hardware: one H100: 3 minutes for the replies, and for the heads (2098 steps, 3 epochs) 4 minutes,
-beside ten other runs. Two CPU cores do what runs/smollm2_cpu.sh asks of them: the same with less.
-Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .48 .42 .39 .38, 2.71
+beside ten other runs. runs/smollm2_cpu.sh does the same on two CPU cores, with less data.
+Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .48 .42 .39 .38, and 2.71
 tokens per step expected with mc_sim_7b_63.
 Expected: docs/results.md, for questions that the heads never saw, and for other heads and labels.
 """

@@ -1,4 +1,4 @@
-"""MEDUSA-2 for SmolLM2-135M-Instruct, with either warm-up of the heads and with none; controls.
+"""MEDUSA-2 for SmolLM2-135M-Instruct with either warm-up of the heads, with none, and controls.
 
   python -m train.main --config=configs/smollm2_medusa2.py:two_stage --workdir=runs/two_stage
   python -m train.main --config=configs/smollm2_medusa2.py:one_stage --workdir=runs/one_stage
@@ -18,11 +18,11 @@ Controls, each of which answers a question about these:
   python -m train.main --config=configs/smollm2_medusa2.py:lora_only --workdir=runs/lora_only
   python -m train.main --config=configs/smollm2_medusa2.py:heads_only --workdir=runs/heads_only
 
-"one_stage_stopped": does a single stage do less harm where the heads' loss does not train the LM
-head that they share?
-"naive_own": is it harmful, too, where the heads have projections of their own, as the paper's do?
-They see nothing but the hidden state then: recurrent heads share the LM head.
-"naive_stopped": and is it that LM head? Again the heads' loss does not train it.
+"one_stage_stopped": does a single stage do less harm if the heads' loss does not train the LM head
+that they share?
+"naive_own": is "naive" harmful, too, if the heads have projections of their own, as the paper's do?
+They then see nothing but the hidden state, since recurrent heads share the LM head.
+"naive_stopped": does the harm come through that LM head? Again the heads' loss does not train it.
 "lora_only": what do the adapters do to the model without heads? lambda_0 is 0, and the heads of
 "two_stage" stay as they are.
 "heads_only": what does more training do to the heads of "two_stage" without adapters (MEDUSA-1, on

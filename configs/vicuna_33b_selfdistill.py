@@ -5,21 +5,21 @@
   python -m train.main --config=configs/vicuna_33b_selfdistill.py --config.data=replies.jsonl \\
     --workdir=runs/vicuna_33b_selfdistill
 
-On a slice with several hosts both commands run on all of them, with the data and the folder on a
+On a slice with several hosts, run both commands on all of them, with the data and the folder on a
 disk that they share (docs/tpu.md).
 
 Data: about 100k conversations: the human turns of ShareGPT, answered by the model at temperature
 0.3. Each host spreads the model (65 GB in bfloat16) over its own four chips and takes its share of
 the prompts; any other engine may write the file instead.
-Hardware: the authors' files are for 8 GPUs. By the compiler, a v5p:2x2x2 (8 chips): training takes
-26.9 of 102.8 GB per chip, replies 29.5 GB with 16 full contexts at once (docs/plan.md). A v5p:2x2x1
-does, too (47.9 GB), and a v6e:2x4 (27.2 of 33.5 GB); four H100 should. A part of 8 rows is too few
-for the v5e's that it would take (docs/tpu.md).
-Hours: not in the paper; not measured here. By the compiler's estimate, which knows of no waiting,
-7.0 on a v5p:2x2x2, 14.2 on a v5p:2x2x1, 6.2 on a v6e:2x4, for 200 million tokens (two epochs of
-conversations of 1000).
-Expected: paper: MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed, 3.01
-tokens per step by typical acceptance (table 1).
+Hardware: the authors' files are for 8 GPUs. According to the compiler, a v5p:2x2x2 (8 chips) will
+do: training takes 26.9 of 102.8 GB per chip, replies 29.5 GB with 16 full contexts at once
+(docs/plan.md). So will a v5p:2x2x1 (47.9 GB) and a v6e:2x4 (27.2 of 33.5 GB); four H100 should. On
+v5e's it would take more chips than the 8 rows of a part can be spread over (docs/tpu.md).
+Hours: not in the paper; not measured here. The compiler's estimates, which leave out waiting: 7.0
+on a v5p:2x2x2, 14.2 on a v5p:2x2x1, 6.2 on a v6e:2x4, for 200 million tokens (two epochs of
+conversations of 1000 tokens).
+Expected: in the paper, MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed,
+3.01 tokens per step by typical acceptance (table 1).
 """
 
 from ml_collections import ConfigDict

@@ -5,15 +5,16 @@
 
 Data: 68.6k rows of ShareGPT of about 1690 tokens (the mean of 1500 rows, Llama 2's tokenizer): 230
 million tokens in two epochs.
-Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded. By the
-compilers, one H100 (36.5 of 84.9 GB), a TPU v5e:2x2 (13.3 of 16.9 GB on each chip; 2x4: 7.1),
-v5p:2x2x1 or v6e:2x2 (13.3 each; docs/tpu.md).
-Hours: paper: about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here. By the
-compilers' estimates, which know of no waiting: 1.2 on one H100, 2.2 on a v5e:2x2, 1.1 on a
-v5e:2x4, 0.9 on a v5p:2x2x1, 0.8 on a v6e:2x2.
-Expected: paper: MT-bench quality 6.23 (base model 6.17) at 2.18 times the speed (table 2, figure
-3). The authors' first release (Vicuna v1.3, learning rate 1e-3, heads summed without weights, 537
-steps of 128) logged top-1 .56 .32 .20 .15 .12 and top-5 .78 .56 .42 .34 .30 on its training data.
+Hardware: one accelerator with 80 GB, or several, over which the backbone is sharded. According to
+the compilers, the run fits one H100 (36.5 of 84.9 GB), a TPU v5e:2x2 (13.3 of 16.9 GB on each chip;
+2x4: 7.1), a v5p:2x2x1 or a v6e:2x2 (13.3 each; docs/tpu.md).
+Hours: in the paper, about 5 on one A100 PCIe for 60k ShareGPT conversations; not measured here. The
+compilers' estimates, which leave out waiting: 1.2 on one H100, 2.2 on a v5e:2x2, 1.1 on a v5e:2x4,
+0.9 on a v5p:2x2x1, 0.8 on a v6e:2x2.
+Expected: in the paper, MT-bench quality 6.23 (base model 6.17) at 2.18 times the speed (table 2,
+figure 3). The authors' first release (Vicuna v1.3, learning rate 1e-3, heads summed without
+weights, 537 steps of 128) logged top-1 .56 .32 .20 .15 .12 and top-5 .78 .56 .42 .34 .30 on its
+training data.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""MEDUSA-2 for Vicuna-7B v1.5 in two stages with QLoRA (paper, sections 2.2.2 and appendix B).
+"""MEDUSA-2 for Vicuna-7B v1.5 in two stages with QLoRA (paper, section 2.2.2 and appendix B).
 
 First the heads, on the frozen 4-bit backbone; then both together, starting from those heads:
 
@@ -13,15 +13,16 @@ First the heads, on the frozen 4-bit backbone; then both together, starting from
 
 Needs: pip install ".[quant]", for the 4-bit backbone.
 Data: as for configs/vicuna_7b_medusa1.py, 230 million tokens in two epochs of each stage.
-Hardware: the authors' files are for 8 GPUs. By the compilers, both stages fit one H100 (27.6 and
-57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 (8.6 and 15.9 of
-102.8), a v6e:2x2 (8.6 and 15.9 of 33.5), and by 1.2 GB a v5e:2x2 (8.6 and 15.7; docs/tpu.md).
-Hours: not in the paper; not measured here. By the compilers' estimates, which know of no waiting:
-1.2 and 3.1 on one H100, 2.2 and 8.8 on a v5e:2x2, 1.2 and 4.1 on a v5e:2x4, 1.0 and 3.5 on a
-v5p:2x2x1, 0.8 and 4.0 on a v6e:2x2.
-Expected: paper: MT-bench quality 6.18 (base model 6.17) at 2.83 times the speed, 3.47 tokens per
-step by typical acceptance (table 1). Joint training without the first stage fell to 5.925 (table
-2).
+Hardware: the authors' files are for 8 GPUs. According to the compilers, both stages fit one H100
+(27.6 and 57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 (8.6
+and 15.9 of 102.8), a v6e:2x2 (8.6 and 15.9 of 33.5) and, with 1.2 GB to spare, a v5e:2x2 (8.6 and
+15.7; docs/tpu.md).
+Hours: not in the paper; not measured here. The compilers' estimates, which leave out waiting: 1.2
+and 3.1 on one H100, 2.2 and 8.8 on a v5e:2x2, 1.2 and 4.1 on a v5e:2x4, 1.0 and 3.5 on a v5p:2x2x1,
+0.8 and 4.0 on a v6e:2x2.
+Expected: in the paper, MT-bench quality 6.18 (base model 6.17) at 2.83 times the speed, 3.47 tokens
+per step by typical acceptance (table 1). Joint training without the first stage lowered the quality
+to 5.925 (table 2).
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Self-distilled MEDUSA-2 for Zephyr-7B-beta in one stage (paper, section 2.3.2, appendix B).
 
-The model's own replies, LoRA on full-precision weights, and a weight of the heads' loss that rises
-from 0 along a sine: this is how the heads are warmed up.
+It uses the model's own replies and LoRA on full-precision weights. To warm the heads up, the weight
+of their loss rises from 0 along a sine.
 
   python -m train.self_distill --model HuggingFaceH4/zephyr-7b-beta --prompts ultrachat.jsonl \\
     --output replies.jsonl --max_new_tokens 2048 --batch_size 16
@@ -10,13 +10,14 @@ from 0 along a sine: this is how the heads are warmed up.
 
 Data: about 100k conversations; seeds probably from UltraChat (the paper names it and ShareGPT for
 its two self-distilled models). The authors let Zephyr talk to itself instead of replaying prompts.
-Hardware: the authors' files are for 8 GPUs. By the compilers, one H100 (71.3 of 84.9 GB), two (47.9
-each), a v5e:2x4 (12.0 of 16.9), v5p:2x2x1 (21.6 of 102.8) or v6e:2x2 (21.8 of 33.5; docs/tpu.md).
-Hours: not in the paper; not measured here. By the compilers' estimates, which know of no waiting,
-3.5 on one H100, 1.7 on two, 3.9 on the v5e:2x4, 3.3 on the v5p:2x2x1 and 3.6 on the v6e:2x2 for
-200 million tokens (two epochs of conversations of 1000).
-Expected: paper: MT-bench quality 7.25 (0.07 below the base model) at 2.66 times the speed, 3.14
-tokens per step by typical acceptance (table 1).
+Hardware: the authors' files are for 8 GPUs. According to the compilers, the run fits one H100 (71.3
+of 84.9 GB), two (47.9 each), a v5e:2x4 (12.0 of 16.9), a v5p:2x2x1 (21.6 of 102.8) or a v6e:2x2
+(21.8 of 33.5; docs/tpu.md).
+Hours: not in the paper; not measured here. The compilers' estimates, which leave out waiting: 3.5
+on one H100, 1.7 on two, 3.9 on the v5e:2x4, 3.3 on the v5p:2x2x1 and 3.6 on the v6e:2x2, for 200
+million tokens (two epochs of conversations of 1000 tokens).
+Expected: in the paper, MT-bench quality 7.25 (0.07 below the base model) at 2.66 times the speed,
+3.14 tokens per step by typical acceptance (table 1).
 """
 
 from ml_collections import ConfigDict

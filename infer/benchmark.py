@@ -1,29 +1,29 @@
 """Measures decoding on this machine.
 
-A real model answers prompts (the default): with our plain (autoregressive) decoding, with our
+A real model answers prompts (the default) with our plain (autoregressive) decoding, with our
 Medusa decoding and several trees and, if torch is installed, with transformers' generate. All
-decode the same prompts greedily in the same run, taking turns prompt by prompt; what is reported
-are medians over the rounds. Compiling is not timed. In float32 all must give the same tokens,
-which is checked.
+decode the same prompts greedily in the same run, taking turns prompt by prompt; medians over the
+rounds are reported. Compiling is not timed. In float32 all must give the same tokens, which is
+checked.
 
   python -m infer.benchmark
   python -m infer.benchmark --dtypes float32 --trees mc_sim_7b_63:4,:8,chain:2 --output cpu.json
   python -m infer.benchmark --model FOLDER --medusa FOLDER --prompt_file questions.jsonl
 
-Exact sampling (--sampling SEEDS): tokens per step at temperatures from 0 to 1.3, with drafts that
-are ranked by the noise that will decide, and by the heads alone.
+Exact sampling (--sampling SEEDS): tokens per step at temperatures from 0 to 1.3, with drafts
+ranked by the noise that will decide, and with drafts ranked by the heads alone.
 
   python -m infer.benchmark --sampling 2 --trees smollm2_135m_63 --prompt_file questions.jsonl
 
-A queue of prompts with budgets of different sizes (--batches ROWS): the throughput of rows that are
-refilled as they end, of batches that stay together, and of transformers' batches.
+A queue of prompts with different budgets (--batches ROWS): the throughput of rows that are refilled
+as they end, of batches that stay together, and of transformers' batches.
 
   python -m infer.benchmark --batches 8 --prompt_file questions.jsonl
 
-Random weights of a given shape (--shape), without prompts: the time of a plain step, the memory
-bandwidth that it reaches compared with a large copy, and the time of steps with trees of 8 to 128
-nodes, for every batch size and context; and the time of running a prompt. What a step accepts is
-drawn at rates of middling heads. A tree pays off when a step gains more in tokens (first mode) than
+Random weights of a given shape (--shape), without prompts: the time of a plain step, its memory
+bandwidth compared with that of a large copy, and the time of steps with trees of 8 to 128 nodes,
+for every batch size and context; also the time of running a prompt. What a step accepts is drawn at
+the rates of middling heads. A tree pays off when a step gains more in tokens (first mode) than
 it costs in time (this mode).
 
   python -m infer.benchmark --shape tiny --dtypes float32
@@ -95,12 +95,12 @@ _VERIFY = flags.DEFINE_boolean(
     "verify",
     False,
     "Compare every emitted token with the choice of the base model in float32, and report the "
-    "largest difference of their logits.",
+    "largest difference between their logits.",
 )
 _SAMPLING = flags.DEFINE_integer(
     "sampling",
     None,
-    "Measure tokens per step of exact sampling, with so many answers to each prompt.",
+    "Measure tokens per step of exact sampling, with this many answers to each prompt.",
     lower_bound=1,
 )
 _BATCHES = flags.DEFINE_integer(
@@ -117,7 +117,7 @@ _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", ["1"], "With --shape: rows to decode at the same time, separated by commas."
 )
 _CONTEXTS = flags.DEFINE_list(
-    "contexts", ["512"], "With --shape: tokens of every row's prompt, separated by commas."
+    "contexts", ["512"], "With --shape: tokens in each row's prompt, separated by commas."
 )
 _HEADS = flags.DEFINE_enum(
     "heads",

@@ -9,9 +9,9 @@ Examples:
       --medusa FasterDecoding/medusa-vicuna-7b-v1.3 --temperature 0.7
 
 Every change of colour is one step of the model; the terminal's title shows the speed. Ctrl-C stops
-an answer, which stays as far as it got; Ctrl-D ends. A backslash at the end of a line continues the
-message on the next one. /help lists the commands. Answers go to stdout, everything else to stderr;
-messages may come through a pipe.
+an answer and keeps what it has so far; Ctrl-D ends the conversation. A backslash at the end of a
+line continues the message on the next one. /help lists the commands. Messages may come through a
+pipe. Answers go to stdout, everything else to stderr.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _MAX_NEW_TOKENS = 512  # in a conversation nobody wants to be cut short
 
 
 def main(argv: list[str]) -> None:
-    """Loads the model, then takes turns with the person until one line too few."""
+    """Loads the model, then takes turns with the person until the conversation ends."""
     del argv
     config = GenerationConfig(**shared.decoding_options())
     system = None if SYSTEM.value is None else check_text(SYSTEM.value, "--system")

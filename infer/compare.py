@@ -1,4 +1,4 @@
-"""`--compare`: Medusa beside plain decoding of the same prompts, measured in the same run."""
+"""`--compare`: Medusa and plain decoding of the same prompts, measured in the same run."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -51,17 +51,17 @@ _OPTIONS = (
     flags.DEFINE_integer(
         "top_k",
         _DEFAULTS.top_k,
-        "Sample among this many most likely tokens only; 0: among all.",
+        "Sample only among this many of the most likely tokens; 0: among all.",
     ),
     flags.DEFINE_float(
         "top_p",
         _DEFAULTS.top_p,
-        "Sample among the fewest tokens with this much probability together; 1: among all.",
+        "Sample only among the fewest tokens that together have this probability; 1: among all.",
     ),
     flags.DEFINE_float(
         "min_p",
         _DEFAULTS.min_p,
-        "Sample among tokens with this share of the highest probability; 0: among all.",
+        "Sample only among tokens with this share of the highest probability or more; 0: all.",
     ),
     flags.DEFINE_float(
         "epsilon",
@@ -89,35 +89,35 @@ _OPTIONS = (
     flags.DEFINE_integer(
         "max_context",
         _DEFAULTS.max_context,
-        "Most tokens of a prompt and its answer together. Default: the model's context.",
+        "Longest prompt and answer together, in tokens. Default: the model's context.",
     ),
 )
 _STOP = flags.DEFINE_multi_string(
-    "stop", [], "A text that ends an answer, which is cut off before it; repeat the flag for more."
+    "stop", [], "A text before which an answer ends; repeat the flag for more."
 )
 _LOGIT_BIAS = flags.DEFINE_multi_string(
     "logit_bias",
     [],
-    "ID:BIAS: a number that is added to the logits of the token with this id, before everything "
-    "else; repeat the flag for more.",
+    "ID:BIAS: add the number BIAS to the logits of the token ID, before everything else; repeat "
+    "the flag for more.",
 )
 TREE = flags.DEFINE_string(
     "tree",
     None,
-    "Tree of tokens that each step proposes: 'auto', what is fastest here for this model and "
-    "batch, chosen while decoding from what infer.tune has measured, or from assumptions; a "
-    "preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a list of "
-    "paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; with "
-    "--compare, mc_sim_7b_63:4 where that begins with plain decoding.",
+    "Tree of tokens that each step proposes. 'auto': what is fastest here for this model and "
+    "batch, chosen while decoding from what infer.tune has measured, or else from assumptions. "
+    "Otherwise a preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a "
+    "list of paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; "
+    "with --compare, mc_sim_7b_63:4 where auto begins with plain decoding.",
 )
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     list(DTYPES),
-    "Number format of parameters and computation. Default: on a CPU what infer.tune found to be "
-    "faster there, else float32; elsewhere bfloat16, or float16 on GPUs without it. In bfloat16, "
-    "which rounds to three digits, and in float16, which rounds to four, trees of different sizes "
-    "may choose differently between nearly equal tokens.",
+    "Number format of parameters and computation. Default: on a CPU, what infer.tune found to be "
+    "faster there, else float32; elsewhere bfloat16, or float16 on GPUs without it. bfloat16 "
+    "rounds to three digits and float16 to four, so that trees of different sizes may choose "
+    "differently between tokens that are nearly equally likely.",
 )
 MESH, QUANTIZE = define_mesh(), define_quantize()
 

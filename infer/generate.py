@@ -69,20 +69,20 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples",
     1,
-    "How many answers to give to each prompt, which is run once; they differ above temperature 0.",
+    "How many answers to give to each prompt (run only once); they differ above temperature 0.",
 )
 _LOGPROBS = flags.DEFINE_boolean(
     "logprobs",
     False,
-    "With --output: add the log-probability of each new token under the model as it is to the rows "
+    "With --output: add to each row the log-probabilities of its new tokens under the model itself "
     "(at temperature 1, among all tokens, without bias).",
 )
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "JSON-lines file to write: one row per answer, in the order of the prompts, with text, tokens "
-    "and measurements (in seconds). Rows are kept in FILE.part as they are done, and become FILE "
-    "at the end, which replaces an older one. After an interruption, rerun the same command to "
+    "and measurements (in seconds). Rows are kept in FILE.part as they are done, and at the end "
+    "become FILE, replacing an older one. After an interruption, rerun the same command to "
     "resume.",
 )
 _OVERWRITE = flags.DEFINE_boolean(
@@ -94,8 +94,8 @@ _COMPARE = flags.DEFINE_boolean(
 _TREE_PICTURE = flags.DEFINE_string(
     "tree_picture",
     None,
-    "SVG file for a picture of the tree that most steps used, of how often each node was accepted "
-    "and, where rates are measured (python -m infer.tune), of how often that was expected.",
+    "SVG file to draw: the tree that most steps used, how often each node was accepted and, where "
+    "rates are measured (python -m infer.tune), how often that was expected.",
 )
 _STREAM = flags.DEFINE_boolean(
     "stream",
@@ -105,7 +105,7 @@ _STREAM = flags.DEFINE_boolean(
 
 
 def main(argv: list[str]) -> None:
-    """The walk of a prompt: parse, load, encode once, decode, print."""
+    """The way of a prompt: parse, load, encode once, decode, print."""
     del argv
     config, prompts, streaming = _config(), _prompts(), _streaming()
     if _TREE_PICTURE.value is not None:
@@ -161,7 +161,7 @@ def _streaming() -> bool:
 
 
 def _call(config: GenerationConfig) -> dict[str, Any]:
-    """What the rows depend on, but for the prompts: only a rerun with the same resumes them."""
+    """What the rows depend on besides the prompts: only a rerun with the same resumes them."""
     names = {flag.name: identify(flag.value) for flag in (MODEL, MEDUSA, TREE)}
     options = {key: value for key, value in vars(config).items() if key not in names}
     own = (_CHAT, _BATCH_SIZE, _COMPARE)

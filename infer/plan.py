@@ -1,14 +1,14 @@
-"""What decoding would take on a TPU or GPU that is not here: does it fit, and how fast at best.
+"""What decoding would take on a TPU or GPU that is not here: whether it fits, and how fast at best.
 
 The decode step is compiled for the named devices by their own compiler, with a model that is never
 loaded. Memory and collectives are facts of the compiled program; times are estimates
 (docs/plan.md).
 
 Examples:
-  Llama-3.1-8B with a tree of 64 on one TPU v5p, heads that share the LM head:
+  Llama-3.1-8B with a tree of 64 on one TPU v5p, with heads that share the LM head:
     python -m infer.plan --shape llama-8b --topology v5p:2x2x1 --tree mc_sim_7b_63
 
-  In 8 bits over the four chips of a v5e:
+  In 8 bits, over the four chips of a v5e slice:
     python -m infer.plan --shape llama-8b --topology v5e:2x2 --mesh tensor=4 --quantize int8 \\
       --tree mc_sim_7b_63 --tokens_per_step 2.6 --output plan.json
 
@@ -67,7 +67,7 @@ _TREE = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Rows decoded together.", lower_bound=1)
 _MAX_CONTEXT = flags.DEFINE_integer(
-    "max_context", 1024, "Most tokens of a prompt and its answer together.", lower_bound=1
+    "max_context", 1024, "Longest prompt and answer together, in tokens.", lower_bound=1
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -80,8 +80,8 @@ _HEADS = flags.DEFINE_enum(
     "heads",
     None,
     ["shared", "own"],
-    "Five of the paper's heads, which share the LM head or have projections of their own. Default: "
-    "those in the package for the default model, shared for others.",
+    "Plan for five of the paper's heads, which share the LM head or have their own projections. "
+    "Default: for the default model, the heads in the package; for others, shared.",
 )
 _DRAFT_VOCAB = flags.DEFINE_integer(
     "draft_vocab", 0, "Heads propose only this many tokens; 0: all.", lower_bound=0
@@ -89,14 +89,14 @@ _DRAFT_VOCAB = flags.DEFINE_integer(
 _TOKENS_PER_STEP = flags.DEFINE_float(
     "tokens_per_step",
     None,
-    "Tokens that a step gives, measured by infer.tune or train.evaluate; for tokens per second.",
+    "Tokens per step, as measured by infer.tune or train.evaluate, to estimate tokens per second.",
     lower_bound=1.0,
 )
 _PREFILL = flags.DEFINE_bool(
-    "prefill", False, "Plan running a prompt as long as the context too: two more programs."
+    "prefill", False, "Also plan running a prompt as long as the context: two more programs."
 )
 _HLO = flags.DEFINE_string(
-    "hlo", None, "Folder for the optimized programs as text; it is made if it is not there."
+    "hlo", None, "Folder for the optimized programs as text; created if missing."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 

@@ -52,7 +52,7 @@ def with_system(prompt: Prompt, system: str) -> list[Message]:
 
 
 def check_text(text: str, where: str) -> str:
-    """Returns the text, which must be encodable: half of a surrogate pair is no character.
+    """Returns the text, which must be encodable: half a surrogate pair is not a character.
 
     Raises:
       UserError: it is not; the message begins with `where`.

@@ -1,29 +1,30 @@
-"""Finds out which tree fits a model, its heads and this machine; decoding then knows it.
+"""Finds out which tree suits a model, its heads and this machine, for decoding to use.
 
 Two things decide how fast a tree is: how many of its guesses the model accepts, and what a step
-with so many nodes costs. Both are measured once and kept in the user's cache folder, where
+with that many nodes costs. Both are measured once and kept in the user's cache folder, where
 --tree auto, the default of infer.generate, finds them:
 
   acceptance  the model answers prompts, and the heads' guesses are compared with what it wrote;
-              heads that come with an acceptance.json, as those of the default model, need none
-  step times  on this device, by nodes, batch size and context, with as many nodes as may pay
+              heads with an acceptance.json, such as those of the default model, do not need this
+  step times  on this device, by nodes, batch size and context, for as many nodes as may pay off
 
 Examples:
   The default model, whose acceptance is known:
     python -m infer.tune
 
-  Your own model and heads, on questions of the kind that it will get, for sampling too:
+  Your own model and heads, on the kind of questions that it will get, for sampling too:
     python -m infer.tune --model FOLDER --medusa FOLDER --prompt_file questions.jsonl \\
       --temperatures 0,0.7
 
-  One prompt at a time only, with the numbers in a file:
+  Only one prompt at a time, with the numbers in a file:
     python -m infer.tune --batch_sizes 1 --output tuned.json
 
-Every answer and every batch size is kept when it is measured: after an interruption, rerun the
-command to go on; until all are there, what was known before decides. On a CPU both dtypes are
-measured; bfloat16 becomes the default of this model there if it decodes one prompt 5 % faster.
-bfloat16 rounds to three digits: where two tokens are nearly as likely, trees of different sizes may
-choose differently, which in float32 they do not.
+Every answer and every batch size is kept as soon as it is measured: after an interruption, rerun
+the command to go on. Until all are there, decoding goes by what was known before.
+
+On a CPU both float32 and bfloat16 are measured; bfloat16 becomes the default of this model there if
+it decodes one prompt 5 % faster. bfloat16 rounds to three digits: where two tokens are nearly
+equally likely, trees of different sizes may choose differently. In float32 they do not.
 """
 
 import dataclasses
@@ -70,8 +71,8 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 _TEMPERATURES = flags.DEFINE_list(
     "temperatures",
     ["0"],
-    "Temperatures to measure acceptance at, separated by commas. Decoding at another one takes the "
-    "nearest.",
+    "Temperatures at which to measure acceptance, separated by commas. Decoding at another one "
+    "uses the nearest.",
 )
 _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes",
@@ -87,8 +88,8 @@ _DTYPES = flags.DEFINE_list(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite",
     False,
-    "Measure everything anew instead of adding what is missing; acceptance that came with the "
-    "heads only if there is a --prompt_file.",
+    "Measure everything anew instead of adding what is missing. Acceptance that came with the "
+    "heads is measured anew only with --prompt_file.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."

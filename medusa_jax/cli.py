@@ -21,7 +21,7 @@ from medusa_jax.plan.quiet import quiet_libtpu
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Folder of compiled programs, kept between runs; 'none' disables it. Default: 'compiled' in "
+    "Folder for compiled programs, kept between runs; 'none' disables it. Default: 'compiled' in "
     "the user's cache folder.",
 )
 _HELP = flags.DEFINE_boolean("help", False, "Show this help and exit.", short_name="h")

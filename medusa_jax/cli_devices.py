@@ -1,4 +1,4 @@
-"""Flags about where and how exactly a model is kept, for commands whose other flags differ."""
+"""Flags about where, and how exactly, a model is kept, for commands whose other flags differ."""
 
 from absl import flags
 
@@ -12,7 +12,7 @@ def define_mesh() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_string(
         "mesh",
         None,
-        "Devices to use, of each process, as sizes of data, fsdp and tensor: tensor=4 splits the "
+        "Devices to use in each process, as sizes of data, fsdp and tensor: tensor=4 splits the "
         "weights and the cache over four. Default: one device.",
     )
 
@@ -24,5 +24,5 @@ def define_quantize() -> flags.FlagHolder[str]:
         "none",
         list(KINDS),
         "int8 keeps all matrices in 8 bits with a scale per output: half the memory of bfloat16, "
-        "at slightly other logits.",
+        "with slightly different logits.",
     )

@@ -82,13 +82,13 @@ class MedusaConfig:
       own_projection: every head has its own projection (formats A, B, vLLM); otherwise the
         backbone's LM head is shared (format C).
       draft_vocab: `vocab_size` rows chosen by a `token_map` rather than all V.
-      conditioning: what a head sees beside the hidden state. "none": nothing, as in the paper. The
+      conditioning: what a head sees besides the hidden state. "none": nothing, as in the paper. The
         others are not in the paper; equations in `medusa_jax.nn.heads` and `medusa_jax.nn.branch`.
         "root": the token at t + 1, which the base head has fixed before any head runs. "markov",
         "gated_markov": the root, and a correction of the logits by the token that comes right
         before the one to predict (DSpark, arXiv 2607.05147). "branch": all tokens from the root on
-        (Hydra, arXiv 2402.05109). "recurrent": likewise, by one cell that all heads share as they
-        share their blocks' matrices (ReDrafter, arXiv 2403.09919).
+        (Hydra, arXiv 2402.05109). "recurrent": likewise, through one cell that all heads share, as
+        they share their blocks' matrices (ReDrafter, arXiv 2403.09919).
       markov_rank: r of the Markov correction; 0 without one.
 
     Raises:

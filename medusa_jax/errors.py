@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, which command lines print in a line, and devices that are full."""
+"""Mistakes that users can mend, printed in one line by the commands, and devices that are full."""
 
 
 class UserError(ValueError):

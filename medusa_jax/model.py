@@ -29,7 +29,7 @@ class MedusaLM:
       eos_ids: token ids that end a reply.
       dtype: compute and parameter dtype, "float32" or "bfloat16".
       tree: what each step proposes unless a call says otherwise.
-      measured: what is known of acceptance, and of step times on this machine.
+      measured: what is known about acceptance, and about step times on this machine.
       auto: unless a call says otherwise, decoding chooses the tree (`medusa_jax.decoding.auto`);
         `tree` is what it would choose for one row of a short text.
     """
@@ -56,7 +56,7 @@ class MedusaLM:
         """The same model with another default tree.
 
         Args:
-          tree: "auto", or see `medusa_jax.tree.presets.load_any_tree`.
+          tree: "auto", or what `medusa_jax.tree.presets.load_any_tree` takes.
 
         Raises:
           UserError: the tree needs more of the heads than they have.
@@ -68,7 +68,7 @@ class MedusaLM:
         return tree == AUTO if isinstance(tree, str) else tree is None and self.auto
 
     def prospect(self, temperature: float, batch: int) -> Prospect:
-        """What trees promise, see `medusa_jax.tuning.prospect`."""
+        """What trees promise; see `medusa_jax.tuning.prospect`."""
         return prospect(
             self.heads_config,
             self.measured,

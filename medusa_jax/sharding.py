@@ -68,7 +68,7 @@ def make_mesh(
 
 
 def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh for decoding, as text: axes that are not named have one device.
+    """A mesh for decoding, from text: axes that are not named have one device.
 
     Args:
       text: such as "tensor=4" or "data=2,tensor=-1", see `make_mesh`; devices may be left over.

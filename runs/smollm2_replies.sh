@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Replies of SmolLM2-135M-Instruct to prompts of many kinds: what its heads learn from, on a CPU.
 #
-#   PROBLEMS=gsm8k_train.jsonl runs/smollm2_replies.sh           hours; every piece can be used at once
+#   PROBLEMS=gsm8k_train.jsonl runs/smollm2_replies.sh           hours; each piece is usable when done
 #
-# Rerun it to resume: pieces that are there are skipped, and a piece that is begun continues. Three of
-# five pieces are greedy, two are sampled at temperature 0.7. What is trained on is joined of pieces:
+# Rerun it to resume: finished pieces are skipped, and an unfinished one continues. Three of five pieces
+# are greedy, two are sampled at temperature 0.7. Join pieces to train on them:
 #
 #   cat runs/smollm2_replies/pieces/*.replies.jsonl >train.jsonl
 #
-# LEAVE_OUT=runs/smollm2_cpu/tree.jsonl,runs/smollm2_cpu/test.jsonl keeps what smollm2_cpu.sh measures on
-# out of the prompts.
+# LEAVE_OUT=runs/smollm2_cpu/tree.jsonl,runs/smollm2_cpu/test.jsonl keeps the conversations that
+# smollm2_cpu.sh measures on out of the prompts.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,11 +17,11 @@ OUT=${OUT:-runs/smollm2_replies}
 PROMPTS=${PROMPTS:-24000}               # in total,
 SIZE=${SIZE:-600}                       # in a piece,
 PIECES=${PIECES:-$((PROMPTS / SIZE))}   # and pieces to answer
-PROBLEMS=${PROBLEMS:-}                  # training problems of GSM8K; without them none are asked
+PROBLEMS=${PROBLEMS:-}                  # training problems of GSM8K; if left out, none are asked
 LEAVE_OUT=${LEAVE_OUT:-}                # ShareGPT-format files whose conversations give no prompts
 mkdir -p "$OUT/pieces"
 
-# 1. Prompts: to learn from, and others of the same kinds, to choose trees and recipes on.
+# 1. Prompts to learn from, and others of the same kinds to choose trees and recipes on.
 mix() {
   [ -e "$OUT/$1" ] ||
     python -m train.prompts --output="$OUT/$1" --part="$2" --count="$3" --problems="$PROBLEMS" \

@@ -3,11 +3,11 @@
 #
 #   DATA=ShareGPT_V4.3_unfiltered_cleaned_split.json OUT=DIR runs/vicuna_7b_tpu.sh
 #
-# On a slice of several hosts run it with PART=train on all of them at once; they find each other, and
-# DATA and OUT must be in a folder that all of them see (not in gs://). Then run it with PART=measure
-# on one machine that sees OUT and is no part of the slice. Needs `pip install ".[tpu,quant]"` and a
-# token for the Hugging Face hub where downloads ask for one. Not run on TPUs by us yet: the programs
-# compile for eight v5e chips, and nothing of this was timed.
+# On a slice of several hosts, run it with PART=train on all of them at once; they find each other. DATA
+# and OUT must be in a folder that all of them see (not in gs://). Then run it with PART=measure on one
+# machine that sees OUT and is not part of the slice. Needs `pip install ".[tpu,quant]"`, and a token for
+# the Hugging Face hub where downloads ask for one. We have not run it on TPUs yet: the programs compile
+# for eight v5e chips, and nothing here was timed.
 #
 # Rerun it to resume.
 set -euo pipefail
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 DATA=${DATA:?name a ShareGPT-format file}
 OUT=${OUT:-runs/vicuna_7b_tpu}
-TEST=${TEST:-$DATA} # conversations to measure on; better ones that training has not seen
+TEST=${TEST:-$DATA} # conversations to measure on; better those that training has not seen
 PART=${PART:-all} # train, measure, or all: both, on a single host
 refuse() {
   echo "error: $1" >&2
@@ -26,7 +26,7 @@ case $OUT in gs://*) refuse "OUT=$OUT is a bucket: name a folder that all hosts 
 mkdir -p "$OUT"
 
 if [ "$PART" != measure ]; then
-  # 1. Heads alone on the frozen 4-bit backbone: what warms them up.
+  # 1. Heads alone, on the frozen 4-bit backbone: this warms them up.
   python -m train.main --config=configs/vicuna_7b_medusa2.py:stage1 --workdir="$OUT/stage1" \
     --config.data="$DATA"
 
@@ -36,7 +36,7 @@ if [ "$PART" != measure ]; then
 fi
 
 if [ "$PART" != train ]; then
-  # 3. Quality and acceptance of the result: the whole model with its heads is in stage2/export.
+  # 3. Quality and acceptance of the result; the whole model with its heads is in stage2/export.
   python -m train.evaluate --model="$OUT/stage2/export" --data="$TEST" \
     --tree=vicuna_7b_stage2 --output="$OUT/metrics.json"
 

@@ -1,15 +1,15 @@
-"""Measures training on this machine: tokens per second, compilation left out.
+"""Measures training on this machine: tokens per second, without compilation.
 
-Heads alone (MEDUSA-1): our steps with the backbone at every step ("streamed"), our steps on
-hidden states that it has written before ("cached") and, when torch is installed, a straightforward
+Heads alone (MEDUSA-1): our steps with the backbone run at every step ("streamed"), our steps on
+hidden states that it wrote beforehand ("cached") and, if torch is installed, a straightforward
 torch implementation: transformers' frozen backbone, heads as modules, AdamW. All train the same
 heads on the same batch of random tokens, all of them labels, and take turns; medians over the
-rounds count. Their first losses must agree.
+rounds are reported. Their first losses must agree.
 
   python -m train.benchmark --output cpu.json
 
 Heads and backbone (MEDUSA-2): our steps, with the model FLOPs utilisation where the device's peak
-is known. --shape takes random weights of a published shape instead of a model.
+is known. --shape uses random weights of a published shape instead of a model.
 
   python -m train.benchmark --shape llama-1b --objective medusa2 --dtype bfloat16 --batch_size 16 \\
     --seq_len 2048 --output llama-1b.json
@@ -57,7 +57,7 @@ _REMAT = flags.DEFINE_boolean(
     "Compute layers again in the backward pass; default: with --objective medusa2.",
 )
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps per round.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; their median counts.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds; medians are reported.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file for all numbers, with device, versions, commit and command."
 )

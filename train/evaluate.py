@@ -12,8 +12,9 @@ The assistant's words and their end-of-turn marks are the labels. --output gets 
   head_loss, head_top1 ... head_top5, head_coverage
                lists, one number per head k, over the labels k + 1 tokens after any token of the
                same conversation: mean cross-entropy, share among the 1 ... 5 most likely tokens
-               (only a larger logit counts against a label), and share within the heads' vocabulary;
-               head_loss averages over the latter alone. Empty without heads; null without labels
+               (only a larger logit counts against a label), and share within the heads' vocabulary.
+               head_loss averages over the labels in that vocabulary alone. The lists are empty
+               without heads; their numbers are null without labels
   expected_tokens_per_step
                1 + the mean number of nodes of --tree that the labels follow from a root; the roots
                are the num_tokens labels of the base head
@@ -21,7 +22,7 @@ The assistant's words and their end-of-turn marks are the labels. --output gets 
                with --walk: labels per step of a decoding that writes exactly these replies
   kl_divergence
                with --quantize: mean KL divergence, over the labels, of the quantised base head's
-               distribution from that of the model as it is, in nats
+               distribution from that of the unquantised model, in nats
 
 --mesh spreads the model over devices of the process. In a TPU pod, SLURM, Open MPI or Kubernetes
 job, every process measures its own share of the conversations with a model of its own, and the
@@ -83,8 +84,8 @@ _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     "none",
     list(KINDS),
-    "int8: measure the model with all matrices in 8 bits, and how far it is from the model as it "
-    "is, which is loaded too.",
+    "int8: measure the model with all matrices in 8 bits, and how far it is from the unquantised "
+    "model, which is loaded too.",
 )
 _MESH = define_mesh()
 _DATA_ERRORS = flags.DEFINE_enum(
@@ -99,15 +100,15 @@ _BEST_TREE = flags.DEFINE_string(
     "best_tree",
     None,
     "JSON file for a tree with as many nodes as --tree: the one with the most expected tokens per "
-    "step on these data (paper, section 2.3.3). Measure it on other data than it was chosen on.",
+    "step on these data (paper, section 2.3.3). Measure it on data that it was not chosen on.",
 )
 _WALK = flags.DEFINE_boolean(
     "walk",
     False,
     "Count the steps of decoding each reply: a step takes the root and the longest path of the "
-    "tree that the labels follow. For the model's own greedy replies, as long as tokenizing their "
-    "text gives the tokens that it wrote, this is exactly what greedy decoding takes; other "
-    "replies are forced on the model.",
+    "tree that the labels follow. For the model's own greedy replies this is exactly what greedy "
+    "decoding takes, as long as tokenizing their text gives the tokens that the model wrote. "
+    "Other replies are forced on the model.",
 )
 
 

@@ -4,10 +4,10 @@ Examples:
   python -m train.export --workdir runs/smollm2 --format C --output heads
   python -m train.export --workdir runs/vicuna_7b_medusa2/stage2 --format B --output vicuna-medusa
 
-Format B is the whole model with its heads, for the original code: `infer.generate --model DIR`.
-A (also TGI, TensorRT-LLM), C (also TGI) and vllm are heads alone: `--medusa DIR`. Where training
-changed the backbone too, it is in `DIR/backbone`, which the heads' `config.json` names, and
-`--model DIR` loads both. LoRA adapters are merged into the weights.
+Format B is the whole model with its heads, for the original code; here `infer.generate --model DIR`
+loads it. A (also TGI, TensorRT-LLM), C (also TGI) and vllm are heads alone, which `--medusa DIR`
+loads. Where training changed the backbone too, it is in `DIR/backbone`, which the heads'
+`config.json` names, and `--model DIR` loads both. LoRA adapters are merged into the weights.
 """
 
 from pathlib import Path
@@ -28,15 +28,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://BUCK
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["A", "B", "C", "vllm"], "See above. Default: the run's config.export_format."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; must not exist.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write; it must not exist yet.")
 _STEP = flags.DEFINE_integer(
-    "step", None, "Which checkpoint. Default: the last one.", lower_bound=0
+    "step", None, "Which checkpoint to export. Default: the last one.", lower_bound=0
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "float16"],
-    "Of the weights. Default: the run's config.export_dtype.",
+    "Number format of the weights. Default: the run's config.export_dtype.",
 )
 
 

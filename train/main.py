@@ -20,7 +20,7 @@ from medusa_jax.errors import UserError
 from train import distributed
 from train.settings import make_settings
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train by; see configs/.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with; see configs/.")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,

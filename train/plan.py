@@ -1,4 +1,4 @@
-"""What a training run would take on TPUs or GPUs that are not here: does it fit, how fast at best.
+"""What training would take on TPUs or GPUs that are not here: whether it fits, how fast at best.
 
 The step is compiled for the named devices by their own compiler, with a model that is never loaded
 and without data. Memory and collectives are facts of the compiled program; times are estimates
@@ -8,7 +8,7 @@ Examples:
   The paper's MEDUSA-1 of Vicuna-7B on eight chips of a TPU v5e:
     python -m train.plan --config=configs/vicuna_7b_medusa1.py --topology v5e:2x4
 
-  MEDUSA-2 in full precision, with another batch, to a file:
+  MEDUSA-2 in full precision, with the batch in eight parts, to a file:
     python -m train.plan --config=configs/vicuna_7b_medusa2.py:stage2 --topology v5p:2x2x1 \\
       --config.quantize=none --config.accumulate=8 --output plan.json
 
@@ -40,7 +40,7 @@ _TOPOLOGY = flags.DEFINE_string(
     "Devices: a TPU and its slice (v5e:2x4, v5p:2x2x1, v6e:2x2), or a GPU and how many (h100:8).",
 )
 _HLO = flags.DEFINE_string(
-    "hlo", None, "Folder for the optimized program as text; it is made if it is not there."
+    "hlo", None, "Folder for the optimized program as text; created if missing."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 

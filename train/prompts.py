@@ -4,7 +4,7 @@ Examples:
   Prompts to learn from, in ShareGPT's format:
     python -m train.prompts --output prompts.jsonl --problems gsm8k_train.jsonl
 
-  200 of the same kinds, of other material, to choose trees and recipes on:
+  200 of the same kinds, from other material, to choose trees and recipes on:
     python -m train.prompts --output held_out_kinds.jsonl --problems gsm8k_train.jsonl \\
       --part choose --count 200
 
@@ -14,14 +14,14 @@ reading 5, continuation 2, translation 6, sentence 2, spelling 2, code 3.5, expl
 the prompts go on with a second question; those of "turns" are two to four questions of one
 conversation.
 
-Texts come from ShareGPT's questions and answers and, with --problems, from GSM8K; what is asked
-about them, and topics, from lists of ours. The parts share no conversation, no problem and no
-topic of a long list: each belongs to one of them, by its hash, whatever else there is. Lists of
-fewer than 20 (languages, tones, addressees) are common to all. Of "final" nothing should be made
-before everything is chosen. Conversations that training holds out (config.held_out=0.02)
-belong to none, nor do the first 100 problems, which train.report measures on.
+Texts come from ShareGPT's questions and answers and, with --problems, from GSM8K; topics, and what
+is asked about the texts, come from lists of our own. The parts share no conversation, no problem
+and no topic of a long list: each belongs to one part, by its hash, whatever else there is. Lists of
+fewer than 20 (languages, tones, addressees) are common to all parts. Make nothing of "final" before
+everything is chosen. Conversations that training holds out (config.held_out=0.02) belong to no
+part, nor do the first 100 problems, which train.report measures on.
 
-An id says the kind, and the row of ShareGPT that the text is from: "summary:QWJhYvA_11.4.20". Any
+An id gives the kind, and the row of ShareGPT that the text is from: "summary:QWJhYvA_11.4.20". Any
 stretch of the file is a fair mix. The same command makes the same file.
 """
 
@@ -46,15 +46,15 @@ _CONVERSATIONS = flags.DEFINE_string(
 )
 _PROBLEMS = flags.DEFINE_string("problems", None, "GSM8K's training problems, as JSON lines.")
 _LEAVE_OUT = flags.DEFINE_list(
-    "leave_out", [], "ShareGPT-format files whose conversations give no texts, comma-separated."
+    "leave_out", [], "ShareGPT-format files of conversations to leave out, comma-separated."
 )
 _PART = flags.DEFINE_enum("part", "train", PARTS, "Which part of the material to use.")
 _COUNT = flags.DEFINE_integer(
-    "count", 24_000, "Prompts in total, if there is material for so many.", lower_bound=1
+    "count", 24_000, "Prompts in total, if there is material for that many.", lower_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of all choices.", lower_bound=0)
 _DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do at a malformed row."
+    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about malformed rows."
 )
 
 

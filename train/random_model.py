@@ -93,7 +93,7 @@ def load_lm(
       heads_dtype: default: that of the backbone.
 
     Raises:
-      UserError: anything missing, unreadable or that does not fit together.
+      UserError: something is missing, cannot be read or does not fit together.
     """
     heads = None if medusa is None else resolve_heads(medusa)
     return with_heads(load_base(model, jnp.dtype(dtype), mesh), heads, dtype, mesh, heads_dtype)

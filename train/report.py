@@ -7,7 +7,7 @@ Examples:
     --reference base,plain --questions mt_bench_question.jsonl --output results.json
 
 --output gets the environment, a row for the model itself ("base") and one for every run, with the
-measurements of every single prompt and settings of the run:
+run's settings, the measurements of every single prompt, and these figures:
   lm_loss           mean cross-entropy over the replies of held-out conversations of --data
   perplexity        exp(mean cross-entropy) over the answers of the first problems
   tokens_per_step   when the --questions are answered greedily with the run's heads and --tree
@@ -15,14 +15,15 @@ measurements of every single prompt and settings of the run:
   agreement         share of the original model's answers before the run's model differs from them
   identical         share of answers that are the original's, token by token
   kl_divergence     KL of the run's model from the original on the original's answers, nats a token
-  repetition        share of an answer's 4-grams that it had before
+  repetition        share of an answer's 4-grams that occurred in it before
 The model answers the questions without a tree; an exact walk over its answers then counts the steps
-that decoding them with the tree takes. Every run is kept in FILE.part when it is measured: after an
-interruption, rerun the command to go on.
+that decoding them with the tree takes. Every run is kept in FILE.part as soon as it is measured:
+after an interruption, rerun the command to go on.
 
-Intervals are 95 %: a bootstrap over prompts, paired between runs; where several runs that differ in
-config.seed have one name, over seeds too, of one run over prompts alone. A run is called better or
-worse than a reference only where the interval of their ratio, or difference, excludes none.
+Intervals are 95 %, from a bootstrap over prompts, paired between runs. Where several runs that
+differ in config.seed have one name, they cover seeds too; for a single run, prompts alone. A run is
+called better or worse than a reference only where the interval of their ratio excludes 1, or that
+of their difference 0.
 """
 
 import functools
@@ -68,7 +69,7 @@ _DATA = flags.DEFINE_string(
     "data", "sharegpt", "Conversations; those that every run holds out are measured."
 )
 _COUNT = flags.DEFINE_integer(
-    "count", 100, "At most so many held-out conversations, and problems.", lower_bound=1
+    "count", 100, "At most this many held-out conversations, and problems.", lower_bound=1
 )
 _PROBLEMS = flags.DEFINE_string(
     "problems", None, 'JSON lines with "question" and "answer" (GSM8K); default: none.'
@@ -87,7 +88,7 @@ _TREE = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the rows.")
 _ALLOW_DIRTY = flags.DEFINE_boolean(
-    "allow_dirty", False, "Write --output although no commit has the code that runs."
+    "allow_dirty", False, "Write --output even if no commit has the code that runs."
 )
 
 

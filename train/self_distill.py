@@ -8,7 +8,7 @@ Examples:
     python -m train.self_distill --prompts sharegpt --output replies.jsonl --temperature 0 \\
       --max_turns 1
 
-  A model of 33B over the four chips of every host of a TPU slice, on all hosts:
+  A 33B model, spread over the four chips of each host of a TPU slice; run on all hosts:
     python -m train.self_distill --model lmsys/vicuna-33b-v1.3 --prompts sharegpt.json \\
       --output /mnt/shared/replies.jsonl --mesh tensor=4
 
@@ -30,7 +30,7 @@ the conversation's id and its turns, not on the batch.
 In a TPU pod, SLURM, Open MPI or Kubernetes job, every process takes its own share of the
 conversations and spreads the model over its own devices (--mesh); elsewhere, give
 --coordinator_address, --num_processes and --process_id. They share the folder of --output, and the
-last one to be done makes the file. Where machines share no folder, put all parts into one and run
+last one to finish writes the file. Where machines share no folder, put all parts into one and run
 the command there.
 """
 
@@ -64,7 +64,7 @@ _MODEL = flags.DEFINE_string(
 _MEDUSA = flags.DEFINE_string(
     "medusa",
     "none",
-    "Heads that speed up the replies: folder, file or hub id. In float32 these stay the same.",
+    "Heads that speed up decoding: folder, file or hub id. In float32 replies stay the same.",
 )
 _PROMPTS = flags.DEFINE_string(
     "prompts", None, "ShareGPT-format JSON or JSON lines (.gz, .xz), or 'sharegpt': its sample."
@@ -106,7 +106,7 @@ _SEED = flags.DEFINE_integer(
     upper_bound=2**32 - 1,
 )
 _DATA_ERRORS = flags.DEFINE_enum(
-    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do at a malformed row of the prompts."
+    "data_errors", "stop", sharegpt.DATA_ERRORS, "What to do about malformed rows of the prompts."
 )
 _MESH = define_mesh()
 _SHARD_INDEX = flags.DEFINE_integer(

@@ -23,20 +23,20 @@ def generate(
     each: Sequence[Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> list[Generation]:
-    """Answers prompts, `batch_size` at a time: one takes the place of another that is done.
+    """Answers prompts, `batch_size` at a time: when one is done, the next takes its place.
 
     Args:
       lm: the model.
-      prompts: what to answer; those of `encode_prompt` are not encoded again.
-      batch_size: rows of a batch, which are compiled for; with fewer prompts some do nothing.
+      prompts: what to answer; results of `encode_prompt` are not encoded again.
+      batch_size: rows of a batch, for which programs are compiled; fewer prompts leave some idle.
       chat: apply the chat template; None: when the tokenizer has one.
       numbers: one of 0..2^32-1 per prompt, which chooses its random key; default: its position.
-      each: options of every single prompt, which replace those for all; acceptance (also that
-        which follows from the temperature) and tree are everyone's.
+      each: options of every single prompt, which replace the common ones; acceptance (even if it
+        follows from the temperature) and tree must be the same for all.
       **options: see `GenerationConfig`.
 
     Returns:
-      In the order of the prompts, `num_samples` for each.
+      Answers in the order of the prompts, `num_samples` for each.
 
     Raises:
       UserError: an option out of range, or a prompt that does not fit the context.
@@ -120,7 +120,7 @@ def stream(
       prompts: what to answer, one prompt or several; see `generate`.
       batch_size: as in `generate`; events of the answers in a batch take turns.
       chat: apply the chat template; None: when the tokenizer has one.
-      numbers: as in `generate`: the same seed gives a prompt of the same number the same answer.
+      numbers: as in `generate`; with the same seed and number, a prompt gets the same answer.
       each: as in `generate`.
       **options: see `GenerationConfig`.
 
@@ -134,7 +134,7 @@ def stream(
 
 
 def _are_several(prompts: Any) -> bool:
-    """Whether it is a list of prompts and not one: a text, its messages or its token ids."""
+    """Whether it is a list of prompts, not a single one: a text, messages or token ids."""
     if isinstance(prompts, str | Encoded) or not isinstance(prompts, Sequence):
         return False
     return not all(isinstance(part, Mapping | Integral) for part in prompts)
@@ -190,7 +190,7 @@ def encode_prompt(
       lm: the model.
       prompt: an encoded one is only checked.
       chat: apply the chat template; None: when the tokenizer has one.
-      max_context: most tokens of prompt and answer, when that is less than the model's context.
+      max_context: most tokens of prompt and answer together, if less than the model's context.
 
     Raises:
       UserError: the prompt leaves no room in the model's context, or holds unknown ids.

@@ -29,24 +29,24 @@ class GenerationConfig:
       acceptance: which drafted tokens count. "greedy": those of greedy decoding; "lossless": those
         of sampling without a draft, exactly; "typical": all that are plausible (paper, section
         2.3.1). Default: greedy at temperature 0, lossless above.
-      top_k: sample among this many most likely tokens only; 0: among all.
-      top_p: sample among the fewest tokens with this much probability; 1: among all.
-      min_p: sample among tokens with this share of the highest probability; 0: among all.
+      top_k: sample only among this many of the most likely tokens; 0: among all.
+      top_p: sample only among the fewest tokens that together have this probability; 1: all.
+      min_p: sample only among tokens with this share of the highest probability or more; 0: all.
       epsilon: hard threshold of typical acceptance; larger is stricter.
       delta: factor of its entropy-dependent threshold; the paper recommends sqrt(epsilon).
-      sampled_root: of typical acceptance: draw the first token of each step instead of taking the
-        most likely one, as the paper does; default: only when decoding without heads.
+      sampled_root: typical acceptance: draw the first token of each step; the paper takes the most
+        likely one. Default: draw it only when decoding without heads.
       seed: of the random keys, 0 .. 2**64 - 1.
       num_samples: continuations of each prompt, which is run once.
-      logprobs: also return each token's log-probability under the model as it is: of temperature 1,
+      logprobs: also return each token's log-probability under the model itself: at temperature 1,
         without filters and bias.
       logit_bias: added to the logits of some token ids, before everything else.
-      stop: texts that end an answer, which is cut off before them.
+      stop: texts before which an answer ends.
       ignore_eos: go on after end-of-sequence tokens.
-      max_context: most tokens of a prompt and its answer; default: the model's context.
-      tree: what each step proposes: "auto", chosen while decoding (see `decoding.auto`), or see
-        `medusa_jax.tree.presets.load_any_tree`; default: the model's, which is "auto" unless it
-        was loaded with another.
+      max_context: most tokens of a prompt and its answer together; default: the model's context.
+      tree: what each step proposes: "auto", chosen while decoding (see `decoding.auto`), or what
+        `medusa_jax.tree.presets.load_any_tree` takes; default: the model's, which is "auto" unless
+        it was loaded with another.
 
     Raises:
       UserError: a value out of range, or options that exclude each other.

@@ -25,14 +25,14 @@ class Generation:
       num_new_tokens: how many.
       num_steps: backbone passes after prefill.
       tokens_per_step: num_new_tokens / num_steps.
-      prefill_seconds: running the prompt, and those that were run in the same call.
-      decode_seconds: from then on to its last token. Rows of a batch share this time.
+      prefill_seconds: for running the prompt, and others that were run in the same call.
+      decode_seconds: from then until its last token. Rows of a batch share this time.
       tokens_per_second: num_new_tokens / decode_seconds.
-      compile_seconds: spent compiling, not contained in the others.
+      compile_seconds: for compiling; not included in the others.
       finish_reason: "stop" (EOS or a stop text) or "length" (budget or context is used up).
       sample: which of the prompt's answers, counted from 0.
-      logprobs: of each token under the model as it is (temperature 1, no filter, no bias), where
-        they were asked for.
+      logprobs: of each token under the model itself (temperature 1, no filter, no bias), if they
+        were asked for.
       tree: paths of the tree that its last step verified, without the root; [] is the root alone,
         "dynamic:N" a tree chosen at every step. With "auto" earlier steps may have had others.
       accepted: how many of its steps with this tree emitted the root, then each of the paths; []
@@ -62,9 +62,9 @@ class StreamEvent:
 
     Attributes:
       index: of the prompt, counted from 0.
-      text: what the tokens complete, without special ones; may be empty.
+      text: what the tokens complete, without special tokens; may be empty.
       token_ids: new tokens; the last event of an answer may have none.
-      result: the whole answer, with its last event.
+      result: the whole answer, in its last event only.
       sample: which of the prompt's answers, counted from 0.
     """
 

@@ -21,7 +21,7 @@ from medusa_jax.model import MedusaLM
 
 
 class Session:
-    """A conversation, of which every reply runs only what is new.
+    """A conversation in which every reply runs only what is new.
 
     Attributes:
       prefilled_tokens: tokens of the conversation that were run for the last reply.
@@ -43,7 +43,7 @@ class Session:
         self.prefilled_tokens = 0
 
     def reply(self, messages: Sequence[Message]) -> Iterator[StreamEvent]:
-        """Answers a conversation, as `stream` does, which may be another one than before.
+        """Answers a conversation as `stream` does; it may be another one than before.
 
         What it has in common with the last one, replies included, is not run again.
 
@@ -51,7 +51,7 @@ class Session:
           messages: all of them, from the first on.
 
         Raises:
-          UserError: at once; the conversation does not fit the context, or is none.
+          UserError: at once; the messages are no conversation, or do not fit the context.
         """
         encoded = encode_prompt(self._lm, list(messages), True, self._config.max_context)
         job = Job([encoded], 1, [0], [self._config], self._config)

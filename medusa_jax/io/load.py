@@ -28,9 +28,9 @@ _BFLOAT16_SINCE = 8.0  # compute capability of NVIDIA's GPUs
 
 
 def default_dtype(measured: Measured, device: Any) -> str:
-    """What a model is computed in unless somebody says otherwise.
+    """The dtype that a model is computed in unless somebody says otherwise.
 
-    On a CPU what `infer.tune` found to be faster there, else float32: some CPUs compute bfloat16
+    On a CPU, what `infer.tune` found to be faster there, else float32: some CPUs compute bfloat16
     several times slower, and in float32 every tree gives the text of plain decoding, token for
     token. Elsewhere bfloat16, or float16 on GPUs that have no bfloat16.
 
@@ -62,17 +62,17 @@ def load(
     Args:
       model: Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct.
       medusa: folder, file or hub id with heads; "none": plain autoregressive decoding; default:
-        heads found beside the model, or the shipped ones for the default model.
+        heads found beside the model, or those shipped for the default model.
       dtype: "float32", "bfloat16" or "float16"; default: see `default_dtype`.
       tree: "auto", the default: what fits the machine, batch and context, chosen while decoding;
         or a preset, file, "chain:K" or "dynamic:N" (`medusa_jax.tree.presets.load_any_tree`).
       mesh: devices to spread the parameters and the cache over, as text ("tensor=4", see
         `medusa_jax.sharding.parse_mesh`) or from `make_mesh`; default: all on the default device.
-      quantize: "int8": all matrices in 8 bits with a scale per output, computed in `dtype` all the
-        same; "none".
+      quantize: "none", or "int8": all matrices in 8 bits with a scale per output, still computed in
+        `dtype`.
 
     Raises:
-      UserError: anything missing, unreadable or that does not fit together.
+      UserError: something is missing, cannot be read or does not fit together.
     """
     if dtype not in (None, *DTYPES):
         raise UserError(f"dtype is {dtype!r}: choose from {', '.join(DTYPES)}")

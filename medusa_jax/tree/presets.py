@@ -35,8 +35,8 @@ def load_tree(spec: str, num_heads: int | None = None) -> Tree:
       The tree.
 
     Raises:
-      UserError: unknown name, unreadable or malformed file, invalid or too deep tree; one that has
-        no nodes before it decodes, see `load_any_tree`.
+      UserError: unknown name, unreadable or malformed file, invalid or too deep tree; or a tree
+        whose nodes are chosen only while decoding (see `load_any_tree`).
     """
     if _is_dynamic(spec):
         raise UserError(f"tree {spec} is chosen at every step of decoding: name a fixed one here")

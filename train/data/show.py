@@ -31,11 +31,11 @@ _DATA_ERRORS = flags.DEFINE_enum(
     "data_errors",
     "cut",
     pipeline.DATA_ERRORS,
-    "What to do at bad or long rows; see configs/base.py.",
+    "What to do about bad or long rows; see configs/base.py.",
 )
 _ROWS = flags.DEFINE_integer("rows", 1, "How many packed rows to show.", lower_bound=1)
 _SEQ_LEN = flags.DEFINE_integer("seq_len", 1024, "Length of a row in tokens.", lower_bound=2)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order, like --config.seed.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order, as --config.seed.", lower_bound=0)
 
 
 def tokenizer_of(model: str | None) -> Any:
