@@ -4,7 +4,7 @@
   python -m infer.generate --model runs/tiny/export --prompt "What do bees make?"
 
 Data: 60 short conversations that come with this file, 57 to train on.
-Hardware: anything. Hours: none; 38 seconds on 2 CPU cores.
+Hardware: anything. Hours: 0.01 (38 seconds) on 2 CPU cores.
 Expected: the model learns the conversations by heart. On its training data, the base head's loss
 falls from 4.04 after 10 steps to 0.10, and the top-1 accuracies of heads 1 to 4 reach .57 .38 .35
 .27. The second command answers with the sentence that the model was trained on.

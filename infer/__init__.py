@@ -1,5 +1,5 @@
 """Command lines that decode and measure: thin programs over the medusa_jax library.
 
-`generate` answers prompts and `benchmark` measures; the other files are what they are made of.
-May use `medusa_jax`, never `train`.
+`generate`, `chat`, `tune`, `benchmark` and `plan` are commands; the other files are what they are
+made of. May use `medusa_jax`, never `train`.
 """

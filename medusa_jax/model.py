@@ -27,7 +27,7 @@ class MedusaLM:
       heads_params: their parameters, or None.
       tokenizer: transformers tokenizer.
       eos_ids: token ids that end a reply.
-      dtype: compute and parameter dtype, "float32" or "bfloat16".
+      dtype: compute and parameter dtype, "float32", "bfloat16" or "float16".
       tree: what each step proposes unless a call says otherwise.
       measured: what is known about acceptance, and about step times on this machine.
       auto: unless a call says otherwise, decoding chooses the tree (`medusa_jax.decoding.auto`);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # MEDUSA-2 for SmolLM2-135M-Instruct: each warm-up of the heads, none, and the controls, with three seeds
-# each; also longer runs of both warm-ups (configs/smollm2_medusa2.py says what each answers).
+# each; also longer runs of four of them (configs/smollm2_medusa2.py says what each answers).
 #
 #   QUESTIONS=mt_bench_question.jsonl PROBLEMS=gsm8k_train.jsonl runs/smollm2_controls.sh   hours on a CPU
 #   QUESTIONS=... PROBLEMS=... JOBS=10 FLAGS=--config.dtype=bfloat16 \
@@ -47,7 +47,7 @@ export OUT DATA FLAGS
   done
 } | xargs -P "$JOBS" -L 1 bash -c 'train "$@"' _
 
-# 2. Compare them with the model that all started from, and with the paper's recipe.
+# 2. Compare them with the model that all started from, the paper's recipe, and no warm-up at all.
 runs=""
 for variant in "${LONGER[@]}"; do runs+="${variant}_long=$OUT/${variant}_long,"; done
 for variant in "${VARIANTS[@]}"; do

@@ -40,7 +40,8 @@ if [ "$PART" != train ]; then
   python -m train.evaluate --model="$OUT/stage2/export" --data="$TEST" \
     --tree=vicuna_7b_stage2 --output="$OUT/metrics.json"
 
-  # 4. Decode, by the paper's typical acceptance, beside plain decoding.
+  # 4. Decode with the paper's typical acceptance, and plainly for comparison.
   python -m infer.generate --model="$OUT/stage2/export" --tree=vicuna_7b_stage2 --compare \
-    --temperature=0.7 --prompt="Write a short story about a lighthouse."
+    --acceptance=typical --temperature=0.7 \
+    --prompt="Write a short story about a lighthouse."
 fi

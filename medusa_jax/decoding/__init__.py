@@ -1,4 +1,4 @@
 """The decode loop: a compiled step of verify, commit and draft, and what runs it.
 
-May use `nn`, `tree` and `chat`; nothing here reads files.
+Never uses `objectives` or `io`: nothing here reads files.
 """

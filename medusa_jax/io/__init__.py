@@ -1,4 +1,4 @@
 """Models in and out: Hugging Face folders and hub ids, GGUF files, tokenizers, Medusa heads.
 
-`load` is the way in. May use `nn`, `tree` and `model`, never `decoding` or `objectives`.
+`load` is the way in. Never uses `decoding` or `objectives`.
 """

@@ -47,7 +47,8 @@ class Objective:
         cross-entropy too; "self_distill": the divergence from the original model instead of it.
       head_decay: lambda_k = head_decay ** k (paper, equation 1).
       head_labels: what heads learn (all but the first not in the paper): the "tokens"; the base
-        model's "distribution" at the position that they predict; "l1", the distance from that.
+        model's "distribution" at the position that they predict; "l1", mostly the distance from
+        that.
       stop_lm_head: the heads' loss stops at the LM head that they share, so that the base head's
         alone trains it and its adapter (ours; heads with projections of their own share none).
       dtype: compute dtype.
