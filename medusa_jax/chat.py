@@ -109,7 +109,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def check_messages(messages: Any) -> None:
-    """Makes sure that messages are ones.
+    """Checks that these are messages.
 
     Raises:
       UserError: there is none, or one lacks a role or a content that is text.
@@ -134,7 +134,7 @@ def tokenize(
       max_length: longer conversations are cut.
 
     Raises:
-      UserError: the template does not render turn by turn, so that spans cannot be told, or
+      UserError: the template does not render turn by turn, so that spans cannot be found, or
         there is none, or it refuses the conversation.
     """
     (example,) = encode_marked(tokenizer, [mark(tokenizer, messages, truncated)])
@@ -218,7 +218,7 @@ def _content_start(tokenizer: Any, messages: list[Message], turn: int, through: 
             raise UserError(_REWRITES)
         return len(before)
     # Templates put a default system message in front of a conversation but not of an empty one,
-    # hence this search; it is for the header, the template's own text, not for the content.
+    # hence this search. It looks for the header, the template's own text, not for the content.
     header = _render(tokenizer, messages[:1], prompt=True)[len(through) :]
     start = through.find(header)
     if start < 0:

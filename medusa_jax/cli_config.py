@@ -95,7 +95,7 @@ def _types(config: Any, prefix: str = "") -> Iterator[tuple[str, type]]:
 
 
 def _last_line(error: Exception) -> str:
-    """Of ml_collections' messages: some hold a whole traceback."""
+    """The last line of a message: some of ml_collections' hold a whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
     return last.removeprefix("ValueError: ").removeprefix("TypeError: ")

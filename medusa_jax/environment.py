@@ -29,7 +29,7 @@ def environment(module: str, arguments: Sequence[str] = sys.argv[1:]) -> dict[st
     """JSON values that a reader needs to judge or repeat a measurement.
 
     Args:
-      module: that was run with `python -m`.
+      module: the one that was run with `python -m`.
       arguments: of its command line.
     """
     device = jax.devices()[0]
@@ -52,7 +52,7 @@ def environment(module: str, arguments: Sequence[str] = sys.argv[1:]) -> dict[st
 
 
 def package_version(package: str) -> str | None:
-    """Of an installed package; None: it is used from where it lies, or not there."""
+    """Version of an installed package; None: it is used from where it lies, or is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -32,8 +32,8 @@ def compiler_options() -> dict[str, Any]:
 
     XLA merges products of the same rows, such as queries, keys and values. With Triton it reads
     their matrices where they are; without, it would write them next to each other in every step.
-    And with jax 0.12 it has no memory for the top k of a product whose rows it has padded, which
-    it does for its libraries, when it makes one kernel of both.
+    And with jax 0.12 it has no memory for the top k of a product if it makes one kernel of both
+    and has padded the product's rows, which it does for its libraries.
     """
     return _WITHOUT_TRITON if _triton() is False else {}
 
@@ -43,7 +43,7 @@ def product_options(dtype: str) -> dict[str, Any]:
 
     XLA compiles dozens of Triton kernels for every product and runs each to find the fastest. In
     exact float32 a kernel is one long list of multiplications, which may take seconds to compile:
-    many minutes for a training step. cuBLAS has its kernels compiled.
+    many minutes for a training step. cuBLAS comes with its kernels compiled.
 
     Args:
       dtype: of the products.
@@ -62,6 +62,6 @@ def _triton() -> bool | None:
         return False
     if said is not None:
         return said
-    # As text, such as "7.5"; one of ROCm, "gfx90a", is no number, and no matter here.
+    # A text such as "7.5"; ROCm's, "gfx90a", is no number, and does not matter here.
     major = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
     return not major.isdigit() or int(major) >= TRITON_CAPABILITY

@@ -1,4 +1,4 @@
-"""Published shapes with random weights: a step takes as long whatever the weights are."""
+"""Published shapes with random weights: a step takes equally long whatever the weights are."""
 
 import dataclasses
 import itertools

@@ -35,7 +35,7 @@ class Pin:
 
     @property
     def splits_parameters(self) -> bool:
-        """Whether a device has a part of each matrix only."""
+        """Whether a device has only a part of each matrix."""
         return self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1
 
     def stack(self, layer: Any) -> Any:
@@ -60,7 +60,7 @@ class Pin:
 
         Args:
           layer: its parameters, split as their records say; a leaf is found by its path.
-          dtype: the compute dtype, in which matrices travel; they have their own again here, so
+          dtype: the compute dtype, in which matrices travel; the result has their own again, so
             that their gradients have it. Codes and scales travel as they are.
         """
 

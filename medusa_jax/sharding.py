@@ -102,7 +102,7 @@ def _are(number: int) -> str:
 
 
 def _are_own(devices: Sequence[Any]) -> bool:
-    """Whether no other process has one of them; those that are only compiled for have none."""
+    """Whether no other process has one of them; devices only compiled for have no process."""
     if jax.process_count() == 1:
         return True
     return all(device.process_index == jax.process_index() for device in devices)
@@ -164,7 +164,7 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
     """Shardings of parameters, or of whatever repeats their paths, such as an optimizer's state.
 
     Leaves are recognised by the last module and leaf name in their path, e.g. ("q", "weight"), with
-    whatever comes before or after; those that are not, or whose rank differs from the parameter's
+    whatever comes before or after; leaves that are not, or whose rank differs from the parameter's
     (scalars, factored moments), are replicated.
 
     Args:
@@ -188,8 +188,8 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
 def decoding_config(config: LlamaConfig, mesh: Mesh | None) -> LlamaConfig:
     """The same network for decoding on a mesh: as many key heads as "tensor" can split.
 
-    A device needs the keys and values of the heads that it computes, and no others. Where there are
-    more devices than key heads, each of these is there several times (`with_repeated_heads`).
+    A device needs the keys and values of the heads that it computes, and no others. If there are
+    more devices than key heads, each key head is there several times (`with_repeated_heads`).
 
     Raises:
       UserError: "tensor" does not divide the attention heads, or not those of one key head.
@@ -208,7 +208,7 @@ def decoding_config(config: LlamaConfig, mesh: Mesh | None) -> LlamaConfig:
 def with_repeated_heads(
     params: dict[str, Any], config: LlamaConfig, mesh: Mesh | None
 ) -> tuple[LlamaConfig, dict[str, Any]]:
-    """A backbone as `decoding_config` describes it: it computes what it did.
+    """A backbone as `decoding_config` describes it: it computes the same as before.
 
     Args:
       params: of the backbone, on the mesh; its matrices may be quantised.
@@ -234,7 +234,7 @@ def with_repeated_heads(
 
 
 def _repeated(head_dim: int, times: int, keys: Any) -> Any:
-    """The rows of every array, those of a head together."""
+    """Repeats the rows of every array, those of a head together."""
 
     def repeated(x: jax.Array) -> jax.Array:
         heads = x.reshape(-1, head_dim, *x.shape[1:])

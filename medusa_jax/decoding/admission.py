@@ -41,7 +41,7 @@ class Ticket:
 
     @property
     def bound(self) -> int:
-        """The length that the row may get, prompt and answer together."""
+        """The length that the row may reach, prompt and answer together."""
         return len(self.ids) + self.budget
 
 
@@ -55,9 +55,9 @@ class Admitted:
 
     Attributes:
       tickets: theirs.
-      rows: as many.
+      rows: one for each.
       seconds: that running them took.
-      compiled_before: the clock's seconds of compiling before that.
+      compiled_before: the clock's seconds of compiling before they were run.
     """
 
     tickets: list[Ticket]
@@ -70,7 +70,7 @@ class Admission:
     """Runs the prompts of a queue in the order of their turns.
 
     Attributes:
-      waiting: tickets whose prompts have not been run, or not to their end.
+      waiting: tickets whose prompts have not been run, or not to the end.
       in_chunks: the first of them has been run in part.
     """
 
@@ -79,7 +79,7 @@ class Admission:
 
         Args:
           runtime: of the model.
-          clock: gets what is spent.
+          clock: counts what is spent.
           make_request: see `MakeRequest`.
         """
         self._runtime, self._clock, self._make_request = runtime, clock, make_request

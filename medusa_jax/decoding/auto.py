@@ -1,7 +1,7 @@
 """`tree="auto"`: the tree that fits this machine, batch, context and dtype, chosen while decoding.
 
-What was measured with `infer.tune` decides, or assumptions, and every call of the decode loop
-corrects them (`medusa_jax.tuning`). All decisions are made on the host, between calls.
+What `infer.tune` measured decides, or assumptions do, and every call of the decode loop corrects
+them (`medusa_jax.tuning`). All decisions are made on the host, between calls.
 """
 
 import dataclasses
@@ -53,12 +53,12 @@ def auto_steering(
     """What steers the engine with `tree="auto"`.
 
     The text of typical acceptance depends on the tree, and processes that share a model must make
-    the same calls whatever their clocks say: there, the first choice holds.
+    the same calls whatever their clocks say: in both cases the first choice holds.
 
     Args:
       lm, config, batch, longest: see `auto_choice`.
       logprobs: see `make_runtime`.
-      request: what its programs depend on, hashable: a prompt with filters has others than one
+      request: what its programs depend on, hashable: a prompt with filters needs others than one
         without.
     """
     if config.rule == "typical" or make_runtime(lm, build_tree([])).is_shared:
@@ -81,7 +81,7 @@ class AutoTree:
     """Steers by what is predicted and by what is observed. It learns as long as the model lives.
 
     Attributes:
-      leaves: the arrays that its runtimes were made of.
+      leaves: the arrays that its runtimes were made from.
       choice: of the last plan.
     """
 
@@ -90,7 +90,7 @@ class AutoTree:
 
         Args:
           lm: the model.
-          config: of which the rule and the temperature count.
+          config: the options, of which the rule and the temperature count.
           batch: rows decoded at once.
           logprobs: see `make_runtime`.
         """
@@ -109,7 +109,7 @@ class AutoTree:
         self._tokens = self._earlier = 0.0  # per row, in all and in jobs that are done
 
     def begin_job(self) -> None:
-        """Says that another queue of prompts comes: who had some may expect as much again."""
+        """Says that another queue of prompts comes: as much work as so far may come again."""
         self._earlier = self._tokens
 
     @property

@@ -1,7 +1,7 @@
 """Drafts of heads that see their branch: the nodes of each depth are filled, then the next depth's.
 
-The heads of a static tree's drafter run once per depth, on all nodes of the depth above that have
-children; those of a dynamic tree's, on the best nodes of the depth above.
+Heads run once per depth: for a static tree on all nodes of the depth above that have children, for
+a dynamic tree on the best nodes of the depth above.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ _MOST_EXPANDED = 8  # nodes of one depth of a dynamic tree that may get children
 
 @dataclasses.dataclass(frozen=True)
 class BranchDrafter:
-    """Fills a static tree. params["drafter"] is what `make_brancher` and `branches_of`
-    give, and "tree".
+    """Fills a static tree.
+
+    params["drafter"] is what `make_brancher` and `branches_of` give, and "tree".
 
     Attributes:
       proposer: as many heads and ranks as the tree needs.
@@ -60,9 +61,9 @@ def branches_of(tree: Tree, size: int) -> dict[str, Any]:
       size: R with it.
 
     Returns:
-      "parents": by depth the nodes that have children there, each
-      as the nodes from the root to it, int32 [N, depth], N rounded up to a power of two so that
-      similar trees share a program; and "place_R": int32, where a node's parent stands among these.
+      "parents": for each depth, the nodes that have children there, each given as the nodes from
+      the root to it, int32 [N, depth], with N rounded up to a power of two so that similar trees
+      share a program; and "place_R": int32, where a node's parent stands among these.
     """
     parents, place_R = [], np.zeros(tree.R, np.int32)
     for depth in range(1, tree.max_depth + 1):
@@ -112,7 +113,7 @@ class DynamicBranchDrafter:
             levels.append((value_BC, above_BC + number, depth_BC))
             tokens.append(token_BC)
             number = 0 if depth == 1 else number + levels[-2][0].shape[1]
-            # The best of this level; their branches are those of their parents, and they.
+            # The best of this level; their branches are those of their parents, and themselves.
             value_BN, above_BN = value_BC[:, :_MOST_EXPANDED], above_BC[:, :_MOST_EXPANDED]
             branch_BNJ = jnp.take_along_axis(token_BNJ, above_BN[..., None], axis=1)
             token_BNJ = jnp.concatenate([branch_BNJ, token_BC[:, :_MOST_EXPANDED, None]], axis=-1)

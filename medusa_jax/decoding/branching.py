@@ -1,4 +1,4 @@
-"""What heads that see their branch propose: level by level, every branch apart."""
+"""What heads that see their branch propose: level by level, for each branch by itself."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from medusa_jax.nn.layers import project, take_rows
 
 @dataclasses.dataclass(frozen=True)
 class Brancher:
-    """Heads that `MedusaConfig.sees_branch` is true of.
+    """Heads for which `MedusaConfig.sees_branch` is true.
 
     Attributes:
       heads: those that are used.
@@ -46,7 +46,7 @@ class Brancher:
 
         Args:
           params: see `Drafter.draft`.
-          start: of the same step.
+          start: what `start` gave in the same step.
           token_BNJ: int32, the tokens of each branch, root included.
           rank: see `Drafter.draft`.
 
@@ -94,8 +94,8 @@ def make_brancher(
       dtype: compute dtype.
 
     Returns:
-      The heads, and what `with_lm_head` gives: of "markov" and "gated_markov" ones "heads" is as in
-      `MedusaHeads`, of others {"each": by head, see `own_params`}; "token_map" stays in it.
+      The heads, and what `with_lm_head` gives: for "markov" and "gated_markov", "heads" is as in
+      `MedusaHeads`, for others {"each": by head, see `own_params`}; "token_map" stays in it.
     """
     used = dataclasses.replace(config, num_heads=depth)
     if config.corrects:

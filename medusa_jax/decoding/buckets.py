@@ -18,10 +18,10 @@ def prompt_width(longest: int) -> int:
 
 
 def cache_slots(longest: int, depth: int = 0) -> int:
-    """Slots for rows of up to `longest` tokens, and for a draft of this depth behind them.
+    """Slots for rows of up to `longest` tokens, and for a draft of this depth after them.
 
-    A multiple of 16, with which the keys of every channel begin at the beginning of a CPU's vector:
-    a few slots more made a step of many rows slower (docs/design/engine.md).
+    A multiple of 16, so that the keys of every channel begin where a CPU's vector does: a few slots
+    more made a step of many rows slower (docs/design/engine.md).
     """
     beside = bucket(longest, _MIN_CAPACITY) + -(-depth // _VECTOR) * _VECTOR
     return min(bucket(longest + depth, _MIN_CAPACITY), beside)
@@ -33,7 +33,7 @@ def batch_shape(longest_prompt: int, longest: int, depth: int = 0) -> tuple[int,
     Args:
       longest_prompt: tokens of the longest prompt.
       longest: tokens of the longest row, prompt and budget together.
-      depth: of the draft behind them.
+      depth: of the draft after them.
     """
     width = prompt_width(longest_prompt)
     return width, cache_slots(max(width, longest), depth)

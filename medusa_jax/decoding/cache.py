@@ -49,9 +49,9 @@ def storage_dtype(dtype: str, platform: str) -> str:
 def num_slots(capacity: int, dtype: Any) -> int:
     """Slots of a cache with room for `capacity` tokens.
 
-    A TPU would keep a number of slots that does not fill its registers in another layout than the
-    one that attention reads, and turn the cache round at every call; a GPU without kernels would
-    pad a copy for its products. No CPU, where every slot costs, keeps 16 bits.
+    If the slots did not fill its registers, a TPU would keep them in another layout than attention
+    reads, and transpose the cache at every call; a GPU without kernels would pad a copy for its
+    products. On CPUs, where every slot costs, no cache is kept in 16 bits.
     """
     return -(-capacity // 128) * 128 if jnp.dtype(dtype).itemsize == 2 else capacity
 
@@ -77,7 +77,7 @@ def append(
     mesh: Mesh | None = None,
     nodes_BA: jax.Array | None = None,
 ) -> KVCache:
-    """Appends tokens to every row, of which the first num_B count.
+    """Appends tokens to every row; the first num_B of them count.
 
     The rest is written after the row's new length, where nothing reads it and the next append
     overwrites it. The caller keeps length + A <= capacity.
@@ -86,7 +86,7 @@ def append(
       cache: of a batch.
       new: T tokens of every row.
       num_B: int32.
-      mesh: that heads are spread over; None: they are on one device.
+      mesh: what heads are spread over; None: they are on one device.
       nodes_BA: int32, those of the T tokens to append, in this order; None: all, A = T.
     """
     B, T = new[0][0].shape[:2]

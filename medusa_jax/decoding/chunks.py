@@ -35,7 +35,7 @@ class Chunks:
 
         Args:
           runtime: of the model.
-          clock: gets what is spent on compiling.
+          clock: counts what is spent on compiling.
           ids: the prompt.
           cache: of one row, which holds the first `kept` tokens; it stays as it is.
           kept: fewer than there are tokens.

@@ -23,8 +23,8 @@ class Decoder:
       dtype: compute dtype, "float32" or "bfloat16".
       cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
       logprobs: whether log-probabilities of the emitted tokens are wanted.
-      mesh: that the model is spread over; None: it is on one device.
-      lone_nodes: that a lone root of a lone row is padded to, see `lone_nodes`.
+      mesh: what the model is spread over; None: it is on one device.
+      lone_nodes: what a lone root of a lone row is padded to, see `lone_nodes`.
     """
 
     model: LlamaConfig
@@ -45,7 +45,7 @@ class Decoder:
 def lone_nodes(platform: str) -> int:
     """Nodes of a lone row's step, at least.
 
-    A TPU takes eight as fast as one, which it would turn round and pad between its products. On a
-    CPU every row costs, and a GPU has products for one.
+    A TPU runs eight as fast as one, which it would transpose and pad between its products. On a CPU
+    every row costs, and a GPU has products for one.
     """
     return 8 if platform == "tpu" else 1

@@ -64,7 +64,7 @@ def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
     if x_BR.ndim == 2 or len(node_B) > _MOST_SLICES:
         index = node_B.reshape(-1, *(1,) * (x_BR.ndim - 1))
         return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)
-    # Slices and no gather, for which a TPU would read all logits of all nodes.
+    # Slices, not a gather, for which a TPU would read all logits of all nodes.
     size, rest = (1, 1, *x_BR.shape[2:]), (0,) * (x_BR.ndim - 2)
     rows = [jax.lax.dynamic_slice(x_BR, (b, n, *rest), size) for b, n in enumerate(node_B)]
     return jnp.concatenate(rows).squeeze(1)

@@ -81,7 +81,7 @@ class Proposer:
 
         Returns:
           Scores of all tokens that the heads know, float32 [B, M, V] or [B, M, Vd]; the `top_k`
-          highest of them, falling, float32 [B, M, k]; and the tokens that have these, int32.
+          highest of them, falling, float32 [B, M, k]; and the tokens that have these scores, int32.
         """
         with jax.named_scope("medusa_heads"):
             distance_M = 1 + jnp.arange(self.heads.num_heads, dtype=jnp.int32)
@@ -89,7 +89,7 @@ class Proposer:
             return best_proposals(params, logits_BMV, distance_M, rank, self.top_k)
 
     def _logits(self, params: dict[str, Any], hidden_BD: jax.Array, root_B: jax.Array) -> jax.Array:
-        """Of all heads: float32 [B, M, V], or [B, M, Vd]."""
+        """Logits of all heads: float32 [B, M, V], or [B, M, Vd]."""
         own, backbone = params["drafter"], params["backbone"]
         weights = {k: v for k, v in own["heads"].items() if k != "token_map"}
         lm_head_VD = None if self.heads.own_projection else shared_lm_head(params)
@@ -110,13 +110,13 @@ def best_proposals(
     Args:
       params: see `Drafter.draft`.
       logits_BXV: float32, of all tokens that the heads know.
-      distance_X: int32 [X] or [1], how far from the root these stand.
+      distance_X: int32 [X] or [1], how far from the root these tokens stand.
       rank: see `Drafter.draft`.
       number: k, how many.
 
     Returns:
       Scores of all tokens, float32 [B, X, V]; the highest of them, falling, float32 [B, X, k]; and
-      the tokens that have these, int32.
+      the tokens that have these scores, int32.
     """
     token_map = params["drafter"]["heads"].get("token_map")
     score_BXV = rank(logits_BXV, distance_X, token_map)
@@ -134,7 +134,7 @@ def shared_lm_head(params: dict[str, Any]) -> Any:
 def with_lm_head(
     config: MedusaConfig, heads: dict[str, Any], backbone: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a drafter reads: {"heads"}, with the LM head's rows of a draft vocabulary.
+    """What a drafter reads: {"heads"}, and the LM head's rows for a draft vocabulary.
 
     Args:
       config: of the heads.
@@ -161,7 +161,7 @@ def make_proposer(
 ) -> tuple[Proposer, dict[str, Any]]:
     """The first `depth` heads, and what they read.
 
-    Deeper ones are left out here and not in the compiled step, which would copy the others again at
+    Deeper ones are left out here, not in the compiled step, which would copy the others again at
     every step. The copy lives as long as the result.
 
     Args:

@@ -1,9 +1,9 @@
 """Dynamic trees: at every step, in every row, the nodes that the heads believe in most.
 
 A node's value is the product of the heads' probabilities along its path. No factor is above 1, so
-no node is worth more than its parent: the nodes of the largest values are a tree by themselves, and
-of all trees of their number the one with the most expected accepted tokens, if the probabilities
-are right and the heads independent. Source: DDTree (arXiv 2604.12989).
+no node is worth more than its parent: the nodes with the largest values are a tree by themselves.
+Of all trees of this size it has the most expected accepted tokens, if the probabilities are right
+and the heads independent. Source: DDTree (arXiv 2604.12989).
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class DynamicDrafter:
 
 
 def log_p(score_BMV: jax.Array, top_BMk: jax.Array) -> jax.Array:
-    """Log-probabilities of the best tokens of each head; at most 0, also in floating point."""
+    """Log-probabilities of the best tokens of each head; at most 0, even in floating point."""
     # The maximum, not the first: a slice of what `top_k` gives makes XLA sort the whole vocabulary.
     peak_BM1 = jnp.max(top_BMk, axis=-1, keepdims=True)
     total_BM1 = jnp.sum(jnp.exp((score_BMV - peak_BM1) / _TEMPERATURE), axis=-1, keepdims=True)
@@ -65,16 +65,16 @@ def best_nodes(log_p_BMk: jax.Array, num_nodes: int) -> tuple[jax.Array, jax.Arr
     """The paths with the largest sums.
 
     Each depth keeps as many as could be wanted of it: any of the best nodes is among the best of
-    its own depth, and so is its parent. At ties the node of less depth, of the better parent, or
-    of the lower rank wins, so that a parent always comes before its children.
+    its own depth, and so is its parent. At ties the node that is less deep, has the better parent
+    or has the lower rank wins, so that a parent always comes before its children.
 
     Args:
       log_p_BMk: float32 <= 0, log-probability of each head's k best tokens, falling over k.
       num_nodes: R, root included.
 
     Returns:
-      Parents, depths and ranks, int32 [B, R], in the order of falling value after the root; R is
-      less than `num_nodes` where there are not as many paths.
+      Parents, depths and ranks, int32 [B, R]: the root first, then in the order of falling value. R
+      is less than `num_nodes` if there are not that many paths.
     """
     num_heads, num_ranks = log_p_BMk.shape[1:]
     most = num_nodes - 1
@@ -102,7 +102,7 @@ def best_of_levels(
 
     Args:
       levels: by depth the values (float32 [B, C]), parents (int32, numbers in the concatenated
-        levels, of the root -1) and depths (int32) of its nodes, in the order of falling value.
+        levels, the root's -1) and depths (int32) of its nodes, in the order of falling value.
       most: nodes wanted below the root.
 
     Returns:
@@ -112,7 +112,7 @@ def best_of_levels(
         jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
     )
     _, kept_BN = jax.lax.top_k(value_BP, min(most, value_BP.shape[1]))
-    # In front of them the root, number -1 and its own parent.
+    # The root comes before them: number -1, and its own parent.
     number_BR = jnp.pad(kept_BN, ((0, 0), (1, 0)), constant_values=-1)
     above_BR = _kept(parent_BP, kept_BN, -1)
     is_parent_BRR = number_BR[:, None, :] == above_BR[:, :, None]

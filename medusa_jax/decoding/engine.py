@@ -61,9 +61,9 @@ class Engine:
 
         Args:
           runtime: of the model.
-          idle: with as many rows as the batch shall have, on the host; its EOS ids are everyone's.
+          idle: with as many rows as the batch, on the host; its EOS ids hold for all rows.
           make_request: what tickets ask for.
-          clock: gets what is spent in all.
+          clock: counts what is spent in all.
           steering: chooses the tree of every call.
           most_steps: of one call; None: as many as take half a second.
           warmer: None: programs are compiled when they are needed.
@@ -96,7 +96,7 @@ class Engine:
             admitted = self._admit()
             updates += admitted
             if admitted and self._most_steps == 1:
-                # Who streams sees a first token before the steps are compiled, or run: a GPU's loop
+                # A stream shows its first token before the steps are compiled, or run: a GPU's loop
                 # runs while it is dispatched.
                 yield from updates
                 updates = []
@@ -106,7 +106,7 @@ class Engine:
         yield from updates
 
     def halt(self, ticket: Ticket) -> None:
-        """Ends an answer early: there are no more updates of it."""
+        """Ends an answer early: there are no more updates for it."""
         for slot, row in enumerate(self._rows):
             if row is not None and row.ticket is ticket:
                 self._rows[slot] = None
@@ -156,7 +156,7 @@ class Engine:
             )
 
     def _larger_capacity(self, now: int) -> int:
-        """That of a cache that has filled its `now` slots: the same wherever its rows end."""
+        """The next capacity of a cache whose `now` slots are full: the same wherever rows end."""
         most = max(row.bound for row in self._rows if row is not None)
         return cache_slots(min(most, now + _ROOM), self._steering.depth)
 
@@ -178,7 +178,7 @@ class Engine:
         halted_B[self._halted] = True
         self._halted = []
         bounds = self._runtime.put((halted_B, np.int32(steps), np.int32(most_done)))
-        # Before the call: GPUs' loops with an open end run while they are dispatched.
+        # Before the call: open-ended loops of GPUs run while they are dispatched.
         begin, compiled_before = time.perf_counter(), self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
         began = begin + self.clock.compile - compiled_before
@@ -188,7 +188,7 @@ class Engine:
         return flight
 
     def _look_ahead(self, warmer: Warmer, bounds: Any) -> None:
-        """Has the programs compiled that this queue will want next."""
+        """Asks the warmer for the programs that this queue will want next."""
         assert self.state is not None
         capacity = self._larger_capacity(self.state.cache.capacity)
         warmer.larger_cache(self._runtime, self.state, bounds, capacity)
@@ -202,7 +202,7 @@ class Engine:
         return (begun + waiting) / len(self._rows)
 
     def _observe(self, seconds: float, progress: Progress) -> None:
-        """Tells the steering what a call did; to be called before the rows are brought up to it."""
+        """Tells the steering what a call did; to be called before the rows are updated."""
         rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         assert self.state is not None
         call = Call(
@@ -246,7 +246,7 @@ class Engine:
         done: bool = False,
         stopped: bool = False,
     ) -> Update:
-        """Hands out tokens, the next root last while a row is not done, and frees one that is."""
+        """Hands out tokens, the next root last while a row is not done, and frees a row that is."""
         row = self._rows[slot]
         assert row is not None
         if done:

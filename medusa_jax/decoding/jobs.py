@@ -1,4 +1,4 @@
-"""What is asked of the engine: prompts and options become tickets, and its updates answers."""
+"""What the engine is asked: prompts and options become tickets, and its updates answers."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import build_tree
 
-# A stop text is noticed after the call that gave it: calls are short where there are some.
+# A stop text is noticed after the call that produced it: calls are short if there are stop texts.
 _STEPS_TO_A_STOP = 8
 
 
@@ -46,7 +46,7 @@ class Job:
 
 
 def check_bias(lm: MedusaLM, config: GenerationConfig) -> None:
-    """Looks whether the model has the tokens that are to be more or less likely.
+    """Checks that the model has the tokens that are to be more or less likely.
 
     Raises:
       UserError: a token id of `logit_bias` lies outside the vocabulary.
@@ -92,8 +92,11 @@ def make_engine(lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None) ->
 
 
 def _warmer(lm: MedusaLM, runtime: Runtime, idle: Request) -> Warmer | None:
-    """Of a TPU: a CPU compiles on the cores that decode, for a GPU on the GPU itself, and processes
-    that share a model have to agree."""
+    """A warmer, on TPUs alone.
+
+    A CPU compiles on the cores that decode, compiling for a GPU uses the GPU itself, and processes
+    that share a model have to agree.
+    """
     return Warmer(idle) if lm.platform == "tpu" and not runtime.is_shared else None
 
 
@@ -115,7 +118,7 @@ def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
 
 
 def _numbers(job: Job, config: GenerationConfig) -> Any:
-    """Of one row; alike for all rows, which one program decodes."""
+    """The rule's numbers for one row; alike in structure for all, which one program decodes."""
     return rule_numbers([config], filters=any(config.has_filters for config in job.configs))
 
 
@@ -133,7 +136,7 @@ def _together(requests: Sequence[Request]) -> Request:
 
 
 def _auto(lm: MedusaLM, job: Job, logprobs: bool, request: Any) -> Steering | None:
-    """Of a tree that is to be chosen; None: it is given."""
+    """Steering for a tree that is to be chosen; None: it is given."""
     if not lm.is_auto(job.config.tree):
         return None
     longest = max((t.bound for t in tickets(lm, job)), default=1)
@@ -164,7 +167,7 @@ def _context(lm: MedusaLM, config: GenerationConfig) -> int:
 def answers(
     lm: MedusaLM, job: Job, engine: Engine, tickets: Sequence[Ticket]
 ) -> Iterator[StreamEvent]:
-    """An event for every update of the engine's."""
+    """An event for every update of the engine."""
     making: dict[Ticket, Answer] = {}
     for update in engine.run(tickets):
         ticket = update.ticket

@@ -9,13 +9,13 @@ from medusa_jax.decoding.state import Logprobs, write_output
 
 
 def of_tokens(logits: jax.Array, token: jax.Array) -> jax.Array:
-    """Of tokens int32 [...] under softmax(logits float32 [..., V]): float32 [...]."""
+    """Those of tokens int32 [...] under softmax(logits float32 [..., V]): float32 [...]."""
     chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def empty(batch: int, slots: int) -> Logprobs:
-    """Of `batch` rows that can emit `slots` tokens and have emitted none."""
+    """Those of `batch` rows that can emit `slots` tokens and have emitted none."""
     return Logprobs(jnp.zeros((batch,), jnp.float32), jnp.zeros((batch, slots), jnp.float32))
 
 
@@ -33,7 +33,7 @@ def extend(
     token_BA: jax.Array,
     num_new_B: jax.Array,
 ) -> Logprobs | None:
-    """Adds the accepted path; its root's was known when it was chosen.
+    """Adds those of the accepted path; that of its root was known when the root was chosen.
 
     Args:
       old: None: nobody asked.

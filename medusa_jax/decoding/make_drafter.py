@@ -21,7 +21,7 @@ def make_drafter(
     dtype: str,
     platform: str,
 ) -> tuple[Drafter, dict[str, Any]]:
-    """What drafts with these heads, and what it reads; arrays that describe a tree are the host's.
+    """What drafts with these heads, and what it reads; a tree's own arrays are on the host.
 
     Args:
       config: of the heads, at least as many as the tree has levels.

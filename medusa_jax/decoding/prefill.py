@@ -96,7 +96,7 @@ def choose_first(
 
 
 def empty_rows(decoder: Decoder, params: Any, *, rows: int, capacity: int) -> KVCache:
-    """Where prompts that are run in chunks begin."""
+    """The empty cache with which prompts that are run in chunks begin."""
     del params
     return kv_cache.empty_cache(decoder.model, rows, capacity, jnp.dtype(decoder.cache_dtype))
 

@@ -11,7 +11,7 @@ from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
-# The last runtime of every model that lives, with the parameters that it was made of.
+# The last runtime of every model that lives, with the parameters that it was made from.
 _PREPARED: "weakref.WeakKeyDictionary[MedusaLM, tuple[Any, Runtime]]"
 _PREPARED = weakref.WeakKeyDictionary()
 
@@ -20,7 +20,7 @@ def prepared(lm: MedusaLM, tree: AnyTree, rule: Rule, logprobs: bool) -> Runtime
     """Like `make_runtime`, but remembers its last result as long as the model lives.
 
     A runtime holds arrays of its own: heads without those that the tree does not need, rows of the
-    LM head for a draft vocabulary. It is made anew when any array of the parameters is another one
+    LM head for a draft vocabulary. It is made anew when any array of the parameters was replaced
     (NumPy's can change their values, so they are never remembered).
     """
     leaves = jax.tree.leaves((lm.params, lm.heads_params))
@@ -38,7 +38,7 @@ def prepared(lm: MedusaLM, tree: AnyTree, rule: Rule, logprobs: bool) -> Runtime
 
 
 def _value(tree: AnyTree) -> Any:
-    """What is equal of equal trees."""
+    """What is equal for equal trees."""
     if isinstance(tree, DynamicTree):
         return tree
     arrays, structure = jax.tree.flatten(tree)

@@ -1,4 +1,4 @@
-"""Compiled programs, found by everything that compilation depends on; compiling is timed apart.
+"""Compiled programs, found by all that compilation depends on; compiling is timed separately.
 
 This is `jax.jit`'s own cache with a clock: a program is shared by all models, trees and calls whose
 arrays agree in structure, shape, dtype and sharding.
@@ -18,9 +18,9 @@ from medusa_jax.sharding import logical_sharding
 
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
 _DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",)}
-_LOOKUP = threading.Lock()  # two threads that miss a program at once shall get the same one
+_LOOKUP = threading.Lock()  # two threads that miss a program at once should get the same one
 _CACHE_AXES = (None, "heads", None, None)  # of the keys and of the values
-# Parts of a matrix that a product has on the chip at once: by default 16 MB, of 64 that a v5p has.
+# How much of a matrix a product has on the chip at once: by default 16 MB of a v5p's 64 MB.
 # With 48 its compiler counts a seventh fewer cycles; a v5e (128 MB) is slower with more.
 _WINDOW = {"xla_tpu_scoped_vmem_limit_kib": str(48 * 1024)}
 _TPU_OPTIONS = {"TPU v5": _WINDOW, "TPU v5p": _WINDOW}
@@ -30,7 +30,7 @@ _NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": str(10**6)}
 
 
 def abstract(tree: Any) -> Any:
-    """What a program depends on of some arrays: shapes, dtypes and shardings."""
+    """What a program depends on in its arrays: shapes, dtypes and shardings."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
@@ -42,7 +42,7 @@ def compiled(
     Args:
       function: of `decoding.prefill` or `decoding.step`; a bound `functools.partial` would never
         be found again.
-      static: its leading positional arguments, and last a tuple of (name, value) of keyword ones.
+      static: its leading positional arguments and, last, a tuple of keyword ones: (name, value).
       mesh: the results' shardings follow from it: keys and values lie where their heads are
         computed, everything else is whole on every device, where the host can read it.
       arrays: tuple of abstract arguments (see `abstract`).
@@ -75,7 +75,7 @@ class _Program:
 
 
 def forget() -> None:
-    """Frees all programs, like `jax.clear_caches` those of `jax.jit`."""
+    """Frees all programs, as `jax.clear_caches` frees those of `jax.jit`."""
     _program.cache_clear()
 
 
@@ -128,7 +128,7 @@ def results(program: Any) -> Any:
 
 
 def result_shardings(mesh: Mesh, shapes: Any) -> Any:
-    """Where the results of programs lie: those of a state, as its next program takes it."""
+    """Where the results of programs lie: those of a state, where its next program takes it."""
 
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
         names = {getattr(key, "name", None) for key in path}

@@ -30,7 +30,7 @@ class Row:
 
     @property
     def bound(self) -> int:
-        """The length that it may get."""
+        """The length that it may reach."""
         return self.ticket.bound
 
 

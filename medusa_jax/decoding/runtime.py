@@ -31,7 +31,7 @@ _EOS_SLOTS = 8
 
 @dataclasses.dataclass
 class Clock:
-    """Seconds that some work took, compilation apart, and what came of it.
+    """Seconds that some work took, compilation counted separately, and what came of it.
 
     Attributes:
       compile: compiling.
@@ -71,7 +71,7 @@ class Runtime:
     Attributes:
       decoder: static description of the step.
       params: what the step reads, on the devices: {"backbone", "drafter"}.
-      mesh: that the parameters are spread over; None: they are on one device.
+      mesh: what the parameters are spread over; None: they are on one device.
       shapes: of `params`, see `programs.abstract`.
     """
 
@@ -131,7 +131,7 @@ class Runtime:
         """Runs whole prompts.
 
         Args:
-          clock: gets what is spent on compiling.
+          clock: counts what is spent on compiling.
           request: one row per prompt, on the host (see `make_request`).
           encoded: token ids of the prompts.
 
@@ -185,7 +185,7 @@ def make_runtime(
       logprobs: whether log-probabilities of the emitted tokens are wanted.
 
     Raises:
-      UserError: the tree needs more of the heads than they have.
+      UserError: the tree needs more heads or ranks than there are.
     """
     tree = lm.tree if tree is None else tree
     check_tree(tree, lm.heads_config)

@@ -91,14 +91,14 @@ class DecodeState:
       cache: committed keys and values.
       draft: the tree that the next step verifies.
       output_BO: int32 [B, O], emitted tokens; the first num_new_B of each row count. O is the
-        cache's capacity and one step more.
+        cache's capacity plus one step.
       made_at_BO: int32 [B, O], the row's step (counted from 0) that emitted each token.
       node_BO: int32 [B, O], the node of that step's draft that held it.
       logprobs: of the emitted tokens, None where nobody asked for them.
       num_new_B: int32, tokens emitted.
       num_steps_B: int32, backbone passes after prefill while the row was not done.
       stopped_B: bool, the row emitted an EOS token (its last one).
-      done_B: bool, the row is stopped or has its budget, or nobody is in it.
+      done_B: bool, the row has stopped or has its whole budget, or is empty.
     """
 
     request: Request
@@ -121,7 +121,7 @@ class Progress:
 
     Attributes:
       output_BO, made_at_BO, node_BO, logprobs: as in `DecodeState`.
-      num_new_B, num_steps_B, stopped_B, done_B: also.
+      num_new_B, num_steps_B, stopped_B, done_B: likewise.
       root_B: int32, the token after the emitted ones, which is certain too.
       steps: int32, of this call.
     """
@@ -139,7 +139,7 @@ class Progress:
 
 
 def write_output(output_BO: jax.Array, new_BA: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Writes what a step emitted from the place on where each row's output ended."""
+    """Writes what a step emitted, from where each row's output ended."""
     return jax.vmap(lambda row, new, i: jax.lax.dynamic_update_slice(row, new, (i,)))(
         output_BO, new_BA, start_B
     )

@@ -1,4 +1,4 @@
-"""Who says which tree the next call of the engine uses."""
+"""What decides which tree the next call of the engine uses."""
 
 import dataclasses
 from typing import Protocol
@@ -9,11 +9,11 @@ from medusa_jax.tree.dynamic import AnyTree
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the next call shall do.
+    """What the next call should do.
 
     Attributes:
-      runtime: that it uses.
-      tree: that it verifies, without padding.
+      runtime: the one that it uses.
+      tree: the one that it verifies, without padding.
       steps: at most so many; None: as many as suits the engine.
     """
 
@@ -27,10 +27,10 @@ class Call:
     """What a call did.
 
     Attributes:
-      seconds: that it took, compiling apart.
-      steps: that it took.
+      seconds: how long it took, without compiling.
+      steps: how many it took.
       row_steps: steps summed over the rows that were not done.
-      tokens: that all rows emitted.
+      tokens: how many all rows emitted.
       compile_seconds: spent on compiling since the call before.
       capacity: slots of the cache.
     """
@@ -48,7 +48,7 @@ class Steering(Protocol):
 
     @property
     def depth(self) -> int:
-        """Of the deepest tree that may be used: the cache keeps room for it."""
+        """Depth of the deepest tree that may be used: the cache keeps room for it."""
         ...
 
     def plan(self, capacity: int, remaining: float) -> Plan:
@@ -70,8 +70,8 @@ class OneTree:
     """The same tree throughout.
 
     Attributes:
-      runtime: with it.
-      tree: it.
+      runtime: made for the tree.
+      tree: the only one.
     """
 
     runtime: Runtime

@@ -26,12 +26,12 @@ def begin(decoder: Decoder, params: Any, rows: Prefilled, *, capacity: int) -> D
 
 
 def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> DecodeState:
-    """A batch of which no row does anything, with a cache of `capacity` slots or more.
+    """A batch in which no row does anything, with a cache of `capacity` slots or more.
 
     Args:
       decoder: static description.
       params: {"backbone", "drafter"}.
-      request: of as many rows as the batch has; its values do not matter.
+      request: for as many rows as the batch has; its values do not matter.
       capacity: room for a row's tokens, and for as many more as a draft is deep.
     """
     batch = request.budget_B.shape[0]
@@ -128,7 +128,7 @@ def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
 
 
 def _resized(state: DecodeState, size: int) -> DecodeState:
-    """With this many slots for emitted tokens, of which enough are left."""
+    """The state with this many slots for emitted tokens, in which those so far have room."""
 
     def resized(x_BO: jax.Array) -> jax.Array:
         return jnp.pad(x_BO, ((0, 0), (0, max(size - x_BO.shape[1], 0))))[:, :size]
@@ -159,7 +159,7 @@ def decode(
       state: of a batch of B rows.
       halted_B: bool, rows that are done from now on, whatever they have asked for.
       max_steps: int32, most steps.
-      max_done: int32 below B, goes on while no more rows than these are done.
+      max_done: int32 below B; the steps go on while no more rows than this are done.
 
     Returns:
       The state when that many rows are done, the steps are taken, or the next step of some row
@@ -213,9 +213,9 @@ def _step(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
     token_BA = jnp.take_along_axis(draft.token_BR, verdict.nodes_BA, axis=1)
     num_B, stopped_B = _emitted(state, token_BA, verdict.num_B + 1)
     with jax.named_scope("commit"):
-        # The write must come after every read of the old cache, else XLA copies the whole cache
-        # first. A tree's choice of nodes implies that; without one, the next root (never negative,
-        # which XLA does not know) has to.
+        # The write must come after every read of the old cache, or XLA copies the whole cache
+        # first. A tree's choice of nodes implies that order; without a tree, the next root (never
+        # negative, which XLA does not know) has to.
         start_B = cache.length_B + jnp.minimum(verdict.next_root_B, 0)
         cache = dataclasses.replace(cache, length_B=start_B)
         cache = kv_cache.append(cache, new, num_B, decoder.mesh, verdict.nodes_BA)
@@ -276,5 +276,5 @@ def _is_full(decoder: Decoder, cache: KVCache) -> jax.Array:
 
 
 def _output_size(decoder: Decoder, capacity: int) -> int:
-    """As many slots as a row can emit, and slack, so that no write ever shifts back over tokens."""
+    """A slot for each token that a row can emit, and slack: no write ever shifts back over one."""
     return capacity + decoder.drafter.max_depth + 1

@@ -20,8 +20,8 @@ class TextSoFar:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()):
         """Begins an answer that ends before any of the `stops`."""
         self._stream, self._stops = TextStream(tokenizer), stops
-        # Where the text ends that each token has a part in; not known yet of the last ones while
-        # bytes of their character are missing.
+        # For each token, where the text that it has a part in ends; not known yet for the last ones
+        # while bytes of their character are missing.
         self._end_at: list[int] = []
         self._shown, self._taken = 0, 0
         self.token_ids: list[int] = []

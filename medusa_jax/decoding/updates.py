@@ -15,7 +15,7 @@ class Token(NamedTuple):
 
     Attributes:
       id: of the token.
-      step: that commits it, counted from 0.
+      step: the one that commits it, counted from 0.
       node: of that step's tree.
       logprob: under the model as it is; None where nobody asked.
     """
@@ -28,14 +28,14 @@ class Token(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What is new of an answer.
+    """What is new in an answer.
 
     Attributes:
-      ticket: whose.
-      tokens: those that became certain. The one after those that a step commits is, too: an answer
-        is handed out up to its next root, if that is no end.
+      ticket: of the answer.
+      tokens: those that became certain. The one after those that a step commits is certain too: an
+        answer is handed out up to its next root, unless that is an end.
       num_steps: backbone passes after prefill, so far.
-      tree: that the passes since the update before have verified; None: there were none.
+      tree: what the passes since the previous update have verified; None: there were none.
       done: there will be no more.
       stopped: by an EOS token, the last one.
       prefill_seconds: running the prompt, and those that were run with it.

@@ -1,6 +1,7 @@
 """Programs that a queue will want, compiled by a thread while the device decodes.
 
-Rows outgrow their cache and prompts of other widths come: all rows would wait for the compiler.
+When rows outgrow their cache or prompts of other widths come, all rows would have to wait for the
+compiler.
 """
 
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ class Warmer:
         """Begins with nothing.
 
         Args:
-          idle: of as many rows as the batch has, on the host.
+          idle: for as many rows as the batch has, on the host.
         """
         self._idle = idle
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -41,7 +42,7 @@ class Warmer:
           runtime: of the batch.
           state: of the batch.
           bounds: the other arguments of `step.decode`, on the devices.
-          capacity: with no more than the cache has, nothing is to do.
+          capacity: if no larger than the cache's, there is nothing to do.
         """
         now = state.cache.capacity
         if capacity > now and self._is_new(runtime, now, capacity):
@@ -55,8 +56,8 @@ class Warmer:
         Args:
           runtime: of the batch.
           state: of the batch.
-          sizes: how many are run at once, and their padded width. Those wider than the cache are
-            only run ahead: how far it will grow for them depends on the rows of that moment.
+          sizes: how many are run at once, and their padded width. For those wider than the cache
+            only the run is compiled: how far the cache will grow depends on the rows by then.
         """
         for rows, width in sizes:
             if self._is_new(runtime, state.cache.capacity, rows, width):

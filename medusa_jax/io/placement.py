@@ -1,4 +1,4 @@
-"""Puts arrays on devices; of a file, a process reads no more rows than its own devices hold."""
+"""Puts arrays on devices; a process reads no more rows of a file than its own devices hold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from medusa_jax.sharding import param_shardings
 def place(
     read: Callable[[slice | None], np.ndarray], shape: tuple[int, ...], sharding: Any
 ) -> jax.Array:
-    """An array on devices, waited for, so that its host copy can go before the next is made.
+    """Puts an array on devices and waits: its host copy can go before the next one is made.
 
     Args:
       read: returns the rows of a slice, or the whole array for None.
@@ -33,7 +33,7 @@ def place_params(params: dict[str, Any], mesh: jax.sharding.Mesh | None) -> dict
 
 
 def place_value(value: np.ndarray, sharding: Any) -> jax.Array:
-    """Like `place`, of an array that is in memory."""
+    """Like `place`, for an array that is in memory."""
     return place(lambda rows: value if rows is None else value[rows], value.shape, sharding)
 
 

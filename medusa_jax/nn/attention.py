@@ -1,4 +1,4 @@
-"""Attention of tokens among themselves, and the parts that attention over a prefix has too.
+"""Attention of tokens among themselves, and the parts of it that attention over a prefix uses too.
 
 A part is the softmax over one set of keys, not normalised yet: two of them are merged by
 log-sum-exp (`medusa_jax.nn.prefix_attention`).
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from medusa_jax.nn.product import product
 
-# Queries whose scores exist at once where the new tokens are many: training, long prompts.
+# Queries whose scores exist at once if there are many new tokens: in training, in long prompts.
 _QUERY_BLOCK = 512
 
 
@@ -66,8 +66,8 @@ def _attend_alone(
 ) -> jax.Array:
     """Attention to one set of keys, [B, K, G, T, H] in q's dtype.
 
-    A block of queries at a time, and again in the backward pass: the scores of all, [B, N, T, S] in
-    float32, would be the largest arrays of training.
+    Takes a block of queries at a time, and computes it again in the backward pass: the scores of
+    all queries, [B, N, T, S] in float32, would be the largest arrays of training.
     """
 
     def attend(part: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -86,7 +86,7 @@ def _attend_alone(
         x = x.reshape(*x.shape[:3], blocks, -1, x.shape[4])
         return jnp.moveaxis(x, 3, 0)
 
-    # What fills the last block sees something, or its gradient would be NaN.
+    # The padding of the last block has to see something, or its gradient would be NaN.
     out = jax.lax.map(jax.checkpoint(attend), (cut(q_BKGTH, 0), cut(mask, True)))
     out = jnp.moveaxis(out, 0, 3)
     return out.reshape(*out.shape[:3], -1, out.shape[-1])[:, :, :, :T]
@@ -99,10 +99,10 @@ def _attend_causally(
     position_BT: jax.Array,
     window: int | None,
 ) -> jax.Array:
-    """`_attend_alone` where every token sees those before it, and no mask of all pairs is made.
+    """`_attend_alone` where every token sees those before it, without a mask of all pairs.
 
-    Blocks of keys that come after a block of queries are left out. The number of turns varies, so
-    that there is no gradient.
+    Blocks of keys that come after a block of queries are left out. The number of turns therefore
+    varies, and there is no gradient.
     """
     T = q_BKGTH.shape[3]
     size = min(T, _QUERY_BLOCK)
@@ -159,7 +159,7 @@ def attention(
       k_BTKH: keys, rotated; K divides N.
       v_BTKH: values.
       mask_BTT: bool [B or 1, T, T], True where query (axis 1) sees key (axis 2). Every token must
-        see itself. None: it sees itself and what precedes it; no gradient then.
+        see itself. None: each sees itself and what precedes it, and there is no gradient.
       position_BT: int32 absolute positions.
       window: sliding window in tokens: keys at distance >= window are not seen.
 
@@ -176,7 +176,7 @@ def attention(
 
 
 def near(mask_BTT: jax.Array, position_BT: jax.Array, window: int | None) -> jax.Array:
-    """The mask with the window's limit."""
+    """The mask, limited to the window."""
     if window is None:
         return mask_BTT
     return mask_BTT & (position_BT[:, :, None] - position_BT[:, None, :] < window)

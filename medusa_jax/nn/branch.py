@@ -9,7 +9,7 @@ mean square, and head k the one that predicts x_{t+k+1} (all source papers in `M
   gated_markov   logits_k + C (sigmoid(G [y_k; A e_k]) * A e_k), y_k the head's last block
 
 The first two run a head once for every branch; the others run all heads once and correct what they
-say. "markov" and "gated_markov" heads are root-conditioned besides.
+say. "markov" and "gated_markov" heads are root-conditioned as well.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def unit_size(embedding: jax.Array) -> jax.Array:
 
 
 def first_heads(params: dict[str, Any], depth: int) -> dict[str, Any]:
-    """The first heads of "none", "root", "markov" and "gated_markov" ones, whatever else they have.
+    """The first of "none", "root", "markov" or "gated_markov" heads, with all that heads share.
 
     Args:
       params: in the layout of `MedusaHeads`.
@@ -50,7 +50,7 @@ def first_heads(params: dict[str, Any], depth: int) -> dict[str, Any]:
 def can_learn_to_see(found: MedusaConfig, wanted: MedusaConfig) -> bool:
     """Whether trained heads may go on learning as heads that see more.
 
-    Not as recurrent ones: these share the matrices of their blocks.
+    They cannot become recurrent ones, which share the matrices of their blocks.
     """
     less = ("none",) if wanted.conditioning == "root" else ("none", "root")
     if found.conditioning not in less or wanted.conditioning in (*less, "recurrent"):
@@ -60,11 +60,11 @@ def can_learn_to_see(found: MedusaConfig, wanted: MedusaConfig) -> bool:
 
 
 def extended(params: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
-    """Heads that see more than they did, and say what they said, as nothing new has a weight yet.
+    """Heads that see more than before, but say the same, as nothing new has a weight yet.
 
     Args:
-      params: of the heads as they were.
-      fresh: of new heads of the other kind, see `init_heads`.
+      params: those of the heads as they were.
+      fresh: those of new heads of the other kind, see `init_heads`.
     """
     out = fresh | {name: params[name] for name in params if name in fresh}
     if "root" in params and "branch" in fresh:
@@ -75,7 +75,7 @@ def extended(params: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_params(config: MedusaConfig, params: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each head reads of the stacked parameters, every block apart; nothing stands twice.
+    """What each head reads of the stacked parameters, block by block; no matrix is there twice.
 
     Args:
       config: of the heads, "branch" or "recurrent".
@@ -132,7 +132,7 @@ def branch_terms(
 
 
 def _states(own: dict[str, Any], e: jax.Array, dtype: Any) -> list[jax.Array]:
-    """Of the cell, after every token: float32 [..., k, D] -> k times [..., D]."""
+    """The cell's states, one after every token: float32 [..., k, D] -> k times [..., D]."""
     states: list[jax.Array] = []
     of_token = project(e, own["cell_token"]["weight"], dtype)  # reads its matrix once for all
     of_token += jnp.broadcast_to(own["cell_token"]["bias"].astype(jnp.float32), of_token.shape)

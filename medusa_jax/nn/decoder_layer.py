@@ -80,10 +80,10 @@ class MLP(nn.Module):
 
 
 def _once(x_BTD: jax.Array) -> jax.Array:
-    """x, which no TPU computes again for every part of a matrix that it is multiplied by.
+    """x, which a TPU then does not compute again for every part of a matrix that multiplies it.
 
-    Its compiler would make one kernel of a norm and a product. For many rows, a lone one and
-    narrow models that is as good or better.
+    Its compiler would otherwise make one kernel of a norm and a product. For many rows, a lone row
+    and narrow models that is as good or better.
     """
     B, T, D = x_BTD.shape
     if not 1 < B * T <= _FEW_ROWS or D < _WIDE:

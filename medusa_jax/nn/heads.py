@@ -22,7 +22,7 @@ class MedusaHeads(nn.Module):
     "bias" and "projection" only where the configuration has them. Root-conditioned heads add
     {"root": {"weight": [M, D, D]}}, and their first block is SiLU(W1 h + U e + b1) + h with e the
     embedding of the token at t + 1, scaled to unit root mean square; `nn.branch` has the equations
-    of those that see more. A `token_map` leaf beside them is data for whoever turns draft ids into
+    of heads that see more. A `token_map` leaf beside them is data for whoever turns draft ids into
     tokens: it is neither declared nor read here.
 
     Attributes:
@@ -101,7 +101,7 @@ class MedusaHeads(nn.Module):
         x = jnp.broadcast_to(hidden.astype(self.dtype)[..., None, :], shape)
         with jax.named_scope("medusa_blocks"):
             for layer in range(c.num_layers):
-                # Stacked [M, L, ...]; of a quantised weight the scales are cut like the codes.
+                # Stacked [M, L, ...]; a quantised weight's scales are cut like its codes.
                 block = jax.tree.map(lambda stack, layer=layer: stack[:, layer], blocks)
                 y = _per_head(x, block["weight"], self.dtype)
                 if branch is not None and c.sees_root and layer == 0:
@@ -143,8 +143,8 @@ def init_heads(
       lm_head_VD: the whole LM head, [V, D], any float dtype.
       dtype: dtype of the parameters.
       token_map: int [Vd], the draft vocabulary, when the configuration has one.
-      key: of what does not begin at 0: the inner matrices of recurrent cells and corrections;
-        None: that of seed 0.
+      key: for what does not begin at 0: the inner matrices of recurrent cells and corrections;
+        None: the key of seed 0.
 
     Returns:
       The parameters in the layout of `MedusaHeads`, with "token_map" (int32) where given.

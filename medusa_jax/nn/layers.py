@@ -15,7 +15,7 @@ _FLOAT16_MAX = 65504.0
 
 
 def sum_dtype(dtype: Any) -> Any:
-    """What sums of unknown size are kept in where one computes in `dtype`: not in float16."""
+    """The dtype of sums of unknown size where computation is in `dtype`: never float16."""
     return jnp.float32 if dtype == jnp.float16 else dtype
 
 
@@ -76,14 +76,14 @@ def draft_rows(table_VD: Any, token_map: Any) -> Any:
 
 @jax.custom_jvp
 def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-    """XLA's CPU backend widens a whole bfloat16 table before it gathers: there, take its bits.
+    """Takes rows as bits on CPUs, where XLA would widen a whole bfloat16 table before it gathers.
 
-    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table. Of a lone row
-    XLA makes a slice, for which the GPUs of a mesh would gather the whole table: they take two.
+    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table. XLA makes a
+    slice of a lone row, for which the GPUs of a mesh would gather the whole table: they take two.
     """
 
     def take_bits(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-        # Tied to the index, the bits are no constant of a loop: before one they would be a copy.
+        # Tied to the index, the bits are not constant in a loop: before it they would be a copy.
         table_VD, index = jax.lax.optimization_barrier((table_VD, index))
         bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
         return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
@@ -164,7 +164,7 @@ class RMSNorm(nn.Module):
 
 @jax.custom_vjp
 def _scaled(y: jax.Array, scale_D: jax.Array) -> jax.Array:
-    """y [..., D] times a scale rounded to its dtype.
+    """y [..., D] times a scale rounded to y's dtype.
 
     The gradient of the scale is a sum over all tokens: JAX would add it up, over the devices of a
     mesh too, in y's dtype.

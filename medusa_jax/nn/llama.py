@@ -36,13 +36,13 @@ class Llama(nn.Module):
       config: the architecture.
       dtype: compute dtype; norms, rotations and softmax are float32 all the same, and with float16
         so is whatever may exceed its 65504: the residual stream, what is added to it, the MLP.
-      remat: what layers keep for the backward pass, beside their input; see
+      remat: what layers keep for the backward pass besides their input; see
         `medusa_jax.nn.scanned.policy`. False: everything.
       pin: where activations lie on a mesh (`medusa_jax.pin.Pin`); None: wherever the compiler
         puts them.
       scan: with a pin, layers are one loop over packed sequences even on devices that have them
         whole (see `medusa_jax.nn.scanned.worth_a_copy`), as where a mesh splits the parameters.
-      mesh: that a decoding model is spread over, for kernels; None: it is on one device.
+      mesh: what a decoding model is spread over, for kernels; None: it is on one device.
     """
 
     config: LlamaConfig
@@ -56,7 +56,7 @@ class Llama(nn.Module):
         """Declares the parameters in the layout of the checkpoint loaders."""
         c, records = self.config, backbone_params(self.config)
         windows = c.windows or (None,) * c.num_layers
-        # As a function that its layers call, a network is traced once, however many it has.
+        # As a function that the network calls, a layer is traced once, however many there are.
         layer = nn.remat(Layer, policy=policy(self.remat)) if self.remat else nn.jit(Layer)
         self.embed = Weights(records["embed"])
         self.layers = [layer(c, self.dtype, window, self.mesh) for window in windows]
@@ -137,7 +137,7 @@ class Llama(nn.Module):
 
     @property
     def _scans(self) -> bool:
-        """Whether layers are a loop: where a device has a part of them, or room for a copy."""
+        """Whether layers are a loop: if a device has only a part of them, or room for a copy."""
         c = self.config
         if self.pin is None or period(c.windows, c.num_layers) == c.num_layers:
             return False
@@ -151,7 +151,7 @@ class Llama(nn.Module):
         angles: Any,
         loras: Sequence[Lora | None],
     ) -> tuple[jax.Array, ...]:
-        """All layers, of which one period is compiled, once for each of `loras`."""
+        """All layers, once with each of `loras`; only one period of them is compiled."""
         c, size = self.config, period(self.config.windows, self.config.num_layers)
         windows = (c.windows or (None,))[:size]
 
@@ -186,10 +186,10 @@ class Llama(nn.Module):
         return jax.lax.scan(step, (x_BTD,) * len(loras), own)[0]
 
     def _whole(self, own: Any) -> Any:
-        """A layer's parameters gathered, at one place for all that is multiplied with them.
+        """A layer's parameters, gathered at one point for all that is multiplied by them.
 
-        Only where layers are computed again in the backward pass, which gathers them again: kept,
-        the gathered parameters of all layers would be there at once.
+        Only where layers are computed again in the backward pass, which gathers them again: if they
+        were kept, the gathered parameters of all layers would be in memory at once.
         """
         if not (self.remat and self.pin.splits_parameters):
             return own

@@ -37,8 +37,8 @@ class Lora:
     def layer(self, number: Any, params: dict[str, Any] | None = None) -> "Lora | None":
         """The adapters of one decoder layer, if it has any.
 
-        Its key depends on its number alone, which a layer has whether layers are unrolled or
-        scanned.
+        Their key depends only on the layer's number, which is the same whether layers are unrolled
+        or scanned.
 
         Args:
           number: of the layer, from 0; an int32 scalar where layers are scanned.
@@ -51,7 +51,7 @@ class Lora:
         return dataclasses.replace(layers, key=jax.random.fold_in(layers.key, number))
 
     def part(self, name: str) -> "Lora | None":
-        """The adapters of a module by its name, if it has any; each drops other inputs."""
+        """The adapters of a module by its name, if it has any; each module drops other inputs."""
         return self._inside(self.params.get(name), _number((name,)))
 
     def _inside(self, params: dict[str, Any] | None, number: int) -> "Lora | None":

@@ -1,9 +1,9 @@
 """Attention of packed sequences to themselves, by the kernel that the platform has.
 
-Training and evaluation run whole sequences, several documents in each. On a TPU that is splash
-attention, on a GPU that has Triton JAX's flash attention: both hold no scores in memory and know
-documents. Elsewhere it is `medusa_jax.nn.attention`, a block of queries at a time. The choice is
-made when the program is lowered, so that one compiled for a TPU on another machine is the TPU's.
+Training and evaluation run whole sequences, several documents in each. On a TPU the kernel is
+splash attention, on a GPU with Triton JAX's flash attention: neither holds scores in memory, and
+both know documents. Elsewhere `medusa_jax.nn.attention` takes a block of queries at a time. The
+choice is made when the program is lowered: compiled for a TPU on another machine, it is the TPU's.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from medusa_jax.nn.kernels import gpu_attention
 
 _LANES = 128  # of a TPU: the kernel takes whole registers of keys
 _BLOCKS = (512, 256, _LANES)
-_TRITON_BLOCK = 64  # of queries and of keys: larger ones leave too few registers going backwards
+_TRITON_BLOCK = 64  # of queries and of keys: larger ones leave the backward pass too few registers
 
 
 @functools.partial(
@@ -30,7 +30,7 @@ _TRITON_BLOCK = 64  # of queries and of keys: larger ones leave too few register
 )
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Which token sees which where sequences are packed: what precedes it in its own document.
+    """Which token sees which in packed sequences: what precedes it in its own document.
 
     Attributes:
       segment_BT: int, the number of each token's document; padding counts as one.
@@ -85,7 +85,7 @@ def packed_attention(
 
 
 def _has_kernel(q_BTNH: jax.Array, mesh: Mesh | None) -> bool:
-    """Whether kernels take it: their products are bfloat16's, their blocks whole."""
+    """Whether kernels can take it: their products are in bfloat16, their blocks whole."""
     B, T, _, _ = q_BTNH.shape
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return q_BTNH.dtype == jnp.bfloat16 and T % _LANES == 0 and B % devices == 0
@@ -131,7 +131,7 @@ def splash(
       window: see there.
       interpret: run the kernel's operations one by one, on any platform.
     """
-    # Here, as importing Pallas takes a while, and decoding needs none of this.
+    # Imported here, as that takes a while, and decoding needs none of this.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
         splash_attention_mask,
@@ -144,7 +144,7 @@ def splash(
     mask: Any = splash_attention_mask.CausalMask((T, T))
     if window is not None:
         mask = splash_attention_mask.LocalMask((T, T), (window - 1, 0), offset=0)
-    # JAX's kernel counts on the promotion that the caller may have forbidden.
+    # JAX's kernel relies on promotion, which the caller may have forbidden.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         kernel: Any = splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([mask] * N),
@@ -188,7 +188,7 @@ def triton(
 
 
 def _jax_kernel() -> Any:
-    """JAX's module, imported when it is needed, as that takes a while; None: it is no more."""
+    """JAX's module, imported when needed, as that takes a while; None: it no longer exists."""
     try:
         return importlib.import_module("jax.experimental.pallas.ops.gpu.attention")
     except ImportError:

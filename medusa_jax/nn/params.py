@@ -15,7 +15,7 @@ from medusa_jax.config import Conditioning, LlamaConfig, MedusaConfig
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 _ZEROS, _ONES = jax.nn.initializers.zeros, jax.nn.initializers.ones
-# Of what is multiplied by a matrix that begins at 0: were both 0, neither would ever learn.
+# For what is multiplied by a matrix that begins at 0: if both were 0, neither would learn.
 _SAME_SIZE = jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
 
 
@@ -57,7 +57,7 @@ def backbone_params(config: LlamaConfig) -> dict[str, Any]:
 
 
 def layer_params(config: LlamaConfig, layer: int = 0) -> dict[str, Any]:
-    """Records of one decoder layer; the layers differ in nothing but the names in checkpoints."""
+    """Records of one decoder layer; the layers differ only in their names in checkpoints."""
     c, hf, gguf = config, f"model.layers.{layer}", f"blk.{layer}"
     D, F, H = c.hidden_size, c.intermediate_size, c.head_dim
     out_of, into = ("heads", "embed"), ("embed", "heads")
@@ -128,7 +128,7 @@ def heads_params(config: MedusaConfig) -> dict[str, Any]:
 
 
 def all_heads_params() -> list[dict[str, Any]]:
-    """Records of small heads of all kinds: together they have every parameter that there can be."""
+    """Records of small heads of all kinds: together they have every parameter that can exist."""
     kinds = [MedusaConfig(1, 1, 1, own_projection=True, conditioning="root")]
     for kind in get_args(Conditioning)[2:]:
         rank = 1 if "markov" in kind else 0

@@ -1,8 +1,8 @@
 """Attention of new tokens over a committed prefix and among themselves.
 
 Every new token (a prompt, or the R nodes of a tree) sees the same prefix, so the prefix part needs
-no mask beyond each row's length. The two parts are computed apart and merged by log-sum-exp; the
-keys of the new tokens never have to enter the cache before they are accepted.
+no mask beyond each row's length. The two parts are computed separately and merged by log-sum-exp;
+new tokens' keys never have to enter the cache before the tokens are accepted.
 """
 
 import functools
@@ -43,7 +43,7 @@ def prefix_attention(
       prefix: cached keys [B, K, H, S] and values [B, K, S, H], any float dtype; slot s holds
         position s.
       prefix_length_B: int32 number of valid slots per row.
-      mesh: that heads are spread over; None: they are on one device.
+      mesh: what heads are spread over; None: they are on one device.
 
     Returns:
       [B, T, N, H] in q's dtype, and the new keys, rotated. Scores and softmax are float32.
@@ -55,7 +55,7 @@ def prefix_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _with_prefix(window: int | None, mesh: Mesh | None, *arrays: jax.Array) -> Any:
-    """As `prefix_attention`, the mask with the window's limit: by a kernel where there is one."""
+    """`prefix_attention` with a mask limited to the window; by a kernel where there is one."""
     options = {"window": window, "mesh": mesh}
     kernels = {"tpu": functools.partial(tpu_attention.fused_attention, **options)}
     if reads_valid_slots("gpu", *arrays[7].shape[2:]):
@@ -69,13 +69,13 @@ def _products(window: int | None) -> Callable[..., tuple[jax.Array, jax.Array]]:
 
 
 def _rotated(attend, q, k, v, cos, sin, *others) -> tuple[jax.Array, jax.Array]:
-    """Attention that takes rotated queries and keys, and the keys."""
+    """What `attend` gives for rotated queries and keys, and these keys."""
     q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
     return attend(q, k, v, *others), k
 
 
 def reads_valid_slots(platform: str, head_dim: int, slots: int) -> bool:
-    """Whether attention to a prefix is a kernel's, which leaves the slots beyond it alone.
+    """Whether a kernel attends to a prefix, which leaves the slots beyond it alone.
 
     Args:
       platform: "cpu", "gpu" or "tpu".
@@ -103,7 +103,7 @@ _with_prefix.defvjp(_forward, _backward)
 def _in_two_parts(
     window: int | None, q, k, v, mask_BTT, position_BT, prefix_k, prefix_v, prefix_length_B
 ) -> jax.Array:
-    """Prefix and new tokens apart, merged."""
+    """Attends to prefix and new tokens separately, then merges."""
     q_BKGTH, k_BKHT, v_BKTH = by_key_head(q, k, v)
     part = attend_part(q_BKGTH, k_BKHT, v_BKTH, mask_BTT[:, None, None])
     slot_11S = jnp.arange(prefix_v.shape[2], dtype=jnp.int32)[None, None, :]

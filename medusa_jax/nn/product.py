@@ -13,7 +13,7 @@ from medusa_jax.nn.quantize import channel_scale, is_quantized, widened
 # Numbers of rows for which `_weight_first` was faster on a CPU with AVX-512 (docs/design/cpu.md).
 _WEIGHT_FIRST = {"float32": range(2, 65), "bfloat16": (16, 32, 64)}
 _TPU_ROWS = 8  # of a tile of its registers
-# Of int8 codes on a CPU: most bytes that are widened at once, and rows that are worth a turn.
+# For int8 codes on a CPU: most bytes that are widened at once, and rows that are worth a turn.
 _BLOCK_BYTES = 2**21
 _SMALL_BLOCK = 16
 
@@ -27,7 +27,7 @@ def product(equation: str, x: jax.Array, y: Any, dtype: Any) -> jax.Array:
 
     Args:
       equation: of two operands; every letter stands in two of "x,y->result" or in all three.
-      x: any float dtype, that of its gradient.
+      x: any float dtype, which its gradient has too.
       y: likewise; or a quantised matrix (see `quantize_backbone`), which has no gradient. Codes
         with one scale per row are multiplied as they are, and the scale is applied to the result.
       dtype: with float32 the product is exact to float32 on every backend; accelerators would
@@ -83,7 +83,7 @@ def _taken_apart(
     """x, plain numbers in place of a quantised y, and the factor of the product, if it has one.
 
     W[f, d] = scale[f] * code[f, d]: forwards f is an axis of the result, which is scaled; backwards
-    the gradient is summed over f, so that it is scaled before. Codes of smaller blocks are widened.
+    the gradient is summed over f, so it is scaled first. Codes of smaller blocks are widened.
     """
     of_x, of_y, result = _terms(equation)
     scale = channel_scale(y)
@@ -106,7 +106,7 @@ def _aligned(scale: jax.Array, letters: str, wanted: str) -> jax.Array:
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """einsum in float32; few rows are multiplied in the way that XLA's CPU backend is fast with."""
+    """einsum in float32; few rows are multiplied in the way that is fast on the platform."""
     of_x, of_y, result = _terms(equation)
     plain = functools.partial(_einsum, equation)
     rows = [letter for letter in of_x if letter not in of_y]
@@ -131,8 +131,8 @@ def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 def _by_blocks(equation: str, x: jax.Array, codes: jax.Array) -> jax.Array:
     """Some rows of the codes at a time, so that what they are widened to stays in the caches.
 
-    XLA's CPU backend widens a matrix in memory before it multiplies, and takes out of a loop what
-    does not change there: decoding would begin by widening all matrices, and read these ever after.
+    XLA's CPU backend widens a matrix in memory before it multiplies, and moves out of a loop what
+    does not change in it: decoding would first widen all matrices, and read these from then on.
     """
     assert equation[-1] == _terms(equation)[1][-2]
     *batch, rows, columns = codes.shape
@@ -141,7 +141,7 @@ def _by_blocks(equation: str, x: jax.Array, codes: jax.Array) -> jax.Array:
     if not sizes or sizes[-1] < min(_SMALL_BLOCK, rows // 2):
         x, codes = jax.lax.optimization_barrier((x, codes))  # keeps it inside the loop
         return _dot(equation, x, codes.astype(x.dtype))
-    # Block i has the rows i, i + blocks, ...: what devices share out along this axis stays theirs.
+    # Block i has the rows i, i + blocks, ...: rows split over devices stay where they are.
     blocks = rows // sizes[-1]
     strided = codes.reshape(*batch, sizes[-1], blocks, columns)
 
@@ -164,10 +164,10 @@ def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _repeated(times: int, equation: str, row: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Of a lone row: two bfloat16 ones take a CPU a tenth of the time, eight give a TPU a matrix.
+    """Repeats a lone row: two bfloat16 rows are faster on a CPU, and eight give a TPU a matrix.
 
-    A TPU multiplies a lone row with vector instructions, by its compiler's cycles four times as
-    slowly as it reads the weights.
+    The two take a tenth of the time. A TPU multiplies a lone row with vector instructions, by its
+    compiler's cycles four times as slowly as it reads the weights.
     """
     of_x, _, result = _terms(equation)
     out = _einsum(equation, jnp.concatenate([x] * times, axis=of_x.index(row)), y)
@@ -175,9 +175,9 @@ def _repeated(times: int, equation: str, row: str, x: jax.Array, y: jax.Array) -
 
 
 def _weight_first(equation: str, row: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    """y x^T, transposed: the backend reads its left operand as it lies, the right one it repacks.
+    """y x^T, transposed: the backend reads its left operand as it is, and repacks the right one.
 
-    It would also undo a plain transposition; one of two halves it leaves alone.
+    It would also undo a plain transposition, but leaves one of two halves alone.
     """
     of_x, of_y, result = _terms(equation)
     assert result[-2:] == row + of_y[-2]

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medusa_jax.errors import UserError
 
-# Of nf4: one scale per 64 neighbours of a row, as in QLoRA.
+# For nf4: one scale per 64 neighbours in a row, as in QLoRA.
 _BLOCK = 64
 KINDS = ("none", "int8")  # of a model that only decodes
 
@@ -24,7 +24,7 @@ KINDS = ("none", "int8")  # of a model that only decodes
 class Int8:
     """A weight [..., out, in] of whole numbers with one scale per output.
 
-    The names are those of qwix's arrays, which stand for nf4.
+    The names are those of qwix's arrays, which hold nf4.
 
     Attributes:
       qvalue: int8, -127 .. 127.
@@ -125,8 +125,8 @@ def channel_scale(weight: Any) -> jax.Array | None:
     """Scales of a quantised weight that multiply its codes as they are.
 
     Returns:
-      Of the weight's rank, each axis whole or of size one; None where codes stand for other numbers
-      (nf4) or an axis is cut into blocks.
+      Scales of the weight's rank, each axis whole or of size one; None where codes stand for other
+      numbers (nf4) or an axis is cut into blocks.
     """
     if isinstance(weight, Int8):
         return weight.scale
@@ -171,8 +171,8 @@ def multipliable(params: Any, dtype: Any) -> Any:
 def _chosen(code: jax.Array, levels: jax.Array) -> jax.Array:
     """levels[code] for 16 levels, by the bits of the codes.
 
-    Accelerators look up one element after the other, and a mesh would have to share out the flat
-    codes; these 15 choices are a part of whatever comes next.
+    Accelerators look up one element after the other, and a mesh would have to distribute the flat
+    codes; these 15 choices become part of whatever comes next.
     """
     bits, values = code.astype(jnp.int32), list(levels)
     while len(values) > 1:

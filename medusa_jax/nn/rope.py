@@ -34,8 +34,8 @@ def rope_angles(
       rope: which rotation.
       head_dim: H.
       position_BT: int32, absolute positions.
-      context_BT: int32, length of the sequence the token was first computed in; only "dynamic"
-        reads it, whose base grows with the sequence (NTK-aware scaling).
+      context_BT: int32, length of the sequence the token was first computed in; read only by
+        "dynamic", whose base grows with the sequence (NTK-aware scaling).
 
     Returns:
       cos, sin: float32 [B, T, H/2].
@@ -58,7 +58,7 @@ def _in_a_loop(angle: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine, one per turn of a loop.
 
     XLA's CPU backend fuses a cosine into all that reads it, and so computes it again for every head
-    of every layer. What comes out of a loop it keeps, where barriers are gone before it fuses.
+    of every layer. It keeps what comes out of a loop, whereas barriers are gone before it fuses.
     """
     is_cos_2 = jnp.array([True, False])
     cos, sin = jax.lax.map(lambda c: jnp.where(c, jnp.cos(angle), jnp.sin(angle)), is_cos_2)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 Remat = bool | Literal["nothing", "products", "offload"]
 
-# Bytes of all layers up to which a device that has them whole has room for a second copy.
+# Up to so many bytes of layers, a device that has them whole has room for a second copy.
 _SMALL = 1 << 30
 
 # What `jax.ad_checkpoint.checkpoint_name` calls the outputs of linear maps and of attention, and
@@ -21,7 +21,7 @@ PRODUCT, INPUT = "product", "layer_input"
 
 
 def policy(remat: Remat) -> Callable[..., Any] | None:
-    """What of a layer is kept for its backward pass, beside its input.
+    """What a layer keeps for its backward pass besides its input.
 
     Args:
       remat: "nothing" or True: all is computed again; "products": the outputs of linear maps and of
@@ -44,9 +44,9 @@ def policy(remat: Remat) -> Callable[..., Any] | None:
 def worth_a_copy(backbone: Mapping[str, Any]) -> bool:
     """Whether to stack layers that have a gradient, on a device that has them whole.
 
-    Unrolled, the gradient is compiled once per layer: minutes, most of them for the random numbers
-    of the adapters' dropout. Stacked, all layers are there twice, for which a large model may leave
-    no room.
+    Unrolled, the gradient is compiled once per layer: this takes minutes, most of them for the
+    random numbers of the adapters' dropout. Stacked, all layers are in memory twice, for which a
+    large model may leave no room.
 
     Args:
       backbone: its parameters, as numbers, abstract or traced.

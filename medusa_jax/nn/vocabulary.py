@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 _BLOCK = 128
 # So small that a vocabulary spread over a few devices has whole blocks on each: 128256 tokens over
-# four are 501 blocks of 64 each. Else half of the LM head would be gathered at every step.
+# four are 501 blocks of 64 each. Otherwise half of the LM head would be gathered at every step.
 _TPU_BLOCK = 64
 
 
@@ -21,7 +21,7 @@ def _argmax(logits: jax.Array) -> jax.Array:
 def _by_blocks(logits: jax.Array) -> jax.Array:
     """The block with the highest maximum, then its first highest logit.
 
-    XLA's CPU backend compares the pairs of an argmax one by one, maxima alone many at a time.
+    XLA's CPU backend compares the pairs of an argmax one by one, but maxima alone many at a time.
     """
     leading = logits.ndim - 1
     padding = [(0, 0)] * leading + [(0, -logits.shape[-1] % _BLOCK)]
@@ -35,8 +35,8 @@ def _by_blocks(logits: jax.Array) -> jax.Array:
 def best_tokens(logits: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
     """The highest logits, falling, and their tokens: floating [..., V] -> [..., number] twice.
 
-    As `jax.lax.top_k`, but that a TPU, which would sort the whole vocabulary, may order tokens of
-    exactly the same logit otherwise.
+    Like `jax.lax.top_k`, for which a TPU would sort the whole vocabulary, except that here a TPU
+    may order tokens of exactly the same logit differently.
     """
     top, token = jax.lax.platform_dependent(
         logits,

@@ -28,7 +28,7 @@ def label_rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def count_hits(rank: jax.Array, top: int) -> jax.Array:
-    """Labels of every head among its 1 .. `top` most likely tokens.
+    """How many labels of each head are among its 1 .. `top` most likely tokens.
 
     Args:
       rank: int32 [..., M], see `label_rank`.
@@ -69,7 +69,7 @@ def followed_nodes(tree: Tree, rank: jax.Array) -> jax.Array:
 def accuracy_sums(
     rank_BTM: jax.Array, labels_BTJ: jax.Array, tree: Tree | None
 ) -> dict[str, jax.Array]:
-    """What of a batch is added up beside its losses.
+    """What is added up over a batch besides its losses.
 
     Args:
       rank_BTM: int32, see `label_rank`.
@@ -77,8 +77,8 @@ def accuracy_sums(
       tree: at most M levels below its root; None: nothing is followed.
 
     Returns:
-      float32 "hits" [TOP, M] and "labels" [M] (those outside the heads' vocabulary too) and, with a
-      tree, "followed": nodes after the roots, which are the base head's labels.
+      float32 "hits" [TOP, M] and "labels" [M] (also those outside the heads' vocabulary); with a
+      tree, "followed" too: nodes after the roots, which are the base head's labels.
     """
     is_label_BTJ = labels_BTJ != IGNORE
     sums = {
@@ -94,8 +94,8 @@ def accuracy_sums(
 def expected_tokens(followed: Any, num_roots: Any) -> Any:
     """Expected tokens per step of a tree: the root, and the nodes that the labels follow from it.
 
-    A step of decoding writes the root, so its roots are the labels of the base head: at every
-    position t with one, y_{t+1} is the root and heads 1..M continue from there.
+    A step of decoding writes the root, so the roots are the labels of the base head: at every
+    position t that has one, y_{t+1} is the root and heads 1..M continue from there.
 
     Args:
       followed: sum of `followed_nodes` over those positions.

@@ -27,7 +27,7 @@ def loss_over_time(
     Logits at all positions never exist: with M heads they would be M + 1 times the largest array of
     ordinary training. A block's gradient is computed right after its loss, while its logits are
     there; computing them again in the backward pass would take a third product with the
-    vocabulary's matrix where two do. The time axis is cut, not the batch, which stays sharded.
+    vocabulary's matrix where two suffice. The time axis is cut, not the batch, which stays sharded.
 
     On a mesh every device runs the whole loop on its own rows: matrices are gathered before it, and
     gradients, which a device adds up by itself, are summed over the devices after it.
@@ -76,7 +76,7 @@ def _over_time(
 
 
 def _forward(loss: Loss, block: int, rows: Rows, params: Any, positions: Any) -> tuple[Any, Any]:
-    """The sums, and the gradients of those leaves that somebody wants gradients of."""
+    """The sums, and the gradients of those leaves for which they are wanted."""
     (wanted_params, fixed_params), positions = _split(params), _split(positions)
     dtypes = jax.tree.map(lambda x: jnp.asarray(x).dtype, wanted_params)
 
@@ -146,7 +146,7 @@ class _Cuts:
 
 
 def sum_over_blocks(function: Callable[[Any], tuple[Any, Any]], blocks: Any) -> tuple[Any, Any]:
-    """Of function(block) = (sums, more): the sums added up, and what more there is, stacked."""
+    """For function(block) = (sums, more): the sums added up, and `more` stacked."""
     first = jax.tree.map(lambda x: x[0], blocks)
     shapes, _ = jax.eval_shape(function, first)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -159,7 +159,7 @@ def sum_over_blocks(function: Callable[[Any], tuple[Any, Any]], blocks: Any) -> 
 
 
 def _split(tree: Any) -> tuple[Any, Any]:
-    """Of a tree of CustomVJPPrimal the leaves to differentiate and the others; None elsewhere."""
+    """The leaves of a tree of CustomVJPPrimal to differentiate, and the others; None elsewhere."""
 
     def leaves(perturbed: bool) -> Any:
         return jax.tree.map(

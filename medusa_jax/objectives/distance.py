@@ -12,7 +12,7 @@ def l1_loss(logits: jax.Array, labels: jax.Array, teacher: jax.Array) -> jax.Arr
     """0.1 CE(label) + 0.9 sum over v of |p_v - q_v|, position by position.
 
     A draft from p is accepted under q with probability 1 - L1 / 2, whichever token is drawn: this
-    is what the distance lowers, where a cross-entropy looks at the likely tokens of q alone.
+    is what the distance is about, whereas a cross-entropy looks at the likely tokens of q alone.
 
     Args:
       logits: float32 [..., V], of p.

@@ -22,7 +22,7 @@ def lm_heads(params: dict[str, Any]) -> tuple[LMHead, LMHead]:
     """The LM head with its adapter, and the rows of it that the Medusa heads share.
 
     Args:
-      params: {"backbone", and where there are: "lora", "token_map" (int32 [Vd])}.
+      params: {"backbone" and, if there are any, "lora", "token_map" (int32 [Vd])}.
 
     Returns:
       Both; they are the same where the heads have no draft vocabulary.

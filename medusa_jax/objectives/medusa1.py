@@ -12,7 +12,7 @@ def medusa1_loss(loss_M: jax.Array, head_decay: float, first: jax.Array | int = 
     Args:
       loss_M: float32, L_k: head k's mean cross-entropy with y_{t+k+1}.
       head_decay: 0.8 in the paper.
-      first: number of the first of these heads, where they are some of all.
+      first: number of the first of these heads, where they are only some of all.
 
     Returns:
       float32 scalar.

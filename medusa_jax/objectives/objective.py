@@ -46,17 +46,16 @@ class Objective:
       kind: "medusa1": the heads' loss, backbone and adapters fixed; "medusa2": the base head's
         cross-entropy too; "self_distill": the divergence from the original model instead of it.
       head_decay: lambda_k = head_decay ** k (paper, equation 1).
-      head_labels: what heads learn (all but the first not in the paper): the "tokens"; the base
-        model's "distribution" at the position that they predict; "l1", mostly the distance from
-        that.
-      stop_lm_head: the heads' loss stops at the LM head that they share, so that the base head's
-        alone trains it and its adapter (ours; heads with projections of their own share none).
+      head_labels: what heads learn (only the first is in the paper): the "tokens"; the base model's
+        "distribution" at the position that they predict; "l1", mostly the distance from that.
+      stop_lm_head: the heads' loss stops at the LM head that they share, so that only the base
+        head's trains it and its adapter (ours; heads with projections of their own share none).
       dtype: compute dtype.
       remat: what layers keep for the backward pass, see `Llama`.
       lora_scale: alpha / r.
       lora_dropout: share of the adapters' inputs that is dropped.
-      time_block: time steps of which the logits of all heads could exist at once; fewer heads take
-        as many more.
+      time_block: time steps whose logits could exist at once for all heads; fewer heads at a time
+        take more steps in proportion.
       pin: where the activations lie on a mesh, see `Llama`; None: there is one device.
     """
 
@@ -117,7 +116,7 @@ class Objective:
 
         Returns:
           The loss (float32 scalar) and sums for `metrics`: "head_loss" [M], "hits" [TOP, M],
-          "labels" [M] (those OUTSIDE too), "followed" (nodes of the tree, without its root), and
+          "labels" [M] (also those OUTSIDE), "followed" (nodes of the tree, without its root), and
           "lm_loss" or "kl".
         """
         if self.kind == "medusa1":
@@ -151,9 +150,9 @@ class Objective:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Equation 1, "head_loss" [M] and the "rank" [B, T, M] of every head's label.
 
-        Heads with projections of their own take turns: one of these matrices is in memory, and is
-        read for as many more time steps. Heads that share a matrix run side by side, be it the LM
-        head or their correction's.
+        Heads with projections of their own take turns: one of these matrices is in memory at a
+        time, and is read for more time steps in proportion. Heads that share a matrix, the LM head
+        or their correction's, run side by side.
         """
         M = self.heads.num_heads
         takes_turns = self.heads.own_projection and not (self.soft_labels or self.heads.corrects)
@@ -225,7 +224,7 @@ class Objective:
         return Rows(None if self.pin is None else self.pin.mesh, self.dtype)
 
     def _block(self, heads: int) -> int:
-        """Time steps at once for so many heads: `time_block` is for all."""
+        """Time steps at once for this many heads; `time_block` is for all of them."""
         return self.time_block * self.heads.num_heads // heads
 
     def _inputs(

@@ -20,8 +20,8 @@ _ROW_AXES = ("data", "fsdp")
 class Rows:
     """Where the rows of a batch are (jit static).
 
-    The axis "tensor" stays the compiler's: a matrix is whole but for the part of it that this axis
-    has cut off.
+    The axis "tensor" stays the compiler's: a matrix is whole but for the part that this axis has
+    cut off.
 
     Attributes:
       mesh: from `medusa_jax.sharding.make_mesh`; None: one device has everything.
@@ -43,7 +43,7 @@ class Rows:
           rows: tree of [B, ...]; "data" times "fsdp" divides B.
 
         Returns:
-          Sums and gradients over all rows, the latter in the parameters' shards; and the more rows.
+          Sums and gradients over all rows, the latter in the parameters' shards; and the tree.
         """
         if self.mesh is None:
             return function(self._rounded(wanted), self._rounded(fixed), rows)

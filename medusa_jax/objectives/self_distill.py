@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def self_distill_loss(original: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
     """KL(p_original || p), position by position; it takes the place of L_LM in equation 2.
 
-    The original model is the network without its adapters. It is not to learn: callers stop the
+    The original model is the network without its adapters. It must not learn: callers stop the
     gradient of whatever `original` is made of.
 
     Args:

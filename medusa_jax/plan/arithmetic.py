@@ -18,7 +18,7 @@ _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 def operations(computation: Computation, instruction: Instruction) -> int:
-    """Operations of one run of an instruction: of a product, or what a kernel says of itself."""
+    """Operations of one run of an instruction: a product's, or what a kernel says of itself."""
     if instruction.opcode == "dot":
         dims = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
         return _product(computation, instruction, [int(d) for d in dims.split(",") if d])
@@ -35,7 +35,7 @@ def _product(computation: Computation, instruction: Instruction, contracted: lis
 
 
 def _kernel(computation: Computation, instruction: Instruction) -> int:
-    """Of a kernel by its own estimate or its name, or of a library's product by its shapes."""
+    """Operations of a kernel (its own estimate, or by name) or a library's product (by shapes)."""
     stated = instruction.attribute(r'"cost_estimate":\{[^}]*"flops":"?(\d+)')
     if stated is not None:
         return int(stated)
@@ -51,11 +51,12 @@ def _kernel(computation: Computation, instruction: Instruction) -> int:
 
 
 def _splash_product(computation: Computation, instruction: Instruction) -> int:
-    """Of one product in a kernel of splash attention for TPUs: it does not say how much it does.
+    """Operations of one product in a TPU's splash attention, which does not say how many.
 
-    Blocks that the mask leaves nothing of are not run. Which ones is a constant that the text
-    leaves out, but ours are causal: a block of queries sees that of its own place and those before
-    it, with a sliding window no more than the shorter axis of the kernel's table has room for.
+    Blocks of which the mask leaves nothing are not run. Which ones these are is a constant that the
+    text leaves out. But ours are causal: a block of queries sees the block of keys at its own place
+    and those before it; with a sliding window, no more than the shorter axis of the kernel's table
+    has room for.
     """
     operands = [arrays[0] for arrays in computation.arrays(instruction)]
     reach, blocks = sorted(operands[0].dims[-2:])
@@ -65,7 +66,7 @@ def _splash_product(computation: Computation, instruction: Instruction) -> int:
 
 
 def _attention(computation: Computation, instruction: Instruction) -> int:
-    """Of a Triton kernel of attention: it does not say how much it does. Others have no products.
+    """Operations of a Triton attention kernel, which does not say; others have no products.
 
     JAX's flash attention leaves out the blocks of keys that come after those of the queries.
     """
@@ -121,7 +122,7 @@ def _window(instruction: Instruction) -> dict[str, list[int]]:
 def _pairs(
     left: int, right: int, out: int, *, stride: int, pad: int, left_gap: int, right_gap: int
 ) -> int:
-    """How many places of the window, over all results, meet an element and no gap or padding."""
+    """How many places of the window, over all results, meet an element, not a gap or padding."""
     count = 0
     for place in range(right):
         shift = place * right_gap - pad

@@ -13,7 +13,7 @@ from medusa_jax.errors import is_out_of_memory
 from medusa_jax.plan.topology import Topology, compiling
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-# "... memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G)": with arguments.
+# "... memory required for HLO temporaries (18.00G) exceeds available HBM (15.75G)": arguments too.
 _USED = re.compile(r"required[^()]*\(([\d.]+)([KMGT]?)\) exceeds|Used ([\d.]+)([KMGT]?) of")
 _MOST_LINES = 12
 _SHOWN = 5_000_000  # bytes; less is 0.00 GB
@@ -48,7 +48,7 @@ class Built:
         return self.total_bytes <= topology.hbm_bytes
 
     def takes_space(self, topology: Topology) -> tuple[str, ...]:
-        """Where it does not fit: the compiler's words, and how large what is, the largest first."""
+        """Where it does not fit: the compiler's words, and what takes how much, largest first."""
         if self.fits(topology):
             return ()
         sizes = dict(self.sizes)
@@ -68,8 +68,8 @@ def build(topology: Topology, compiled: Callable[[], Any], arguments: Mapping[st
     Args:
       topology: to compile for.
       compiled: makes the `jax.stages.Compiled`.
-      arguments: what they are to people, and abstract arrays with their shardings: to say how large
-        they are where they do not fit.
+      arguments: abstract arrays with their shardings, by names for people: to say how large they
+        are where they do not fit.
     """
     begin = time.perf_counter()
     try:

@@ -28,7 +28,7 @@ class Chip:
     clock: float | None = None
 
 
-# By the beginning of `device_kind`; the longest that fits counts.
+# By the beginning of `device_kind`; the longest match counts.
 _CHIPS = {
     "TPU v2": Chip(22.5 * _T, 350 * _G, 62 * _G, 0.7 * _G),
     "TPU v3": Chip(61.5 * _T, 450 * _G, 82 * _G, 0.94 * _G),

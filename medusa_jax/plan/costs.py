@@ -1,4 +1,4 @@
-"""What a run of a program costs: walks its computations, loops as often as they run."""
+"""What a run of a program costs: walks its computations, counts loops as often as they run."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ COLLECTIVES = (
     "all-to-all",
     "collective-permute",
 )
-# {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}; of an axis 'b':(1)2 only a part of 2.
+# {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}; 'b':(1)2 is only a part, 2, of an axis.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
@@ -25,13 +25,13 @@ _AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one device.
+    """Costs of one device.
 
     Attributes:
       flops: operations of matrix products.
       hbm_bytes: moved to and from its memory.
       collectives: bytes of the results of collectives, by kind.
-      wire_bytes: that it has to send for them, by the best algorithm of a ring.
+      wire_bytes: what it has to send for them, by the best algorithm of a ring.
       cycles: the compiler's estimate; None: it gives none.
     """
 
@@ -65,8 +65,8 @@ class Costs:
 def costs_of(program: Program, computation: str | None = None) -> Costs:
     """What a run of a computation costs, with all that it calls.
 
-    Loops whose trips the program does not say run once. Of the branches of a conditional the
-    dearest counts.
+    Loops whose trips the program does not state run once. Of the branches of a conditional, the
+    costliest counts.
 
     Args:
       program: parsed.
@@ -76,7 +76,7 @@ def costs_of(program: Program, computation: str | None = None) -> Costs:
 
 
 def unknown_loops(program: Program) -> Iterator[Instruction]:
-    """Loops of the entry computation whose trips the program does not say."""
+    """Loops of the entry computation whose trips the program does not state."""
     entry = program.computations[program.entry]
     for instruction in entry.instructions.values():
         if instruction.opcode == "while" and program.trips(entry, instruction) is None:
@@ -84,7 +84,7 @@ def unknown_loops(program: Program) -> Iterator[Instruction]:
 
 
 def step_costs(program: Program) -> Costs:
-    """One trip of the dearest loop of unknown trips: a step of decoding.
+    """One trip of the costliest loop of unknown trips: a step of decoding.
 
     Raises:
       ValueError: there is none.
@@ -109,7 +109,7 @@ class _Walk:
         self._fused_channels: set[str] = set()
 
     def of(self, name: str, fused: bool = False) -> Costs:
-        """Of a computation; fused ones move nothing themselves."""
+        """Costs of a computation; fused ones move nothing themselves."""
         if (name, fused) not in self._known:
             computation, total = self._program.computations[name], Costs()
             for instruction in computation.instructions.values():
@@ -146,9 +146,9 @@ class _Walk:
         return own
 
     def _was_counted(self, instruction: Instruction) -> bool:
-        """Whether another fusion has it: a TPU begins, goes on with and ends a gathering in three.
+        """Whether another fusion has it: a TPU begins, continues and ends a gathering in three.
 
-        They are what stands beside it, and each repeats the whole collective.
+        These fusions are what stands beside it, and each repeats the whole collective.
         """
         channel = _CHANNEL.search(instruction.text)
         if channel is None:

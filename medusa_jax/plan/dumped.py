@@ -30,7 +30,7 @@ class Program:
 
 
 def compile_with_text(lowered: Any) -> Program:
-    """Compiles; where JAX fails to read the program, its text is that in the compiler's own dump.
+    """Compiles; where JAX fails to read the program, its text is from the compiler's own dump.
 
     jaxlib 0.10 has stricter rules for asynchronous instructions than what libtpu 0.0.52 makes of
     large training steps ("async-update instruction should have 1 operands but sees 4").

@@ -17,7 +17,7 @@ class Plan:
     Attributes:
       topology: the devices' name, as it was given.
       device_kind: what JAX calls one of them.
-      num_devices: that the program runs on; a mesh may leave some.
+      num_devices: how many the program runs on; a mesh may leave some unused.
       hbm_bytes: what a program may take of a device's memory.
       argument_bytes: of its arguments.
       temp_bytes: of its temporaries.
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodePlan(Plan):
-    """Of decoding.
+    """A plan of decoding.
 
     Attributes:
       overhead: estimated time of a step over that of a plain one.
@@ -70,7 +70,7 @@ class DecodePlan(Plan):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainPlan(Plan):
-    """Of training.
+    """A plan of training.
 
     Attributes:
       tokens_per_second_per_device: estimated.
@@ -89,7 +89,7 @@ def common(
 
     Args:
       topology: compiled for.
-      num_devices: that the program runs on.
+      num_devices: how many the program runs on.
       built: the compiled program.
       costs: of one step; None: it was refused.
       change: advice for when it does not fit.

@@ -52,7 +52,7 @@ class Instruction:
       operands: names of instructions of the same computation.
       called: computations by the attribute that names them ("calls", "body" ...).
       branches: of a conditional.
-      text: what stands in the parentheses and behind them.
+      text: what stands in the parentheses and after them.
       is_root: whether it is the computation's result.
     """
 
@@ -146,7 +146,7 @@ class Program:
         return max(-(-(limit - (_number(computation, start) or 0)) // step), 0)
 
     def _step(self, body: Computation, place: int) -> int:
-        """By how much a trip raises element `place` of the carry: windowed products do two each."""
+        """By how much a trip raises element `place` of the carry: in windowed products, by two."""
         raised = _element(body, body.root, place)
         if raised is None or raised.opcode != "add":
             return 1

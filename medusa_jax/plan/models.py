@@ -16,8 +16,8 @@ def model_config(model: str | None) -> LlamaConfig:
     """The network of a model.
 
     Args:
-      model: folder, GGUF file or hub id; of a hub id only its config.json is downloaded, those of
-        the recipes' models come with the package. None: SmolLM2-135M-Instruct.
+      model: folder, GGUF file or hub id; for a hub id only its config.json is downloaded (those of
+        the recipes' models come with the package). None: SmolLM2-135M-Instruct.
 
     Raises:
       UserError: the model cannot be found or read.

@@ -48,7 +48,7 @@ def parse(text: str) -> Program:
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-    """Lines, with what a kernel's metadata breaks in pieces put together again."""
+    """Lines; those that a kernel's metadata breaks into pieces are put together again."""
     begun = ""  # an instruction, so far
     for line in text.splitlines():
         is_new = _LINE.match(line) is not None
@@ -85,7 +85,7 @@ def _instruction(match: Any, line: str) -> Instruction:
 
 
 def _closing(line: str, begin: int) -> int:
-    """The place behind the parenthesis that closes the one at `begin`."""
+    """The place after the parenthesis that closes the one at `begin`."""
     depth = 0
     for place in range(begin, len(line)):
         depth += {"(": 1, ")": -1}.get(line[place], 0)

@@ -1,4 +1,4 @@
-"""Keeps compilers quiet that write to the terminal past Python."""
+"""Silences compilers that write to the terminal past Python."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced_stderr() -> Iterator[None]:
-    """What the body's C++ code writes to stderr is dropped; what Python writes is shown."""
+    """Drops what the body's C++ code writes to stderr; what Python writes is shown."""
     sys.stderr.flush()
     before, kept, nowhere = sys.stderr, os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -35,7 +35,7 @@ def _writes_to(file: object, descriptor: int) -> bool:
 def quiet_libtpu() -> None:
     """Tells libtpu, where it is installed without a TPU, what it would otherwise complain about.
 
-    It is loaded whenever JAX looks for devices. Call it before JAX does.
+    JAX loads libtpu whenever it looks for devices: call this before.
     """
     if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where there is no TPU
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")

@@ -14,8 +14,8 @@ def roofline_seconds(costs: Costs, figures: Chip) -> float:
 def step_seconds(costs: Costs, figures: Chip) -> float:
     """An estimate: the longer of the roofline and the compiler's cycles.
 
-    Each leaves out what the other sees: the cycles waiting for memory, the roofline everything that
-    is no product and whatever keeps a core from its peak.
+    Each leaves out what the other sees: the cycles leave out waiting for memory, the roofline
+    everything that is no product and whatever keeps a core from its peak.
     """
     cycles = 0.0
     if costs.cycles is not None and figures.clock is not None:
@@ -30,9 +30,9 @@ def decoding_speed(
 
     Args:
       step: costs of a step, per device.
-      plain: those of a plain one; None: not known.
+      plain: costs of a plain step; None: not known.
       figures: of a device.
-      tokens: that a step gives to all rows together; None: not known.
+      tokens: how many a step gives to all rows together; None: not known.
     """
     seconds = step_seconds(step, figures)
     return {

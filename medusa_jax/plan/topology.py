@@ -43,7 +43,7 @@ class Topology:
       devices: of `jax.experimental.topologies`: nothing can run on them.
       chip: what one of them can do.
       hbm_bytes: what a program may take of the memory of one.
-      has_triton: of GPUs, whether they have Triton kernels.
+      has_triton: for GPUs, whether they have Triton kernels.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _tpu(name: str, kind: str) -> Topology:
         raise UserError(
             f'planning for {name} needs the TPU compiler: pip install "medusa-jax[plan]"'
         )
-    # Of a TPU machine's own metadata nothing is needed, and elsewhere there is nobody to ask.
+    # A TPU machine's own metadata is not needed, and elsewhere there is nobody to ask for it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     quiet_libtpu()
     # Nothing is run: another process may plan, or even use a TPU, at the same time.
@@ -159,7 +159,7 @@ def _topology(
 
 @contextlib.contextmanager
 def compiling(topology: Topology) -> Iterator[None]:
-    """For the time in which programs are lowered and compiled for a topology."""
+    """A context for lowering and compiling programs for a topology."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(silenced_stderr())
         if topology.platform == "gpu":

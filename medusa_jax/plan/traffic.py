@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from medusa_jax.plan.hlo import Array, Computation, Instruction, Program
 
-# They move nothing, or what they call does.
+# These move nothing, or what they call does.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "opt-barrier", "while", "conditional", "call", "async-start", "domain",
@@ -24,9 +24,9 @@ def moved_bytes(program: Program, computation: Computation, instruction: Instruc
     """Bytes read and written in the device's main memory, in one run of an instruction.
 
     Args:
-      program: that holds both.
-      computation: that holds the instruction.
-      instruction: no part of a fusion.
+      program: the one that holds both.
+      computation: the one that holds the instruction.
+      instruction: not part of a fusion.
     """
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith(("-done", "-update")):
@@ -45,19 +45,19 @@ def moved_bytes(program: Program, computation: Computation, instruction: Instruc
 
 
 def _aliased_operands(instruction: Instruction) -> set[int]:
-    """Numbers of the operands in whose place a kernel puts its results."""
+    """Numbers of the operands whose place a kernel's results take."""
     if "output_to_operand_aliasing" not in instruction.text or _is_library(instruction):
         return set()
     return {int(number) for number in re.findall(r"\{\d*\}: \((\d+), \{", instruction.text)}
 
 
 def _is_library(instruction: Instruction) -> bool:
-    """Whether it is a call of one of NVIDIA's libraries."""
+    """Whether it is a call to one of NVIDIA's libraries."""
     return instruction.attribute(r'custom_call_target="(__cublas\$|__cudnn\$)') is not None
 
 
 def _updated_in_place(operands: Sequence[tuple[Array, ...]], aliased: set[int]) -> int:
-    """Of a kernel that changes some operands: it writes about what it reads of the others."""
+    """Bytes of a kernel that changes some operands: it writes about what it reads of the others."""
     others = (arrays for number, arrays in enumerate(operands) if number not in aliased)
     return 2 * sum(map(_hbm, others))
 
@@ -67,7 +67,7 @@ def _hbm(arrays: Sequence[Array]) -> int:
 
 
 def _started_bytes(instruction: Instruction, operands: Sequence[tuple[Array, ...]]) -> int:
-    """Of copies, slices and collectives whose result comes later."""
+    """Bytes of copies, slices and collectives whose result comes later."""
     results = started_results(instruction)
     source = sum(map(_hbm, operands))
     if instruction.opcode == "slice-start":
@@ -77,7 +77,7 @@ def _started_bytes(instruction: Instruction, operands: Sequence[tuple[Array, ...
 
 
 def started_results(instruction: Instruction) -> tuple[Array, ...]:
-    """What an instruction that ends with -start will give, without what it repeats beside it."""
+    """What an instruction ending in -start will give, without what it repeats beside that."""
     arrays, count = instruction.results, len(instruction.operands)
     if instruction.opcode == "copy-start":  # (destination, source, context)
         return arrays[:1]
@@ -118,7 +118,7 @@ def _fusion_bytes(program: Program, computation: Computation, fusion: Instructio
 
 
 def _fusion_writes(program: Program, inside: Computation, results: Sequence[Array]) -> int:
-    """What the results take, or only what the fusion changes in them."""
+    """Bytes of the results, or only of what the fusion changes in them."""
     root = inside.root
     roots = [root]
     if root.opcode == "tuple":
@@ -171,7 +171,7 @@ def _user_reads(
 
 
 def _unwrapped(computation: Computation, value: Instruction) -> Instruction:
-    """What a bitcast, or one of a bitcast, is of."""
+    """The value that a bitcast, or a bitcast of one, was made from."""
     while value.opcode == "bitcast":
         value = computation.instructions[value.operands[0]]
     return value

@@ -30,7 +30,7 @@ AnyTree = Tree | DynamicTree
 def heads_used(tree: AnyTree, num_heads: int) -> int:
     """How many of a model's heads a tree makes use of: the depth of a draft, at most.
 
-    Of a dynamic tree of R nodes it is log2 R, rounded up. Every head costs time, and further ones
+    For a dynamic tree of R nodes it is log2 R, rounded up. Every head costs time, and further ones
     would hardly ever get a node (docs/benchmarks.md).
     """
     if isinstance(tree, DynamicTree):

@@ -76,7 +76,7 @@ def load_fitting_tree(spec: str, num_heads: int, num_tokens: int = 2**31) -> Tre
     Args:
       spec: see `load_tree`.
       num_heads: heads of the model; deeper nodes are left out.
-      num_tokens: that each head can propose; nodes of higher ranks are left out.
+      num_tokens: how many each head can propose; nodes of higher ranks are left out.
     """
     paths = load_tree(spec).paths()
     fits = [path for path in paths if len(path) <= num_heads and max(path) < num_tokens]
@@ -131,7 +131,7 @@ def _read_file(spec: str) -> list[list[int]]:
         raise UserError(
             f"tree {spec}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}"
         ) from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number or a nesting without end
+    except (ValueError, RecursionError) as error:  # not UTF-8, an endless number or nesting
         raise UserError(f"tree {spec}: not a JSON list of paths ({error})") from None
     paths = content.get("paths") if isinstance(content, dict) else content
     if not isinstance(paths, list):

@@ -8,7 +8,7 @@ import numpy as np
 from medusa_jax.errors import UserError
 from medusa_jax.tree.build import Tree
 
-_PRIOR_COUNT = 20.0  # observations that what holds for all parents counts as
+_PRIOR_COUNT = 20.0  # observations that the rates of all parents count as
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,8 +94,9 @@ def independent_rates(accuracy_MK: np.ndarray) -> Rates:
 def measured_rates(rank_TM: np.ndarray, num_ranks: int, num_parents: int) -> Rates:
     """Rates counted over positions of text.
 
-    A path is accepted where its ranks are those of the labels. Counts of a parent's rank are few
-    at depth, so each row is drawn to that of all parents of its depth, the more the fewer it has.
+    A path is accepted where its ranks are those of the labels. Deeper down there are few counts for
+    each rank of a parent, so each row is drawn towards that of all parents of its depth, the more
+    so the fewer counts it has.
 
     Args:
       rank_TM: int, rank of the label of every head (from 0) at T positions; negative where the

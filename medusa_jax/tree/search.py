@@ -25,12 +25,13 @@ def best_tree(rates: Rates, num_nodes: int) -> list[list[int]]:
     Expected tokens are 1 + the sum over nodes of the product of the rates on their paths. No rate
     is above 1, so no node has a larger product than its parent: the nodes with the largest
     products, parents first at ties, are a tree by themselves, and no set of nodes, tree or not, has
-    a larger sum. They are taken in that order: of a node's children, which need not fall with the
-    rank, the best becomes a candidate with the node, each of the others with the one before it.
+    a larger sum. They are taken in that order. A node's children, whose rates need not fall with
+    the rank, become candidates one by one: the best when the node is taken, each of the others when
+    the one before it is.
 
     Args:
       rates: of acceptance.
-      num_nodes: beside the root, at least 1.
+      num_nodes: besides the root, at least 1.
 
     Returns:
       Paths for `build_tree`, the most probable first: every beginning is the best smaller tree.
@@ -45,7 +46,7 @@ def best_tree(rates: Rates, num_nodes: int) -> list[list[int]]:
     frontier: list[tuple[float, tuple[int, ...], float, list[int]]] = []
 
     def add_child(parent: tuple[int, ...], value: float, ranks: list[int]) -> None:
-        """Makes the best of a parent's children that are left, `ranks`, a candidate."""
+        """Makes the best of a parent's remaining children, `ranks`, a candidate."""
         if ranks:
             rate_K = rates.children(len(parent), parent[-1] if parent else 0)
             path = (*parent, ranks[0])

@@ -14,15 +14,16 @@ _STEP_NOISE = 0.10  # and of a call of one step, in addition
 _COMMON_DRIFT = 0.03  # relative per call: other programs come and go
 _OWN_DRIFT = 0.005  # the context grows
 _REACH = 2.0  # doublings of the tree over which errors of predicted times look alike
-_LUCK = 0.045  # relative, of each size: how one process differs from another that measured
+_LUCK = 0.045  # relative, of each size: how one process differs from the one that measured
 _OUTLIER = 3.0  # standard deviations: a call that was disturbed counts no more than this
 
 
 class TimeLearner:
     """Corrects predicted seconds per step: a Kalman filter on their logarithms.
 
-    Hidden are a factor that all sizes share (the machine is busy; predictions have no unit) and a
-    factor of each size: an error that is smooth over the logarithm of the nodes, and its own luck.
+    The hidden state is a factor that all sizes share (the machine is busy; predictions have no
+    unit) and one of each size: an error that is smooth over the logarithm of the nodes, and its own
+    luck.
 
     Args:
       sizes: nodes, ascending.
@@ -55,7 +56,7 @@ class TimeLearner:
         self._cov -= np.outer(gain, gain) / variance
 
     def factor(self, nodes: int) -> float:
-        """What to multiply the predicted seconds with."""
+        """What to multiply the predicted seconds by."""
         return math.exp(self._mean[0] + self._mean[1 + self.sizes.index(nodes)])
 
     def lesson(self, nodes: int, other: int, steps: int) -> float:
@@ -67,7 +68,7 @@ class TimeLearner:
           steps: of the call.
 
         Returns:
-          Standard deviation of the change in the ratio's logarithm. It falls as a size gets known.
+          Standard deviation of the change in the ratio's logarithm. It falls as sizes become known.
         """
         seen = np.zeros(len(self._mean))
         seen[[0, 1 + self.sizes.index(nodes)]] = 1.0
@@ -87,11 +88,11 @@ class TokenLearner:
     """Corrects expected tokens per step, of which one is certain.
 
     How much easier a text is than those that were measured is common to all sizes; each size's own
-    record counts the more the longer it gets. Old steps are forgotten.
+    record counts for more the longer it gets. Old steps are forgotten.
 
     Args:
       expected: tokens per step by nodes.
-      trust: how many accepted tokens the predictions count as much as.
+      trust: how many accepted tokens the predictions are worth.
     """
 
     _FORGET = 0.5 ** (1 / 4000)  # per step and row

@@ -18,7 +18,7 @@ class Belief:
 
     Attributes:
       tokens: expected per step, by nodes; 1 for plain decoding, which is among them.
-      trust: accepted tokens that these expectations count as much as.
+      trust: how many accepted tokens these expectations are worth.
       doubt: relative error of the predicted seconds, by nodes, apart from each program's luck.
       source: "measured" or "estimated".
     """
@@ -31,7 +31,7 @@ class Belief:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What the next call shall do.
+    """What the next call should do.
 
     Attributes:
       nodes: of the tree.
@@ -43,7 +43,7 @@ class Decision:
 
 
 class Policy:
-    """Learns from every call, and says with which size the next one shall decode.
+    """Learns from every call, and says with which size the next one should decode.
 
     A size is left for one that finishes the remaining work sooner, compiling included. Another size
     is tried for a few steps when the time that it is expected to save, if it turns out to be the
@@ -74,7 +74,7 @@ class Policy:
 
         Args:
           nodes: of the tree that it used.
-          seconds: that it took, compiling apart, above 0.
+          seconds: how long it took, without compiling; above 0.
           steps: of the loop, at least 1.
           row_steps: steps summed over the rows that were not done.
           tokens: emitted by all rows.

@@ -16,8 +16,8 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # nodes
 # What a prediction is worth, see `Belief`.
 _MEASURED_TRUST, _ASSUMED_TRUST = 300.0, 30.0
 _MEASURED_DOUBT, _EXTRAPOLATED_DOUBT, _ASSUMED_DOUBT = 0.02, 0.3, 0.5
-# Of a plain step, what a depth adds that is drafted on its own: it reads the LM head again, and
-# 32k rows of that are 2 % of a 7B. Measured times have it in them, those assumed of a CPU too.
+# Share of a plain step that a depth adds if it is drafted on its own: it reads the LM head again,
+# 32k rows of which are 2 % of a 7B. Measured times include it, and so do those assumed of a CPU.
 _ASSUMED_LEVEL = 0.02
 
 
@@ -26,11 +26,11 @@ class Prospect:
     """What is known of a model's trees.
 
     Attributes:
-      trees: by nodes; each is the best of its size. Where steps were measured, of those sizes.
+      trees: by nodes; each is the best of its size. Where steps were measured, of sizes measured.
       belief: what they promise.
       times: of steps.
       batch: rows decoded at once.
-      level_cost: what every depth of a tree adds that `times` do not have, in plain steps.
+      level_cost: what every depth of a tree adds that `times` do not include, in plain steps.
     """
 
     trees: Mapping[int, Tree]

@@ -32,7 +32,7 @@ class StepTimes:
     and batches never take less time than smaller ones, whatever noise says: curves are averaged
     where they fall (isotonic regression). What more slots cost is fitted to the other points of a
     batch size as slots * (u + v * nodes): keys and values are read once, and used once per node.
-    Between batch sizes it is interpolated, and taken to be in proportion below and beyond.
+    Between batch sizes this cost is interpolated, and below and beyond it is in proportion.
 
     Attributes:
       points: at least one; units may be relative, as only ratios decide.
@@ -65,7 +65,7 @@ class StepTimes:
     def sizes(self, batch: int) -> set[int]:
         """Nodes of the trees that were measured with the batch sizes around this one.
 
-        Between them a step can take longer than either: some numbers of rows suit the hardware.
+        Between two of them a step can take longer than at both: some numbers of rows suit hardware.
         """
         around = _neighbours(list(self._curves), batch)
         return set.intersection(*({int(n) for n in self._curves[b][0]} for b in around))
@@ -94,12 +94,12 @@ class StepTimes:
         return (1 - share) * self._at(low, nodes) + share * self._at(high, nodes)
 
     def _at(self, batch: int, nodes: int) -> float:
-        """At a measured batch size: no less than at any smaller one."""
+        """Seconds at a measured batch size: no less than at any smaller one."""
         smaller = [curve for b, curve in self._curves.items() if b <= batch]
         return max(_on_curve(*curve, nodes) for curve in smaller)
 
     def _slot_seconds(self, nodes: int, batch: int) -> float:
-        """Of one more slot in every row; a larger batch never takes less."""
+        """Seconds of one more slot in every row; a larger batch never takes less."""
         if not self._slot_costs:
             return 0.0
         batches = [0, *self._slot_costs]
@@ -110,7 +110,7 @@ class StepTimes:
 
     @functools.cached_property
     def _slot_costs(self) -> dict[int, tuple[float, float]]:
-        """Seconds per slot for each node, and whatever the tree: by batch size, rising."""
+        """Seconds per slot: for each node, and whatever the tree; by batch size, rising."""
         points = [p for p in self.points if p.slots != self._base_slots]
         costs = {}
         for batch in sorted({p.batch for p in points}):

@@ -1,7 +1,7 @@
 """Which tokens may be sampled: top-k, top-p and min-p, in the order of transformers.
 
-A filter keeps the tokens from some threshold on. The threshold is searched by halving, over the
-bits of floating-point numbers, in place of sorting the vocabulary. Tokens that tie at a cut are all
+A filter keeps the tokens from some threshold upwards. The threshold is found by halving, over the
+bits of floating-point numbers, instead of sorting the vocabulary. Tokens that tie at a cut are all
 kept.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 _INFINITY = 0x7F800000  # bits of a float32; those of smaller positive numbers are smaller
 _EXACT = 31  # halvings that find one of them
-_ROUGH = 13  # and those that find it but for three per cent
+_ROUGH = 13  # and those that find it to within three per cent
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +39,7 @@ def filtered(score_BV: jax.Array, filters: Filters, *, is_rough: bool = False) -
     Args:
       score_BV: float32, logits / temperature less their maximum: at most 0, and 0 somewhere.
       filters: top-k counts first, top-p renormalises what it left, min-p compares with the best.
-      is_rough: spare half of the work; tokens whose score is within three per cent of a cut's may
+      is_rough: saves half of the work; tokens whose score is within three per cent of a cut's may
         then stay, too.
     """
     halvings = _ROUGH if is_rough else _EXACT

@@ -1,4 +1,4 @@
-"""Lossless sampling: the tokens of the base model's own distribution, the same with any draft.
+"""Lossless sampling: tokens from the base model's own distribution, the same with any draft.
 
 Every position has its noise (`decoding.noise`), whatever is drafted for it. The token after a node
 is the argmax of its filtered logits / temperature + that noise: a sample of the filtered
@@ -19,7 +19,7 @@ from medusa_jax.decoding.rules.filters import Filters, filtered
 from medusa_jax.decoding.rules.rule import Verdict, is_hot
 from medusa_jax.decoding.state import Request
 
-# Puts logits behind all others of their head, noise included, and leaves them their digits.
+# Puts logits below all others of their head, noise included, and leaves them their digits.
 _BEHIND = 1000.0
 
 
@@ -30,8 +30,8 @@ class LosslessNumbers:
 
     Attributes:
       temperature_B: float32, 0 or more; 0 takes the most likely token.
-      filters: which tokens may be sampled; None: all, in every row. Programs then have no questions
-        to ask about them, which on a GPU is the host's turn every time.
+      filters: which tokens may be sampled; None: all, in every row. Programs then need not ask
+        about them, for which a GPU waits for the host every time.
     """
 
     temperature_B: jax.Array
@@ -65,8 +65,8 @@ class Lossless:
         noise: the best of them are the next guess at what the model's own distribution keeps.
         """
         noise_BXV = _noise(request, position_BX, logits_BXV.shape[-1], token_V)
-        # Times the temperature, which changes no rank: noise that still stands for what the head
-        # does not know has the size that it has in training, 1.
+        # Multiplied by the temperature, which changes no rank: noise that still stands for what the
+        # head does not know has the size that it has in training, 1.
         noisy_BXV = logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
         if request.numbers.filters is None:
             return noisy_BXV
@@ -108,7 +108,7 @@ class Lossless:
             return jax.lax.while_loop(lambda carry: carry[1].any(), descend, carry)
 
         def to_the_end(carry: Any) -> Any:
-            # Accelerators wait for the host at every question of a loop with an open end.
+            # Accelerators wait for the host at every test of an open-ended loop.
             bound = draft.max_depth + 1
             return jax.lax.fori_loop(0, bound, lambda _, carry: descend(carry), carry)
 
@@ -124,7 +124,7 @@ def _scaled(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
 
 
 def _kept(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
-    """What the filters leave of a head's guesses, but for a few more: bool [B, V]."""
+    """What the filters leave of a head's guesses, and a few more: bool [B, V]."""
     assert numbers.filters is not None
     score_BV = filtered(_scaled(logits_BV, numbers), numbers.filters, is_rough=True)
     return score_BV > -jnp.inf
@@ -133,7 +133,7 @@ def _kept(logits_BV: jax.Array, numbers: LosslessNumbers) -> jax.Array:
 def _noise(
     request: Request, position_BX: jax.Array, size: int, token_V: jax.Array | None = None
 ) -> jax.Array:
-    """Of the given tokens, or of the whole vocabulary; 0 in rows of temperature 0: [B, X, V]."""
+    """Noise of the given or of all tokens, [B, X, V]; 0 in rows of temperature 0."""
     token_V = jnp.arange(size, dtype=jnp.uint32) if token_V is None else token_V
     noise_BXV = gumbel(request.key_B2, position_BX, token_V)
     return jnp.where(is_hot(request.numbers.temperature_B)[:, None, None], noise_BXV, 0.0)

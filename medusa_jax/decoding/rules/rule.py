@@ -65,8 +65,8 @@ class Rule(Protocol):
     ) -> jax.Array:
         """What drafters rank their proposals by: float32 [B, X, V], or [B, X, Vd].
 
-        No rule has to do more than to return the logits: a draft decides how many tokens a step
-        accepts, and never which.
+        No rule has to do more than return the logits: a draft decides how many tokens a step
+        accepts, never which.
 
         Args:
           logits_BXV: float32 [B, X, V], or [B, X, Vd], of X heads or branches.
@@ -100,7 +100,7 @@ def is_hot(temperature: jax.Array) -> jax.Array:
 def longest_path(
     draft: Draft, ok_BR: jax.Array, score_BR: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The deepest node of which no ancestor failed, and the path that leads to it.
+    """The deepest node that passes with all its ancestors, and the path that leads to it.
 
     Args:
       draft: the tree.
@@ -118,10 +118,10 @@ def longest_path(
     if score_BR is None:
         last_B = jnp.argmax(deepest_BR, axis=-1).astype(jnp.int32)
     else:
-        # A sum and no matrix product: -inf times 0 is NaN, and TPUs would round to bfloat16.
+        # A sum, not a matrix product: -inf times 0 is NaN, and TPUs would round to bfloat16.
         below_root_BRR = draft.mask_BRR.at[:, :, 0].set(False)
         path_score_BR = jnp.where(below_root_BRR, score_BR[:, None, :], 0.0).sum(-1)
-        # Above what nodes that are not the deepest get, or a path of -inf would lose to the root.
+        # Kept above what shallower nodes get, or a path of -inf would lose to the root.
         path_score_BR = jnp.maximum(path_score_BR, jnp.finfo(jnp.float32).min)
         best_BR = jnp.where(deepest_BR, path_score_BR, -jnp.inf)
         last_B = jnp.argmax(best_BR, axis=-1).astype(jnp.int32)

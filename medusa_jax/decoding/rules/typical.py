@@ -76,7 +76,7 @@ def _accepted(
     temperature_B11 = numbers.temperature_B[:, None, None]
     log_q_BRV = _log_q(logits_BRV, temperature_B11)
     threshold_BR = _threshold(log_q_BRV, numbers.epsilon_B[:, None], numbers.delta_B[:, None])
-    # From the logits: log q, of which only sums are wanted otherwise, would be written for it.
+    # From the logits: log q, of which only sums are needed otherwise, would be stored for this.
     row_B1 = jnp.arange(draft.token_BR.shape[0], dtype=jnp.int32)[:, None]
     logit_BR = logits_BRV[row_B1, draft.parent_BR, draft.token_BR]
     peak_BR, total_BR = (x.squeeze(-1) for x in _log_total(logits_BRV, temperature_B11))
@@ -114,7 +114,7 @@ def sample_typical(key_B: jax.Array, logits_BV: jax.Array, numbers: TypicalNumbe
 
 
 def _log_q(logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    """Log-probabilities of float32 logits [..., V]; of temperature 1 in place of 0."""
+    """Log-probabilities of float32 logits [..., V], at temperature 1 in place of 0."""
     peak, total = _log_total(logits, temperature)
     return (logits - peak) / _divisor(temperature) - total
 

@@ -90,7 +90,7 @@ def read_header(path: str | Path) -> GGUFFile:
 
 @functools.lru_cache(maxsize=1)
 def _read_header(path: Path, size: int, _: int) -> GGUFFile:
-    """Parameters, configuration and tokenizer all want it, whose vocabulary takes 0.1 s."""
+    """Kept, since parameters, configuration and tokenizer need it; its vocabulary takes 0.1 s."""
     with path.open("rb") as file:
         header = _parse(path, file)
     _check_size(header, size)

@@ -74,7 +74,7 @@ def heads_in_model(folder: Path) -> bool:
 
 
 def has_heads(folder: Path) -> bool:
-    """Whether a folder is one of heads, in any format; reads names only, and needs no torch.
+    """Whether a folder holds heads, in any format; reads names only, and needs no torch.
 
     Raises:
       UserError: `model.safetensors` or an index is damaged.

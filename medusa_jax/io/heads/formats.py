@@ -104,8 +104,8 @@ class HeadKeys:
       num_heads: M.
       num_layers: L.
       names: by the path of the stacked parameter and the index of its slice, as in `tensor_name`.
-        Biases may be absent, in some layers or in all; projections are when the heads share the LM
-        head, and what conditioning needs is without it.
+        Biases may be absent, in some layers or in all; projections are absent if the heads share
+        the LM head, and what conditioning needs is absent without it.
       token_map: name of the draft vocabulary, if any.
     """
 
@@ -116,7 +116,7 @@ class HeadKeys:
 
 
 def is_head_key(key: str) -> bool:
-    """Whether a tensor is meant to belong to heads, be its name one that `parse_keys` knows or not.
+    """Whether a tensor is meant to belong to heads, whether or not `parse_keys` knows its name.
 
     Args:
       key: name of the tensor in its file.
@@ -129,7 +129,7 @@ def parse_keys(tensors: Collection[str], *, one_projection: bool) -> HeadKeys:
 
     Args:
       tensors: names of those that `open_heads` found.
-      one_projection: the projection of head 0 is everybody's (vLLM's `original_lm_head`).
+      one_projection: all heads share the projection of head 0 (vLLM's `original_lm_head`).
 
     Raises:
       UserError: a name that belongs to no known format, or incomplete heads.

@@ -76,7 +76,7 @@ def load_heads(
 
     The numbers of heads and layers come from the tensors: published configurations are wrong.
     The only settings read from a `config.json` beside the file are `original_lm_head` (vLLM: one
-    projection for all heads) and, where no tensor tells it, `vocab_size`. vLLM's `logit_scale`
+    projection for all heads) and, where no tensor shows it, `vocab_size`. vLLM's `logit_scale`
     is ignored: it never changes which tokens are the most probable.
 
     Args:
@@ -89,8 +89,8 @@ def load_heads(
     Returns:
       The configuration, and the parameters in the layout of `MedusaHeads`:
       {"blocks": {"weight": [M, L, D, D], "bias": [M, L, D]}, "projection": {"weight": [M, Vd, D]},
-      "token_map": int32 [Vd]} and what conditioning adds, everything but the blocks' weight only
-      where the heads have it. One projection for all heads is repeated M times.
+      "token_map": int32 [Vd]} and what conditioning adds; all but the blocks' weight is there only
+      if the heads have it. One projection for all heads is repeated M times.
 
     Raises:
       UserError: no heads there, heads of another hidden size or vocabulary, incomplete heads, a

@@ -21,7 +21,7 @@ def hf_config(config: LlamaConfig) -> dict[str, Any]:
       config: of the network.
 
     Raises:
-      UserError: no architecture of Hugging Face's that this project knows is this network.
+      UserError: no Hugging Face architecture that this project knows describes this network.
     """
     kind = _architecture(config)
     extension = config.rope.factor if config.rope.kind in ("linear", "dynamic") else 1

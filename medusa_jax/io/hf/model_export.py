@@ -188,7 +188,7 @@ def _save_rest(folder: Path, base: LoadedModel, settings: dict[str, Any]) -> Non
             if (base.path / name).is_file():
                 shutil.copyfile(base.path / name, folder / name)
         if base.tokenizer.chat_template and not _has_template(folder):
-            # Given by `load_tokenizer` for the folder's name, which this folder does not have.
+            # `load_tokenizer` gave it for the old folder's name, which this folder does not have.
             (folder / "chat_template.jinja").write_text(base.tokenizer.chat_template, "utf-8")
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {folder}: {error}") from error

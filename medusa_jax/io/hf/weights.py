@@ -46,7 +46,7 @@ def load_safetensors(
     """Loads the backbone of a Hugging Face folder.
 
     Tensors are read, converted and put on the device one at a time, so that the host never holds
-    much more than the result; of several processes, each reads the rows that its devices need.
+    much more than the result. With several processes, each reads the rows that its devices need.
     Keys that the backbone does not use are ignored (Medusa heads, old rotary buffers, the LM head
     of a tied model).
 
@@ -73,7 +73,7 @@ def load_safetensors(
     for record in records.values():
         _check(folder, stored, record.names["hf"], record.shape)
     params = {}
-    # Large tensors first: whatever a reader needs beside its result fits into what is still free.
+    # Large tensors first: whatever a reader needs besides its result fits into what is still free.
     for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
         tensor = stored[records[path].names["hf"]]
         read = functools.partial(tensor.read, dtype)

@@ -1,7 +1,7 @@
 """Appending a step's tokens to a cache as one GPU kernel (Pallas, Triton).
 
-XLA would choose the cache's layout after what it writes, not after what attention reads, and turn
-all keys round at every step; of several rows it makes a scatter. Here the new slots are written in
+XLA would choose the cache's layout to suit what it writes, not what attention reads, and transpose
+all keys at every step; for several rows it makes a scatter. Here the new slots are written in
 place, and nothing else is touched.
 """
 
@@ -39,7 +39,7 @@ def fused_append(
 
 @functools.partial(jax.jit, static_argnames="interpret")  # layers share one trace
 def _on_one_device(k, v, new_k, new_v, nodes_BA, start_B, *, interpret):
-    # Here, as JAX is going to remove it: then only GPUs lose something (`medusa_jax.gpu`).
+    # Imported here, as JAX is going to remove it: then only GPUs lose (`medusa_jax.gpu`).
     from jax.experimental.pallas import triton as plgpu
 
     B, K, H, S = k.shape

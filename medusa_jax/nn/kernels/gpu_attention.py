@@ -3,7 +3,7 @@
 The twin of `medusa_jax.nn.kernels.tpu_attention`: scores never leave the chip, only slots that some
 token of the row sees are read, and the running softmax is float32. A GPU needs more programs than
 there are key heads: each takes some rows of a head's queries and a share of its valid slots, and
-what they find is merged as in `medusa_jax.nn.attention`.
+their results are merged as in `medusa_jax.nn.attention`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from medusa_jax.nn.kernels.on_mesh import ATTENTION, on_each_device
 
 _ROWS = 64  # queries of one key head, in one program
-_LEAST = 16  # of each side of a product
+_LEAST = 16  # size of each side of a product
 _SLOTS = 64  # of the prefix, at once; as many new tokens
 _PROGRAMS = 128  # that keep a large GPU busy, one for each of its processors
 _SLOTS_OF_A_SHARE = 256  # fewer are not worth a program of their own
@@ -56,7 +56,7 @@ def fused_attention(
 
 @functools.partial(jax.jit, static_argnames=("window", "interpret"))  # layers share one trace
 def _on_one_device(q, k, v, mask, position, prefix_k, prefix_v, length_B, *, window, interpret):
-    # Here, as JAX is going to remove it: then only GPUs lose something (`medusa_jax.gpu`).
+    # Imported here, as JAX is going to remove it: then only GPUs lose (`medusa_jax.gpu`).
     from jax.experimental.pallas import triton as plgpu
 
     B, T, N, H = q.shape
@@ -113,7 +113,7 @@ def _merged(top, total, value) -> jax.Array:
 
 
 def _blocks(K: int, tile: int, T: int, H: int, S: int, one_mask: bool) -> dict[str, Any]:
-    """What a program of the kernel sees: of tile r of the rows, head n of all, share i."""
+    """What a program of the kernel sees: tile r of the rows, head n of all, share i."""
 
     def row(n: Any) -> Any:
         return jax.lax.div(n, jnp.int32(K))
@@ -155,7 +155,7 @@ def _kernel(
 
     def of_prefix(block: Any, part: Any) -> Any:
         slot = block * slots + jnp.arange(slots, dtype=jnp.int32)
-        # Slots that hold nothing may hold NaN, which a weight of 0 does not take away.
+        # Slots that are not valid may hold NaN, which a weight of 0 does not remove.
         valid = slot < length
         at = pl.ds(block * slots, slots)
         k = plgpu.load(prefix_k_ref.at[:, at], mask=valid[None, :], other=0)
@@ -196,7 +196,7 @@ def _add(part: Any, q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, a
 
 
 def _dot(x: jax.Array, y: jax.Array, axis: int) -> jax.Array:
-    """x [R, C] times y, of which `axis` is C: float32."""
+    """x [R, C] times y, whose `axis` is C: float32."""
     return jax.lax.dot_general(
         x,
         y,

@@ -1,4 +1,4 @@
-"""A kernel on every device of a mesh: the compiler cannot take one apart by itself."""
+"""A kernel on every device of a mesh: the compiler cannot split one by itself."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """The axes of each array that a kernel takes and gives, such as "BTNH"; N and K are heads."""
+    """The axes of each array that a kernel takes or returns, such as "BTNH"; N and K are heads."""
 
     operands: tuple[str, ...]
     results: str | tuple[str, ...]
@@ -32,7 +32,7 @@ def on_each_device(
     """Runs a function on the heads that a device has; all else is whole on every device.
 
     Args:
-      local: of arrays.
+      local: a function of arrays.
       mesh: from `medusa_jax.sharding.make_mesh`; None: there is one device.
       num_kv_heads: K; where "tensor" does not divide it, every device has all heads.
       axes: of the arrays and of the results.

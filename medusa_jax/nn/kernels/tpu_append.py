@@ -1,9 +1,9 @@
 """Appending a step's tokens to a cache as one TPU kernel (Pallas, Mosaic).
 
-XLA would write slots where they are next to each other in memory, which is not the layout that
-attention reads, and turn the whole cache round at every step; of several rows it makes a scatter.
-Here the one or two blocks that hold the new slots are read, mended and written in place, from all
-tokens of the step, of which products with zeros and ones choose those that are appended.
+XLA would want slots next to each other in memory to write them, which is not the layout that
+attention reads, and transpose the whole cache at every step; for several rows it makes a scatter.
+Here the one or two blocks that hold the new slots are read, mended and written in place. Products
+of zeros and ones with all tokens of the step choose those that are appended.
 """
 
 import functools
@@ -21,9 +21,9 @@ from medusa_jax.nn.kernels.tpu_softmax import dot
 
 _LANES, _SUBLANES = 128, 16  # slots of a block of keys, and of values
 
-# Most tokens that a row gets: they lie in two blocks at most.
+# Most tokens that a row gets: so they lie in two blocks at most.
 MOST_TOKENS = _SUBLANES
-_LEAST = 8  # of each side of a product
+_LEAST = 8  # size of each side of a product
 
 
 def fused_append(
@@ -83,7 +83,7 @@ def _on_one_device(k, v, new_k, new_v, nodes_BA, start_B, *, interpret):
 
 
 def _blocks(buffer: jax.Array, axis: int, num_tokens: int) -> tuple[pl.BlockSpec, Any]:
-    """The blocks of slots, which are on `axis`, that some tokens touch; and their number."""
+    """The blocks of slots (on `axis`) that some tokens touch, and their number."""
     slots = buffer.shape[axis]
     size = min(_LANES if axis == 3 else _SUBLANES, slots)
 
@@ -126,14 +126,14 @@ def _kernel(
 
 
 def _mend(old_ref: Any, new_ref: Any, out_ref: Any, axis: int, node: jax.Array) -> None:
-    """A block whose slots, which are on `axis`, get nodes; where that is -1 it stays as it is."""
+    """A block whose slots (on `axis`) get the tokens `node`; where that is -1 it stays as it is."""
     H, T = old_ref.shape[3 - axis], new_ref.shape[1]
     T = T if T > 1 else _LEAST
     every = jax.lax.broadcasted_iota(jnp.int32, _line(T, 1 - axis), 1 - axis)
     is_chosen = (every == node).astype(new_ref.dtype)
     for head in range(old_ref.shape[1]):
         new = new_ref[0, :, head * H : (head + 1) * H]
-        new = jnp.broadcast_to(new, (T, H))  # a lone one; the others are never chosen
+        new = jnp.broadcast_to(new, (T, H))  # a lone token; its copies are never chosen
         rows = dot(new, is_chosen, 0, 0) if axis else dot(is_chosen, new, 1, 0)
         old = old_ref[0, head].astype(jnp.float32)
         out_ref[0, head] = jnp.where(node < 0, old, rows).astype(out_ref.dtype)

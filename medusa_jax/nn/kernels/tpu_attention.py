@@ -1,9 +1,9 @@
 """Attention over a committed prefix and among new tokens as one TPU kernel (Pallas, Mosaic).
 
-The scores never leave the chip's vector memory, only blocks of slots that some token of the row
-sees are read, and queries are taken from and results put where the projections have them, a head
-behind the other in the last axis: nothing is transposed in between. The running softmax (maximum,
-sum, values) is float32, as in `medusa_jax.nn.attention.attend_part`.
+The scores never leave the chip's vector memory, and only blocks of slots that some token of the row
+sees are read. Queries and results lie as the projections have them, one head after the other in the
+last axis: nothing is transposed in between. The running softmax (maximum, sum, values) is float32,
+as in `medusa_jax.nn.attention.attend_part`.
 """
 
 import functools
@@ -21,7 +21,7 @@ from medusa_jax.nn.kernels.tpu_softmax import TOKENS, attend
 
 _SLOTS = 512  # of the prefix, in one block
 _ROWS = 256  # queries of one key head, in one block
-_BLOCK_BYTES = 1 << 20  # of keys, in one block; as many of values, and twice both in flight
+_BLOCK_BYTES = 1 << 20  # of keys, in one block; as many of values, and two of each in flight
 _NEW_BYTES = 1 << 18  # of the new tokens' keys, in one block
 _RESULT_BYTES = 2 << 20  # that stay on the chip
 
@@ -66,7 +66,7 @@ def fused_attention(
     B, T, _, H = q_BTNH.shape
     more = -T % TOKENS
     tokens = [(0, 0), (0, more), (0, 0)]
-    # One axis here, since on a mesh XLA copies what is reshaped inside.
+    # Made one axis here, since on a mesh XLA copies what is reshaped inside.
     flat = (x.reshape(B, T, -1) for x in (q_BTNH, k_BTKH, v_BTKH))
     new = (jnp.pad(x, tokens) for x in (*flat, cos_BTh, sin_BTh))
     mask_BTT = jnp.pad(mask_BTT.astype(jnp.int32), [(0, 0), (0, more), (0, more)])
@@ -130,7 +130,7 @@ def _on_one_device(
 
 
 def _result(shape: tuple[int, ...], dtype: Any) -> Any:
-    """On the chip, where it is small: there the product behind does not wait for it."""
+    """On the chip if it is small: there the product that follows does not wait for it."""
     is_small = math.prod(shape) * jnp.dtype(dtype).itemsize <= _RESULT_BYTES
     return pltpu.VMEM(shape, dtype) if is_small else jax.ShapeDtypeStruct(shape, dtype)
 
@@ -151,13 +151,13 @@ def _blocks(
     one_mask: bool,
     turned: bool,
 ) -> dict[str, Any]:
-    """What the kernel sees at once: of rows b, tokens t, key heads h and slots s of the grid."""
+    """What the kernel sees at once, at rows b, tokens t, key heads h and slots s of the grid."""
 
     def of_new(width: int, rows: int, of_row: Any) -> pl.BlockSpec:
         return pl.BlockSpec((1, rows, width), lambda b, t, h, s, *_: (b, of_row(t), h))
 
     def block(b: Any, s: Any, first: Any, number: Any) -> Any:
-        # Beyond the last block the same one again: what is there already is not read twice.
+        # After the last block comes the same one again: what is there already is not read twice.
         return first[b] + jnp.minimum(s, jnp.maximum(number[b] - 1, 0))
 
     of_keys = pl.BlockSpec(
@@ -181,7 +181,7 @@ def _blocks(
 
 
 def slots_last(head_dim: int) -> bool:
-    """Whether values lie in memory as keys do, slots last: so a TPU keeps narrow heads unpadded."""
+    """Whether values have slots last in memory, as keys do: so a TPU need not pad narrow heads."""
     return head_dim % 128 != 0
 
 
@@ -189,7 +189,7 @@ def _heads_at_once(num_heads: int, head_dim: int, slot_bytes: int, new_bytes: in
     """Key heads of one block: as many as fit, in whole registers of 128 lanes.
 
     Args:
-      num_heads: of all.
+      num_heads: how many there are.
       head_dim: H.
       slot_bytes: of a block of slots in one channel.
       new_bytes: of the new tokens in one channel.

@@ -30,7 +30,7 @@ class Refs(NamedTuple):
     top: Any  # the running softmax, as in `medusa_jax.nn.attention.PartialAttention`
     total: Any
     value: Any
-    query: Any  # rotated; of all heads that share a key head, one group of tokens below the other
+    query: Any  # rotated; all heads that share a key head, one group of tokens below the other
 
     def lanes(self, head: int) -> slice:
         """Where a head lies in the last axis of new tokens."""
@@ -116,13 +116,13 @@ def _add_prefix(
     r: Refs, group: int, heads: range, begin: jax.Array, length: jax.Array, window: int | None,
     turned: bool,
 ) -> None:  # fmt: skip
-    """The slots from `begin` on, as many as a block has, of which those below `length` count."""
+    """Adds a block of slots from `begin` on, of which those below `length` count."""
     _, rows, H = r.value.shape
     slot = begin + jax.lax.broadcasted_iota(jnp.int32, (rows, r.prefix_k.shape[3]), 1)
     seen = slot < length
     if window is not None:
         seen &= _of_group(r.position[0], group) - slot < window
-    # Slots that hold nothing may hold NaN, which a weight of 0 does not take away.
+    # Slots that are not valid may hold NaN, which a weight of 0 does not remove.
     shape = r.prefix_v.shape[2:]
     is_valid = begin + jax.lax.broadcasted_iota(jnp.int32, shape, int(turned)) < length
     scores = []
