@@ -1,4 +1,4 @@
-# Every target makes what it needs in .venv, so a fresh machine needs Python and make, no more.
+# Every target makes what it needs in .venv, so a fresh machine needs only Python and make.
 PYTHON ?= python3
 # The release that the parity tests were written with; its CPU build is small, hence the index.
 TORCH ?= torch==2.13.0

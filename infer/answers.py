@@ -12,7 +12,7 @@ from medusa_jax.cli_console import note, waiting
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import Clock
 
-# An answer and its place: that of the first to prompt i is i times the answers to each.
+# An answer and its place. The first answer to prompt i has place i times the answers to each.
 Answer = tuple[int, Generation]
 
 
@@ -39,11 +39,11 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Of a batch."""
+        """The rows of a batch."""
         return min(self.batch_size, self.total)
 
     def place(self, index: int, result: Generation) -> int:
-        """Of an answer to prompt `index`, counted from 0."""
+        """The place of an answer to prompt `index`, counted from 0."""
         return index * self.config.num_samples + result.sample
 
     @property
@@ -60,7 +60,7 @@ class Job:
         return ", ".join(several)
 
     def batches(self) -> list[list[int]]:
-        """The pending ones, batch by batch."""
+        """The pending prompts, batch by batch."""
         size, pending = self.batch_size, self.pending
         return [pending[start : start + size] for start in range(0, len(pending), size)]
 

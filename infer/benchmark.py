@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
 
 
 def _mode() -> tuple[str, Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]:
-    """Its name, what measures, and what prints."""
+    """The mode's name, what measures, and what prints."""
     if _SHAPE.value:
         return "shape", partial(_measure_shape, _SHAPE.value), tables.print_shape
     if _SAMPLING.value:

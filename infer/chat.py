@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 
 def _take(talk: Talk, message: str) -> bool:
-    """Takes one message or command; whether the conversation goes on."""
+    """Takes one message or command; returns whether the conversation goes on."""
     try:
         if message.startswith("/"):
             said = execute(talk, check_text(message, "the command"))

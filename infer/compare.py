@@ -42,10 +42,10 @@ class Comparison:
       plain: autoregressive answers.
       medusa: Medusa's answers.
       seconds: of decoding, plain and Medusa's.
-      batches: in how many they were decoded.
+      batches: how many batches they were decoded in.
       speedups: of every round of the only batch, or of every batch.
-      wide: of answers with a larger tree, its nodes and Medusa's tokens per step; None: there are
-        none.
+      wide: nodes of a larger tree, and Medusa's tokens per step in answers with it; None: there
+        are no such answers.
     """
 
     plain: list[Generation]
@@ -62,7 +62,7 @@ class Comparison:
         return [i for i, (a, m) in enumerate(pairs) if a.token_ids != m.token_ids]
 
     def totals(self) -> tuple[Totals, Totals]:
-        """Of plain decoding and of Medusa."""
+        """The sums of plain decoding and of Medusa."""
         plain, medusa = (Clock(decode=seconds) for seconds in self.seconds)
         return totals(self.plain, plain), totals(self.medusa, medusa)
 
@@ -108,7 +108,7 @@ def compare(
 
     Both sides decode the first batch once, to compile and to warm up. Then a single batch is
     decoded by both in turns until their ratio is steady, and the round with the median ratio
-    counts; of more batches each is decoded once.
+    counts; several batches are decoded once each.
 
     Args:
       lm: a model with heads.
@@ -191,7 +191,7 @@ def to_row(plain: Generation, medusa: Generation, measured: Row) -> Row:
 def _with_compilation(
     median: Sequence[Generation], runs: Sequence[Sequence[Generation]]
 ) -> list[Generation]:
-    """Compilation is summed over all runs, of which some may be empty: one of them has it."""
+    """The answers with compilation summed over all runs: one run has it, and some may be empty."""
     seconds = [sum(r.compile_seconds for r in row if r) for row in zip_longest(*runs)]
     pairs = zip(median, seconds, strict=True)
     return [dataclasses.replace(result, compile_seconds=total) for result, total in pairs]

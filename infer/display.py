@@ -58,8 +58,8 @@ def announce(title: str) -> None:
 def progress_bar() -> Progress:
     """A bar on stderr, in a terminal only, that leaves nothing behind.
 
-    Its tasks have a field `remark`, which stands at the end. It moves with each answer: a thread
-    that kept it moving would disturb what is measured.
+    Its tasks have a field `remark`, which stands at the end. The bar moves with each answer: a
+    thread that kept it moving would disturb what is measured.
     """
     console = make_console(stderr=True)
     return Progress(
@@ -96,7 +96,7 @@ class StepPrinter:
         self._shown.append(piece)
 
     def finish(self, text: str) -> None:
-        """Prints what is missing of the text, such as an unfinished character, and a line end."""
+        """Prints what is still missing, such as an unfinished character, and a line end."""
         shown = "".join(self._shown)
         self.add(text.removeprefix(shown) if text.startswith(shown) else "")
         print_text("")
@@ -111,7 +111,7 @@ class LiveRates:
         self._steps = self._tokens = 0
 
     def add(self, event: StreamEvent) -> None:
-        """Counts the tokens of a step; those of the prompt's pass are not to be given."""
+        """Counts the tokens of a step; the prompt's pass must not be given."""
         self._steps, self._tokens = self._steps + 1, self._tokens + len(event.token_ids)
         speed = self._tokens / (time.perf_counter() - self._begin)
         per_step = self._tokens / self._steps

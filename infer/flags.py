@@ -31,8 +31,8 @@ SYSTEM = flags.DEFINE_string(
     None,
     "System message that every conversation begins with, in place of the chat template's own.",
 )
-# With two below, a flag for each field of GenerationConfig that means something to every command;
-# but the tree belongs to the model.
+# With two more below, these are the fields of GenerationConfig that mean something to all commands;
+# the tree, however, belongs to the model.
 _OPTIONS = (
     flags.DEFINE_integer(
         "max_new_tokens", _DEFAULTS.max_new_tokens, "Longest answer to each prompt, in tokens."
@@ -142,7 +142,7 @@ def decoding_options() -> dict[str, Any]:
     """What the flags say about decoding: keyword arguments of `GenerationConfig`.
 
     Raises:
-      UserError: a text that is none, or a bias that is not written as one.
+      UserError: a stop text that cannot be encoded, or a bias that is not written as one.
     """
     options: dict[str, Any] = {option.name: option.value for option in _OPTIONS}
     options["stop"] = tuple(check_text(text, "--stop") for text in _STOP.value)

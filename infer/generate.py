@@ -105,7 +105,7 @@ _STREAM = flags.DEFINE_boolean(
 
 
 def main(argv: list[str]) -> None:
-    """The way of a prompt: parse, load, encode once, decode, print."""
+    """The path of a prompt: parse, load, encode once, decode, print."""
     del argv
     config, prompts, streaming = _config(), _prompts(), _streaming()
     if _TREE_PICTURE.value is not None:
@@ -167,7 +167,7 @@ def _call(config: GenerationConfig) -> dict[str, Any]:
     own = (_CHAT, _BATCH_SIZE, _COMPARE)
     others = {flag.name: flag.value for flag in (DTYPE, QUANTIZE, MESH, *own)}
     fields = [field.name for field in dataclasses.fields(Generation)]
-    # Of the process, since the file is looked at before the model is loaded.
+    # The platform of the process, since the file is looked at before the model is loaded.
     around = {"platform": jax.default_backend(), "fields": fields}
     return names | options | others | around
 
@@ -228,7 +228,7 @@ def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
 
 
 def _wide_tree(lm: MedusaLM) -> Tree | None:
-    """What an accelerator would use, on a CPU, where it does not pay."""
+    """On a CPU, the tree that an accelerator would use and that does not pay here."""
     if lm.platform != "cpu" or lm.heads_config is None:
         return None
     name = _WIDE_TREE if MEDUSA.value or MODEL.value else _DEFAULT_MODEL_WIDE_TREE

@@ -39,7 +39,7 @@ from medusa_jax.plan.topology import Topology, find_topology
 from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.presets import load_any_tree
 
-_NUM_HEADS = 5  # of the paper's, for models that come without heads
+_NUM_HEADS = 5  # like the paper's, for models that come without heads
 _MODEL = flags.DEFINE_string(
     "model",
     None,

@@ -55,7 +55,7 @@ def check_text(text: str, where: str) -> str:
     """Returns the text, which must be encodable: half a surrogate pair is not a character.
 
     Raises:
-      UserError: it is not; the message begins with `where`.
+      UserError: it cannot be encoded; the message begins with `where`.
     """
     try:
         text.encode()
@@ -86,7 +86,7 @@ def _parse_row(line: str, where: str) -> Prompt:
         raise UserError(
             f"{where}: not valid JSON, column {error.colno}: {error.msg}; {_ROW}"
         ) from None
-    except (ValueError, RecursionError):  # a number or a nesting without end
+    except (ValueError, RecursionError):  # an endless number or nesting
         raise UserError(f"{where}: not valid JSON; {_ROW}") from None
     kinds = {"prompt", "messages", "turns"} & set(row) if isinstance(row, dict) else set()
     if len(kinds) != 1:

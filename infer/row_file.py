@@ -87,7 +87,7 @@ def open_rows(
     Args:
       path: of the file; None: rows are kept in memory alone.
       call: JSON values that identify the call.
-      prompts: JSON values, for each row what it answers; they become a part of its identity.
+      prompts: JSON values, what each row answers; they are part of the call's identity.
       overwrite: start anew, whatever FILE.part holds.
 
     Yields:
@@ -120,10 +120,10 @@ def open_rows(
 
 
 def identify(name: str | None) -> Any:
-    """What a flag names: with local files, also what changes with their content.
+    """What a flag names; for local files, also what changes with their content.
 
     Args:
-      name: of a hub id, a file, a folder with weights, or anything else.
+      name: a hub id, a file, a folder with weights, or anything else.
 
     Returns:
       A JSON value.

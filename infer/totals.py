@@ -16,7 +16,7 @@ class Totals:
       tokens: new tokens.
       steps: backbone passes after prefill.
       seconds: decoding.
-      compile_seconds: not contained in `seconds`.
+      compile_seconds: not included in `seconds`.
     """
 
     answers: int
@@ -27,7 +27,7 @@ class Totals:
 
     @property
     def tokens_per_step(self) -> float:
-        """What one pass yields."""
+        """Tokens that one pass yields."""
         return self.tokens / max(self.steps, 1)
 
     @property

@@ -28,7 +28,7 @@ def tree_picture(
     Args:
       tree: without padding.
       rates: of acceptance; adds to every node the share of steps that are expected to accept it.
-      accepted: of each node of the tree, the steps that accepted it; the root's are all steps.
+      accepted: for each node of the tree, the steps that accepted it; the root's are all steps.
 
     Returns:
       The text of an SVG file with a transparent background.
@@ -55,11 +55,11 @@ def tree_picture(
 
 
 def most_used_tree(rows: Iterable[Mapping[str, Any]]) -> tuple[Paths, list[int]]:
-    """What some answers say of the tree that most of their steps used.
+    """What some answers say about the tree that most of their steps used.
 
     Args:
-      rows: with the fields `tree` and `accepted` of `Generation`, of fixed trees; those that ended
-        before their first step count for nothing.
+      rows: with the fields `tree` and `accepted` of `Generation`, for fixed trees; those that ended
+        before their first step do not count.
 
     Returns:
       Its paths, and how many steps accepted the root and each of them.
@@ -92,12 +92,12 @@ def _rows(tree: Tree) -> list[int]:
 
 
 def _thickness(tree: Tree, expected: _Numbers, counts: _Numbers) -> list[float]:
-    """Of each node's edge, by the share of steps that accept it."""
+    """How thick each node's edge is, by the share of steps that accept the node."""
     if counts is not None:
         shares = [count / max(counts[0], 1) for count in counts]
     else:
         shares = [0.1] * tree.R if expected is None else expected
-    # The root lets rare ones differ visibly too.
+    # A square root lets rare ones differ visibly too.
     return [_THINNEST + (_THICKEST - _THINNEST) * share**0.5 for share in shares]
 
 
@@ -134,7 +134,7 @@ def _edge(tree: Tree, node: int, rows: Sequence[int], thickness: float) -> str:
 
 
 def _node(path: str, x: float, y: float, label: str) -> str:
-    """A dot, its label over the edge that leads to it, and its path for who points at it."""
+    """A dot, its label over the edge that leads to it, and its path for whoever points at it."""
     return (
         f'<g class="node"><title>{path}</title><circle cx="{x}" cy="{y}" r="4" fill="{_NODE}"/>'
         f'<text x="{x - 7}" y="{y - 4.5}" text-anchor="end" fill="{_TEXT}">{label}</text></g>'

@@ -53,8 +53,8 @@ def until_steady(
 
     Args:
       measure: does a round.
-      ratio: what is to be known of it.
-      show: called with the ratios of all rounds after each, for a progress bar.
+      ratio: the number that is wanted of a round.
+      show: called after each round with the ratios of all so far, for a progress bar.
       most: rounds, an odd number.
       clock: seconds.
 
@@ -81,10 +81,10 @@ def _is_enough(ratios: Sequence[float], seconds: float) -> bool:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Between which of the values the median of their distribution lies, with `CONFIDENCE`.
+    """The values between which the median of their distribution lies, with `CONFIDENCE`.
 
     Whatever the distribution, each value is below its median with probability 1/2, hence the
-    binomial numbers. Of fewer than 5 values no two are certain enough: the outermost are taken.
+    binomial numbers. With fewer than 5 values no two are certain enough: the outermost are taken.
     """
     ordered, total, outside, cut = sorted(values), len(values), 1.0, 0
     while cut < (total - 1) // 2:  # leave out one more at either end
@@ -96,5 +96,5 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def median_run(runs: Sequence[Answer], value: Callable[[Answer], float]) -> Answer:
-    """The run whose value is the median; of an even number the larger one in the middle."""
+    """The run whose value is the median; for an even number, the larger of the middle two."""
     return sorted(runs, key=value)[len(runs) // 2]

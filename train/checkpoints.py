@@ -46,9 +46,9 @@ class Checkpoints:
         Args:
           workdir: made if missing, or gs://BUCKET/PATH; the same for all processes.
           save_every: steps between checkpoints.
-          keep: checkpoints to keep beside the one with the highest score.
+          keep: checkpoints to keep besides the one with the highest score.
           fingerprint: what must not change between a run and its continuation; JSON values.
-          free: keys that may differ all the same; see `train.fingerprint.claim`.
+          free: keys that may differ nevertheless; see `train.fingerprint.claim`.
           added: keys that earlier versions did not note; see there.
 
         Raises:
@@ -79,18 +79,18 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The last step; the one that is being saved counts."""
+        """The last step, which may still be in the middle of being saved."""
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
-        """The step with the highest score, of those that are kept and have one."""
+        """The step with the highest score, among those that are kept and have one."""
         step = self._manager.best_step()
         is_judged = step is not None and score_of(self._manager.metrics(step)) > -math.inf
         return step if is_judged else None
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What a checkpoint was saved with: "score" and its notes; those that it has."""
+        """The "score" and the notes that a checkpoint was saved with, where it has them."""
         return dict(self._manager.metrics(step) or {})
 
     def is_due(self, step: int, *, force: bool = False) -> bool:
@@ -100,7 +100,7 @@ class Checkpoints:
         return is_wanted and (self.latest is None or step > self.latest)
 
     def is_best(self, score: float | None) -> bool:
-        """Whether it is higher than every score that a checkpoint has been saved with."""
+        """Whether a score is higher than all that checkpoints have been saved with."""
         return score is not None and score > self._highest
 
     def save(
@@ -123,7 +123,7 @@ class Checkpoints:
           data: an iterator that has given the batches of these steps, and no more.
           score: see `train.ranking`, the same on every process; higher is better.
           notes: numbers to keep with it.
-          force: save although no checkpoint is due; still, a saved step is never replaced.
+          force: save even if no checkpoint is due; a saved step is never replaced.
 
         Returns:
           Whether it saves.
@@ -139,7 +139,7 @@ class Checkpoints:
         metrics = dict(notes or {}) | ({} if score is None else {SCORE: float(score)})
         self._highest = max(self._highest, score_of(metrics))
         args = ocp.args.Composite(**items)
-        with saving(self._workdir):  # raises what went wrong with the save before, too
+        with saving(self._workdir):  # also raises what went wrong in the save before
             return self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(
@@ -149,7 +149,7 @@ class Checkpoints:
 
         Args:
           state: pytree like the saved one, of arrays or of `jax.ShapeDtypeStruct`s with shardings.
-          data: iterator to put where it was.
+          data: iterator to set back to where it was.
           step: default: the last one.
 
         Returns:
@@ -186,7 +186,7 @@ def read_params(
 
     Args:
       workdir: of the run; also gs://BUCKET/PATH.
-      mesh: to put them on, by `medusa_jax.sharding.param_shardings`.
+      mesh: where to put them, by `medusa_jax.sharding.param_shardings`.
       step: default: the last one.
 
     Returns:
@@ -274,8 +274,8 @@ def _leaves(tree: Any) -> dict[str, str]:
 def _go_to(data: grain.DatasetIterator, folder: AnyPath) -> None:
     """Puts an iterator where a checkpoint left it.
 
-    All processes go through the same global batches (see `train.data.pipeline`), so that any of
-    their files serves any process of any number.
+    All processes go through the same global batches (see `train.data.pipeline`), so that the file
+    of any one serves every process, however many there are.
     """
     files = sorted(folder.glob("process_*.json"))
     if not files:

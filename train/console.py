@@ -1,4 +1,4 @@
-"""What a run says while it trains and when it ends, training data and held-out data apart.
+"""What a run says while it trains and when it ends, keeping training and held-out data apart.
 
 Figures of the training data flatter the heads, which come to know it; those of held-out data say
 what decoding will give.

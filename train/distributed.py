@@ -1,4 +1,4 @@
-"""Several processes that train together: finding each other, and who reads which rows."""
+"""How several processes that train together find each other, and which rows each of them reads."""
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -38,13 +38,13 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the other processes; does nothing for a single one. Call it before anything of JAX.
+    """Joins the other processes; does nothing for a single one. Call it before using JAX.
 
     Args:
       coordinator_address: "HOST:PORT" of process 0.
       num_processes: of the run.
-      process_id: of this process. Without all three, the environment tells: TPU pods, SLURM, Open
-        MPI, Kubernetes; if it tells nothing, this process is the only one.
+      process_id: of this process. If none of the three is given, the environment tells: TPU pods,
+        SLURM, Open MPI, Kubernetes; if it tells nothing, this process is the only one.
 
     Raises:
       UserError: only some are given, or they make no sense.
@@ -103,15 +103,15 @@ def own_share(items: Iterable[_T]) -> Iterator[_T]:
 
 def sum_over_processes(values_N: np.ndarray) -> np.ndarray:
     """float64 [N], the sums of what each process has (float64 [N]); every process calls it."""
-    words = from_each(values_N.view(np.uint32))  # of JAX's arrays none has 64 bits
+    words = from_each(values_N.view(np.uint32))  # JAX's arrays hold no 64-bit numbers
     return words.view(np.float64).sum(axis=0)
 
 
 def together(function: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """What it returns; if it refuses on some process, all refuse, and none waits for the others.
+    """What `function` returns; if it refuses on some process, all refuse and none is left waiting.
 
     Raises:
-      UserError: that of this process, or one that names the process.
+      UserError: this process's own, or one that names the process that refused.
     """
     problem, result = None, cast(_T, None)
     try:
@@ -140,7 +140,7 @@ def check_shared(workdir: AnyPath) -> None:
     """
     if jax.process_count() == 1 and isinstance(workdir, Path):
         return
-    # Another name for every start: what a file system remembers of older ones does not matter.
+    # A new name for every start: what a file system remembers of older ones does not matter.
     token = int(from_each(np.asarray(secrets.randbits(31), np.int32))[0])
     file = workdir / f".shared-{token:08x}"
     is_new = isinstance(workdir, Path) and not workdir.exists()
@@ -173,7 +173,7 @@ def _remove_token(file: AnyPath, with_folder: bool) -> None:
 
 
 def _problem_of(action: Callable[[], None], workdir: AnyPath) -> str:
-    """What goes wrong with it: not raised, for the other processes wait to hear of it."""
+    """What goes wrong in an action; not raised, since the other processes wait to hear of it."""
     try:
         with reaching(workdir):
             action()
@@ -219,7 +219,7 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
 
 
 def global_batch(mesh: Mesh, batch: Any) -> Any:
-    """A batch on the mesh, of which each process gives its part.
+    """A batch on the mesh, to which each process contributes its part.
 
     Args:
       mesh: from `medusa_jax.sharding.make_mesh`.

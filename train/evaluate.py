@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     lm = distributed.together(_load, _MEDUSA.value, _DTYPE.value, _QUANTIZE.value)
     tree = distributed.together(_tree, lm)
-    # All have the examples of all, so that none has to wait for what another one finds.
+    # Every process reads all examples, so that none has to wait for what another one finds.
     console = Console(stderr=True, quiet=not distributed.is_first_process())
     with console.status("reading conversations"):
         examples = distributed.together(_examples, lm, console)
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check_outputs(paths: list[str]) -> list[Path]:
-    """Of the process that writes them."""
+    """The paths that this process writes: all on the first one, none on the others."""
     return [check_output(path) for path in paths] if distributed.is_first_process() else []
 
 
@@ -156,7 +156,7 @@ def _load(medusa: str | None, dtype: str | None, quantize: str) -> MedusaLM:
 
 
 def _score(lm: MedusaLM, tree: Tree, examples: list[Example], console: Console) -> Scores:
-    """Measures with a progress bar, which has the conversations of this process."""
+    """Measures with a progress bar, which counts the conversations of this process."""
     longest, context = max(len(x.token_T) for x in examples), lm.config.max_position
     if longest > context:
         _note(

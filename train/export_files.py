@@ -36,10 +36,10 @@ def export(
     lora_scale: float,
     address: str | None = None,
 ) -> None:
-    """Writes heads, and the backbone where the format has it or no one else does.
+    """Writes heads, and also the backbone where the format contains it or nobody else has it.
 
-    Beside heads alone a backbone that training changed, or that is random, is put into a folder of
-    its own, `backbone`; `medusa_jax.load` finds either from the other.
+    Where the format is of heads alone, a backbone that training changed, or that is random, goes
+    into a folder of its own beside them, `backbone`; `medusa_jax.load` finds either from the other.
 
     Every process of a multi-process run has to call this; the first one writes. The folder appears
     complete or not at all.
@@ -50,7 +50,7 @@ def export(
       dtype: "float32", "bfloat16" or "float16", of every weight.
       base: the model that was trained; weights and tokenizer matter only where they are written.
       base_name: its name or path.
-      params: {"heads", and where there are: "lora", "backbone" (trained as a whole), "token_map"}.
+      params: {"heads"} and, if there, "lora", "backbone" (trained as a whole) and "token_map".
       lora_scale: alpha / r.
       address: where the folder will be uploaded to; the heads name their backbone by it.
 

@@ -1,4 +1,4 @@
-"""What run a folder is of, and whether all processes are of the same one."""
+"""Which run a folder belongs to, and whether all processes belong to the same one."""
 
 import hashlib
 import json
@@ -25,13 +25,13 @@ def claim(
     free: Collection[str] = (),
     added: Collection[str] = (),
 ) -> None:
-    """Notes what run a folder is of; refuses one that is of another.
+    """Notes which run a folder belongs to; refuses a folder that belongs to another.
 
     Args:
       workdir: exists, if it is a local one.
       fingerprint: what must not change between a run and its continuation; JSON values.
       is_started: there are checkpoints. A run that ended before the first one left nothing.
-      free: keys that may change, those of an earlier version's notes too.
+      free: keys that may change, also those in the notes of an earlier version.
       added: keys that earlier versions did not note; where they are missing they are noted now.
 
     Raises:

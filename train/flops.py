@@ -106,7 +106,7 @@ def _head_flops(heads: MedusaConfig, work: Work) -> float:
     # Matrices [D, D] that are applied per position to what heads see, and those after them.
     seen = _matrices_on_inputs(heads)
     blocks = 6 * D * D * (M * (heads.num_layers - bool(heads.num_layers)) + seen)
-    if work.objective == "medusa1":  # nothing wants the gradient of what the heads see
+    if work.objective == "medusa1":  # nothing needs the gradient of what the heads see
         blocks -= 2 * D * D * seen
     blocks += _conditioning_flops(heads)
     projection = M * heads.vocab_size * D
@@ -119,7 +119,7 @@ def _head_flops(heads: MedusaConfig, work: Work) -> float:
 
 
 def _matrices_on_inputs(heads: MedusaConfig) -> int:
-    """Applied to the hidden state or to embeddings, which need no gradient with MEDUSA-1."""
+    """Matrices applied to hidden states or embeddings, which need no gradient with MEDUSA-1."""
     M = heads.num_heads
     if heads.conditioning == "branch":
         return M + M * (M + 1) // 2
@@ -129,7 +129,7 @@ def _matrices_on_inputs(heads: MedusaConfig) -> int:
 
 
 def _conditioning_flops(heads: MedusaConfig) -> float:
-    """Of cells (their states and what they put out) and of corrections."""
+    """Operations of cells (their states and their outputs) and of corrections."""
     M, D, r = heads.num_heads, heads.hidden_size, heads.markov_rank
     if heads.conditioning == "recurrent":
         return 6 * D * D * (M - 1 + M)
@@ -143,7 +143,7 @@ def mfu(flops_per_step: float, seconds: float, device: Any) -> float | None:
     Args:
       flops_per_step: of one device.
       seconds: per step.
-      device: it, as in `jax.devices()`.
+      device: the device, as in `jax.devices()`.
 
     Returns:
       The share; None for a device whose peak is not known, such as a CPU.

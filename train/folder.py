@@ -1,7 +1,7 @@
 """A run's folder: on this machine, or as gs://BUCKET/PATH in Google Cloud Storage.
 
 Orbax writes checkpoints straight into either. Everything else of a run is written as ordinary
-local files; those of a bucket are staged in a temporary folder (TMPDIR says where) and uploaded
+local files; for a bucket they are staged in a temporary folder (TMPDIR says where) and uploaded
 with every checkpoint and at the end.
 """
 
@@ -61,7 +61,7 @@ class Folder:
     """Where a run keeps its files; a context manager that ends with the temporary folder.
 
     Attributes:
-      path: where they are in the end, and checkpoints at once.
+      path: where they end up, and where checkpoints go at once.
       local: where everything but checkpoints is written: the same, or a temporary folder.
     """
 
@@ -90,7 +90,7 @@ class Folder:
         return str(self.path)
 
     def fetch(self, *names: str) -> None:
-        """Downloads files, those that there are, from a bucket; local ones are there already.
+        """Downloads those of the files that exist from a bucket; local ones are there already.
 
         Raises:
           UserError: the bucket cannot be read.
@@ -103,7 +103,7 @@ class Folder:
                     (self.path / name).copy(self.local / name, overwrite=True)
 
     def upload(self, *names: str) -> None:
-        """Uploads to a bucket what has changed; the first process does, local files stay.
+        """Uploads what changed to a bucket, from the first process; nothing from a local folder.
 
         The deepest files come first and every `config.json` after its neighbours, so that a model
         whose upload was cut short is not taken for a whole one.
@@ -138,7 +138,7 @@ def _order(file: Path) -> tuple[int, bool, str]:
 
 @contextlib.contextmanager
 def reaching(path: AnyPath) -> Iterator[None]:
-    """Turns what the libraries of a bucket raise, which has no common class, into one line.
+    """Turns what the libraries for buckets raise, which has no common class, into one line.
 
     For a local path it does nothing.
     """
@@ -156,7 +156,7 @@ def reaching(path: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def saving(path: AnyPath) -> Iterator[None]:
-    """`reaching`, and for a local path too one line where the disk is full or cannot be written."""
+    """`reaching`, and for a local path, too, one line if the disk is full or cannot be written."""
     try:
         with reaching(path):
             yield
@@ -174,7 +174,7 @@ def saving(path: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restoring(step: AnyPath) -> Iterator[None]:
-    """`reaching`, and for a local checkpoint too one line where files are cut off or missing."""
+    """`reaching`, and for a local checkpoint, too, one line if files are cut off or missing."""
     try:
         with reaching(step):
             yield
@@ -194,7 +194,7 @@ def read_json(file: AnyPath, hint: str, *, name: AnyPath | None = None) -> dict[
     Args:
       file: exists.
       hint: how to mend a damaged one.
-      name: to call it by, if it is the copy of another.
+      name: what to call it, if it is a copy of another file.
 
     Raises:
       UserError: it cannot be read, or holds something else.

@@ -23,7 +23,7 @@ class HeldOut:
         Args:
           experiment: of the run.
           batches: this process's part of each; none: nothing was held out.
-          tree: of the expected tokens per step.
+          tree: the one whose expected tokens per step are reported.
           mesh: of the devices.
         """
         self._frozen, self._batches = experiment.frozen, batches
@@ -40,7 +40,7 @@ class HeldOut:
           params: those that are trained.
 
         Returns:
-          Of `objectives.objective.metrics`, as NumPy arrays.
+          The means of `objectives.objective.metrics`, as NumPy arrays.
         """
         total: Any = None
         for batch in self._batches:

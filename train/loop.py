@@ -37,7 +37,7 @@ class _Window:
     """What happened since the last logged step."""
 
     start: float = dataclasses.field(default_factory=time.perf_counter)
-    end: float = 0.0  # of its last step, before that was evaluated and saved
+    end: float = 0.0  # of its last step, before evaluating and saving it
     waited: float = 0.0
     steps: int = 0
     worst: float = -math.inf
@@ -97,11 +97,11 @@ class Loop:
         """Trains to the last step.
 
         Returns:
-          The trained parameters; None when SIGTERM stopped the run before, its state saved.
+          The trained parameters; None if SIGTERM stopped the run earlier, with its state saved.
 
         Raises:
           UserError: the loss or a gradient is not finite any more.
-          KeyboardInterrupt: Ctrl-C, the state saved too.
+          KeyboardInterrupt: Ctrl-C; the state has been saved.
         """
         state, first = self._start()
         step = first
@@ -155,7 +155,7 @@ class Loop:
     def _save(
         self, step: int, state: Any, score: Score | None = None, *, force: bool = False
     ) -> None:
-        """Saves the step if it is due, as every new best is; what was reported up to it first."""
+        """Saves a step that is due, as every new best is, after what was reported up to it."""
         if self._checkpoints.is_due(step, force=force):
             self._writer.flush()
             self._folder.upload()
@@ -197,7 +197,7 @@ class Loop:
 
         Args:
           running: the step; None: there is none.
-          state: after it, or after a later one that did nothing if it failed.
+          state: that after it, or after a later one, which did nothing if this one failed.
           window: of the log.
 
         Raises:

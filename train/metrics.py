@@ -18,8 +18,8 @@ class MetricsWriter:
     """Appends to `metrics.jsonl` and `tensorboard/` in a working folder.
 
     Only process 0 writes; elsewhere every method does nothing. Floats are written with as many
-    digits as tell one float32 from the next; numbers that JSON does not know as "nan", "inf" or
-    "-inf", which Python's float() reads.
+    digits as tell one float32 from the next; numbers that JSON does not know become "nan", "inf"
+    or "-inf", which Python's float() reads.
     """
 
     def __init__(self, workdir: str | Path, *, process_index: int) -> None:
@@ -30,7 +30,7 @@ class MetricsWriter:
         self._purge_step: int | None = None
 
     def truncate(self, step: int) -> None:
-        """Removes what an earlier run reported of steps from `step` on, and a half-written line.
+        """Removes what an earlier run reported for steps from `step` on, and a half-written line.
 
         To be called before the first `write` of every run, resumed or not.
 
@@ -49,7 +49,7 @@ class MetricsWriter:
         """Reports a step.
 
         Args:
-          row: "step", and names of numbers, arrays or lists of numbers (one per head), or texts;
+          row: "step", and by name numbers, arrays or lists of numbers (one per head), or texts;
             None is written as null.
 
         Raises:
@@ -74,7 +74,7 @@ class MetricsWriter:
             ) from error
 
     def flush(self) -> None:
-        """Hands TensorBoard's points to the operating system; lines always are at once."""
+        """Hands TensorBoard's points to the operating system, which gets lines at once."""
         if self._board is not None:
             self._board.flush()
 
@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def _valid(value: Any) -> Any:
-    """With texts in place of what JSON cannot hold."""
+    """The value with texts in place of what JSON cannot hold."""
     if isinstance(value, list):
         return [_valid(item) for item in value]
     is_number = not isinstance(value, float) or math.isfinite(value)

@@ -12,7 +12,7 @@ _OLD_LOSS = "held_out_loss"  # what earlier versions kept instead; lower is bett
 class LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keeps the last checkpoints and the one with the highest score.
 
-    While no checkpoint has a score, the one with the lowest loss of an earlier version's.
+    While no checkpoint has a score, it keeps the one of an earlier version with the lowest loss.
     """
 
     def __init__(self, num_latest: int):

@@ -30,7 +30,7 @@ from medusa_jax.model_shapes import SHAPES
 RANDOM_TINY = "random:tiny"
 
 _END = "<|im_end|>"
-# Padded to a multiple of 8, so that a vocabulary axis divides over the devices of a test.
+# Padded to a multiple of 8, so that a vocabulary axis can be divided among the devices of a test.
 _SPECIAL = ("<|im_start|>", _END, *(f"<|unused_{i}|>" for i in range(6)))
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -100,7 +100,7 @@ def load_lm(
 
 
 def byte_tokenizer() -> Any:
-    """A transformers tokenizer: its tokens are bytes and ChatML's marks; with a template."""
+    """A transformers tokenizer whose tokens are bytes and ChatML's marks, with a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -1,7 +1,7 @@
 """Which checkpoint of a run is the best: the fastest of those that keep the model's quality.
 
 Neither alone would do. The divergence that self-distillation holds down is 0 before the first step,
-and MEDUSA-2's LM loss says nothing of the heads; the fastest step may have spoilt the model.
+and MEDUSA-2's LM loss says nothing about the heads; the fastest step may have spoilt the model.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Score:
     """What one evaluation on held-out data says.
 
     Attributes:
-      tokens_per_step: expected of decoding with the configured tree.
+      tokens_per_step: expected when decoding with the configured tree.
       head_loss: mean over the heads.
       loss: of the base head: "lm_loss" (MEDUSA-2) or "kl" (self-distillation); None: MEDUSA-1,
         which leaves the base model as it is.
@@ -61,9 +61,9 @@ class Score:
     def rank(self) -> float:
         """Higher is better; -inf for what is not finite.
 
-        With quality kept, the expected tokens per step, 1 or more; where the tree drafts nothing
-        they are 1 whatever the heads do, and exp(-mean head loss), below 1, decides. Without, below
-        0: the nats by which the tolerance is exceeded.
+        With quality kept, the expected tokens per step, 1 or more. Where the tree drafts nothing
+        they are 1 whatever the heads do, and exp(-mean head loss), below 1, decides. With quality
+        lost, a number below 0: the nats by which the tolerance is exceeded.
         """
         if self.not_finite:
             return -math.inf
@@ -81,9 +81,9 @@ class Judge:
     """Scores evaluations against the model that the run started from.
 
     Attributes:
-      reference: the base head's loss to compare with. Of self-distillation 0: the divergence of a
-        model from itself. Of MEDUSA-2 the LM loss of the first evaluation, which is made before
-        the first step. Of MEDUSA-1 None.
+      reference: the base head's loss to compare with. For self-distillation 0: the divergence of a
+        model from itself. For MEDUSA-2 the LM loss of the first evaluation, which is made before
+        the first step. For MEDUSA-1 None.
     """
 
     def __init__(self, objective: str, reference: float | None = None) -> None:

@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
     share = min(own.held_out for own in settings)
     if not share:
         raise UserError("a run has config.held_out=0: no conversation is new to all of them")
-    # One that is unknown or too deep is refused now rather than after the first model.
+    # A tree that is unknown or too deep is refused now rather than after the first model.
     load_tree(_TREE.value, min(own.num_heads for own in settings))
     questions = read_questions(_QUESTIONS.value)
     problems = read_problems(_PROBLEMS.value, _COUNT.value) if _PROBLEMS.value else []
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
 
 
 def _identity(about: dict[str, Any], base: str | None, sets: Sets) -> dict[str, Any]:
-    """What all measurements depend on; a report that differs in it does not go on with them."""
+    """What all measurements depend on; only a report with the same goes on with them."""
     return {key: about[key] for key in ("commit", "device", "versions")} | {
         "model": files_of(base) if base else None,
         "prompts": digest_of(sets),
@@ -161,7 +161,7 @@ def _check_references(names: Sequence[str]) -> None:
 def _measure(
     base: str | None, lm: MedusaLM, sets: Sets, runs: Sequence[Runs], kept: Kept
 ) -> list[Measured]:
-    """The model itself, and all runs."""
+    """Measures the model itself and all runs."""
     with progress_bar(True, TextColumn("{task.description}"), BarColumn()) as bar:
         task = bar.add_task(BASE, total=1 + sum(len(one.folders) for one in runs))
         models = Models(base, lm, sets, _TREE.value)

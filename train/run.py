@@ -59,8 +59,8 @@ def train(settings: Settings, workdir: str | AnyPath) -> None:
       workdir: a folder that all processes share, or gs://BUCKET/PATH.
 
     Raises:
-      UserError: anything about settings, model, data, devices or folder; or a loss that is not
-        finite any more.
+      UserError: something is wrong with settings, model, data, devices or folder; or the loss is
+        not finite any more.
       KeyboardInterrupt: Ctrl-C; the state has been saved.
     """
     with Folder(workdir) as folder:
@@ -194,7 +194,7 @@ def _digest(value: Any) -> str:
 
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:
-    """Keys that came later are noted where they change a run: those of before did not have them."""
+    """What is noted of the settings: keys that older runs lack, only where they change a run."""
     late = {field.name: field.default for field in dataclasses.fields(settings)}
     noted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
     return {k: v for k, v in noted.items() if v != late[k]}

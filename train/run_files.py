@@ -1,7 +1,7 @@
 """What a working folder keeps of a run beside its checkpoints.
 
-settings.json, environment.json (commit, device, versions, command: see `environment`; of the start
-without a checkpoint), and token_map.npy where the heads have a draft vocabulary.
+settings.json, environment.json (commit, device, versions, command, see `environment`; from the
+start without a checkpoint), and token_map.npy where the heads have a draft vocabulary.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ def write_run(
     """Notes settings, environment and draft vocabulary; for one process, at the start of a run.
 
     Args:
-      folder: exists, if it is a local one; of a bucket's, the files are uploaded later.
+      folder: exists, if it is a local one; for a bucket, the files are uploaded later.
       settings: of the run.
       token_map: int [Vd], token of each draft id; None: the heads propose from all tokens.
-      is_new: it begins here; one that goes on keeps the environment that it began in.
+      is_new: the run begins here; one that goes on keeps the environment that it began in.
 
     Raises:
       UserError: the folder cannot be written.
@@ -53,7 +53,7 @@ def write_run(
 
 
 def _remove_token_map(folder: Folder) -> None:
-    """That of an earlier run, which ended before its first checkpoint."""
+    """Removes that of an earlier run, which ended before its first checkpoint."""
     with reaching(folder.path):
         if (folder.path / _TOKEN_MAP).exists():
             (folder.path / _TOKEN_MAP).unlink()

@@ -165,8 +165,8 @@ def _share() -> tuple[int, int]:
     """Which share of how many is this process's."""
     if _SHARD_INDEX.value is not None and _SHARD_COUNT.value is not None:
         return _SHARD_INDEX.value, _SHARD_COUNT.value
-    # From here on, one that fails or has less to do must not end the others: they compute apart,
-    # and on a CPU, without the collectives that would go on asking for the others.
+    # From here on, a process that fails or has less to do must not end the others: they compute
+    # apart and, on a CPU, without the collectives that would go on asking for the others.
     jax.config.update("jax_cpu_collectives_implementation", None)
     distributed.initialize_from_flags()
     share = jax.process_index(), jax.process_count()

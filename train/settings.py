@@ -125,7 +125,7 @@ class Settings:
         )
 
 
-# What earlier versions called them, and what still may be written.
+# What earlier versions called some keys and values, which may still be written like that.
 _RENAMED: dict[str, tuple[str, dict[Any, str]]] = {
     "root_conditioned": ("conditioning", {True: "root", False: "none"}),
     "soft_labels": ("head_labels", {True: "distribution", False: "tokens"}),

@@ -52,7 +52,7 @@ def build(settings: Settings, lm: MedusaLM, mesh: Mesh, token_map: np.ndarray | 
 
     Args:
       settings: of the run.
-      lm: the backbone, in its shards, and the heads to start from, if any. Of abstract parameters
+      lm: the backbone, in its shards, and the heads to start from, if any. With abstract parameters
         the experiment is abstract, too: what `train.plan` compiles.
       mesh: of the devices.
       token_map: int32 [Vd], the draft vocabulary of fresh heads, if they have one.
@@ -107,7 +107,7 @@ def heads_config(settings: Settings, lm: MedusaLM, token_map: np.ndarray | None)
 
 
 def _check_draft_vocab(settings: Settings, found: MedusaConfig) -> None:
-    """Refuses heads of more draft tokens than asked for; scarce data may have left them fewer."""
+    """Refuses heads with more draft tokens than asked for; scarce data may have left them fewer."""
     if found.draft_vocab and settings.draft_vocab < found.vocab_size:
         raise UserError(
             f"the heads in {settings.medusa} propose from {found.vocab_size} tokens, the "

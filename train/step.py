@@ -109,7 +109,7 @@ class Step:
     def evaluate(
         self, params: dict[str, Any], batch: Any, tree: Tree
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Sums over a batch (see `Objective.loss`) and `count_labels` of it, without dropout."""
+        """Sums over a batch (see `Objective.loss`) and its `count_labels`, without dropout."""
         labels = self.objective.labels(params, batch)
         count = count_labels(labels)
         one = jnp.ones_like(count)  # sums alone are wanted, not the loss

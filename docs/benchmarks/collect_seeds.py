@@ -2,10 +2,10 @@
 
   python docs/benchmarks/collect_seeds.py runs/smollm2_kinds root,root_4,branch ablation.json
 
-RUNS/NAME/SEED are working folders of train.main, RUNS/NAME is one where a run has no others. Of
-each the last held-out evaluation counts, all of a lone run are kept; a run without any is left out.
-The names given are those that all others are compared with, by ratios, seed by seed, with a 95 %
-interval of Student's t.
+RUNS/NAME/SEED are working folders of train.main; a run without others has its own in RUNS/NAME. The
+last held-out evaluation of each counts, and of a lone run all are kept; a run without any is left
+out. All others are compared with the names given, by ratios, seed by seed, with a 95 % interval of
+Student's t.
 """
 
 import argparse
@@ -34,12 +34,12 @@ def held_out(folder: Path) -> list[dict[str, Any]]:
 
 
 def of_evaluation(key: str) -> bool:
-    """Not of training."""
+    """Whether a key is of an evaluation rather than of training."""
     return key == "step" or key.startswith(HELD_OUT)
 
 
 def interval(values: list[float]) -> list[float | None]:
-    """Mean, and both ends of its interval; of one seed nobody knows them."""
+    """Mean, and both ends of its interval; with one seed nobody knows them."""
     mean = statistics.mean(values)
     if len(values) == 1:
         return [mean, None, None]
@@ -48,7 +48,7 @@ def interval(values: list[float]) -> list[float | None]:
 
 
 def row_of(name: str, found: dict[str, Any], references: list[str]) -> dict[str, Any]:
-    """What the runs of one name reached, and that in relation to others."""
+    """What the runs of one name reached, also relative to others."""
     seeds = found[name]
     row: dict[str, Any] = {"run": name, "seeds": seeds}
     for key, title in FIGURES.items():
@@ -71,7 +71,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 
 def refuse(message: str) -> NoReturn:
-    """One line, exit code 2."""
+    """Ends with one line and exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -5,8 +5,8 @@
   python docs/benchmarks/compare_steps.py static=a.jsonl dynamic=b.jsonl steps.json
 
 Writes tokens per step of every name, and the ratio to that of the first name, with 95 % intervals:
-a bootstrap over prompts, paired (`train.reporting.statistics`). All names have to have answered the
-same prompts; how many answers are not the same tokens as the first name's is written too.
+a bootstrap over prompts, paired (`train.reporting.statistics`). All names must have answered the
+same prompts; how many answers differ in their tokens from the first name's is written too.
 """
 
 import json
@@ -28,7 +28,7 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     """What `infer.generate --output` wrote.
 
     Raises:
-      UserError: the file is another, or does not exist.
+      UserError: the file is something else, or does not exist.
     """
     try:
         rows = [json.loads(line) for line in Path(path).read_text(encoding="ascii").splitlines()]
@@ -46,7 +46,7 @@ def rows_of(path: str) -> list[dict[str, Any]]:
 
 
 def tokens_per_step(rows: list[dict[str, Any]], drawn_RN: np.ndarray) -> Estimate:
-    """Over all rows, with what other prompts might have given."""
+    """Tokens per step over all rows, with what other prompts might have given."""
     tokens_1N = np.asarray([[row["num_new_tokens"] for row in rows]], float)
     steps_1N = np.asarray([[row["num_steps"] for row in rows]], float)
     return estimate(tokens_1N, steps_1N, drawn_RN, "ratio", np.random.default_rng(SEED))
@@ -56,7 +56,7 @@ def compare(named: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """A row per name.
 
     Raises:
-      UserError: the names have answered other prompts.
+      UserError: the names have answered different prompts.
     """
     first = next(iter(named.values()))
     drawn_RN = draw_prompts(len(first), SEED)

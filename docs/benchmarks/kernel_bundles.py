@@ -4,7 +4,7 @@
 
 Needs libtpu (`pip install ".[plan]"`) and no TPU. A core issues a bundle of instructions per cycle
 where it waits for nothing; what it waits for, memory above all, is not in these figures. libtpu
-writes its final schedule into a folder when it is asked to, and every part of a kernel behind a
+writes its final schedule into a folder when asked to, and every part of a kernel that depends on a
 condition is counted on its own: what is done once for some heads, for every block of slots, and at
 the end.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DUMP = tempfile.TemporaryDirectory()
-# Before JAX and libtpu look at them.
+# Set before JAX and libtpu look at them.
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",

@@ -1,7 +1,7 @@
 """Draws how long runs went: python docs/benchmarks/plot_curves.py
 
-From smollm2_controls.json to docs/controls.svg: held-out LM loss and expected tokens per step by
-steps of training, and where the model and the heads stood before.
+From smollm2_controls.json to docs/controls.svg: held-out LM loss and expected tokens per step over
+the steps of training, and where the model and the heads stood before.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Draws a report's intervals as bars: python docs/benchmarks/plot_runs.py REPORT.json PICTURE.svg
 
-Each panel has the runs' ratios to, or
-differences from, the model itself; an interval that crosses the line shows no difference.
+Each panel has the runs' ratios to, or differences from, the model itself; an interval that crosses
+the line shows no difference.
 """
 
 import argparse

@@ -3,8 +3,8 @@
   python docs/benchmarks/shrink_heads.py replies.jsonl smollm2_bytes.json
 
 Every matrix is rounded to int8 with a scale per output, or replaced by its best approximation of a
-lower rank (singular values, both factors in float16), and an exact walk over replies of the model
-(`train.self_distill`) counts the steps that greedy decoding takes then. Intervals are a bootstrap
+lower rank (singular values, both factors in float16). An exact walk over replies of the model
+(`train.self_distill`) then counts the steps that greedy decoding takes. Intervals are a bootstrap
 over replies, paired (`train.reporting.statistics`).
 """
 

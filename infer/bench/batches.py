@@ -1,4 +1,4 @@
-"""Throughput of a queue of prompts: rows that are refilled against batches that stay together."""
+"""Throughput of a queue of prompts: refilled rows against batches that stay together."""
 
 import dataclasses
 import itertools
@@ -34,7 +34,7 @@ class BatchesJob(ModelJob):
 
     Attributes:
       prompts: repeated until there are `PROMPTS`.
-      trees: as the user wrote them, beside plain decoding; None: a small one.
+      trees: as the user wrote them, besides plain decoding; None: a small one.
       dtype: "float32" or "bfloat16".
       batch_size: rows of the batch.
       rounds: repetitions, of which the median counts.
@@ -54,7 +54,7 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
       JSON values: "settings", "rows" (one per way of decoding, with all rounds) and "notes".
 
     Raises:
-      UserError: anything about model, heads, trees or prompts.
+      UserError: something is wrong with the model, heads, trees or prompts.
     """
     path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
     lm = job.load(job.dtype, "chain:0")
@@ -113,7 +113,7 @@ def _static(lm: MedusaLM, batch_size: int) -> Run:
 
 
 def _refilled(lm: MedusaLM, batch_size: int) -> Run:
-    """`medusa_jax.generate`."""
+    """Decodes as `medusa_jax.generate` does."""
 
     def run(prompts: Sequence[Sequence[int]], budgets: Sequence[int]) -> Any:
         clock = Clock()
@@ -132,7 +132,7 @@ def _row(
     own: list[tuple[list[list[int]], float]],
     everyone: list[list[tuple[list[list[int]], float]]],
 ) -> dict[str, Any]:
-    """Speeds, also against the first way of all: static batches of plain decoding."""
+    """Speeds, also relative to the first way of all: static batches of plain decoding."""
     tokens = sum(map(len, own[0][0]))
     reference = everyone[0][1:]
     speeds = [tokens / seconds for _, seconds in own]

@@ -54,7 +54,7 @@ def measure_checkpoint(job: CheckpointJob) -> dict[str, Any]:
       and "notes"; with job.verify every row has a "verify", see `verify`.
 
     Raises:
-      UserError: anything about model, heads, trees or prompts.
+      UserError: something is wrong with the model, heads, trees or prompts.
     """
     path = default_model.default_model_path() if job.model is None else hub.resolve(job.model)
     rows, notes, token_ids = [], [], []
@@ -85,7 +85,7 @@ def _our_contenders(lm: MedusaLM, job: CheckpointJob) -> list[Contender]:
     contenders = [our_contender(lm, "autoregressive", None, limit)]
     for tree in fitting_trees(job.trees, lm.heads_config):
         with_tree = lm.with_tree(tree)
-        # The root alone is the autoregressive row, unless it was chosen.
+        # A root alone is the autoregressive row again, unless "auto" chose it.
         if with_tree.auto or with_tree.tree.R > 1:
             contenders.append(our_contender(with_tree, "medusa", tree, limit))
     return contenders
@@ -132,7 +132,7 @@ def _verify(job: CheckpointJob, rows: list[dict[str, Any]], answers: list[Any]) 
 
 
 def _different(answers: list[list[Answer]], reference: list[list[Answer]]) -> list[int]:
-    """Indices of the prompts that some round answered with other tokens than the reference."""
+    """Indices of the prompts that some round answered with tokens other than the reference's."""
     expected = [answer.token_ids for answer in reference[0]]
     return [
         i

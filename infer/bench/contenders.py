@@ -18,8 +18,8 @@ class Answer:
     Attributes:
       token_ids: new tokens.
       steps: backbone passes within decode_seconds.
-      step_tokens: tokens that these passes gave; a library that takes the first token from the
-        prefill has one less of both than tokens.
+      step_tokens: tokens that these passes gave. A library that takes the first token from the
+        prefill has one less of either than it has tokens.
       prefill_seconds: running the prompt.
       decode_seconds: everything after it.
     """

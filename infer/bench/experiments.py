@@ -247,6 +247,6 @@ def pallas_attention(
 
 
 def _max_difference(a: jax.Array, b: jax.Array) -> float | None:
-    """Largest absolute difference; None where one side is not finite, which JSON cannot say."""
+    """Largest absolute difference; None where one side is not finite, which JSON cannot express."""
     difference = float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))))
     return difference if math.isfinite(difference) else None

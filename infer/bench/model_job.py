@@ -26,7 +26,7 @@ class ModelJob:
         """The model, computed in `dtype`.
 
         Raises:
-          UserError: anything about model, heads or mesh.
+          UserError: something is wrong with the model, heads or mesh.
         """
         return medusa_jax.load(
             self.model,
@@ -38,7 +38,7 @@ class ModelJob:
         )
 
     def why_alone(self) -> str | None:
-        """Why transformers is not what to compare with; None: it is."""
+        """Why transformers is not the thing to compare with; None: it is."""
         if self.mesh is None and self.quantize == "none":
             return None
         return "it would decode the weights as they are, on one device"

@@ -1,4 +1,4 @@
-"""Where texts part that should be the same, and how nearly two tokens tied there."""
+"""Where texts that should be the same part, and how nearly two tokens tied there."""
 
 import itertools
 from collections.abc import Sequence

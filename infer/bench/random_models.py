@@ -25,7 +25,7 @@ def random_lm(
     Args:
       shape: a key of `SHAPES`.
       dtype: of parameters and computation.
-      own_projection: every head has its own projection (format A), else the LM head (format C).
+      own_projection: each head has a projection (format A), or all share the LM head (format C).
       mesh: devices to decode on; None: the default one.
       quantize: "none" or "int8".
 

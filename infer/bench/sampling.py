@@ -35,7 +35,7 @@ class SamplingJob(ModelJob):
 
     Attributes:
       prompts: what is asked.
-      tree: that every step fills.
+      tree: the one that every step fills.
       dtype: "float32" or "bfloat16".
       max_new_tokens: per prompt.
       seeds: how many answers to each prompt.
@@ -117,7 +117,7 @@ def _partings(
     plain: Sequence[tuple[list[list[int]], int]],
     answers: Sequence[tuple[list[list[int]], int]],
 ) -> list[dict[str, Any]]:
-    """Of all answers that are not those of plain decoding."""
+    """Where all answers that differ from those of plain decoding part from them."""
     found = []
     for number, (prompt, ours, theirs) in enumerate(zip(encoded, plain, answers, strict=True)):
         for seed, texts in enumerate(zip(ours[0], theirs[0], strict=True)):

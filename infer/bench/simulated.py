@@ -1,4 +1,4 @@
-"""A rule for random models, whose heads guess nothing: accepts as often as real heads would."""
+"""A rule for random models, whose heads guess nothing: accepts as often as with real heads."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ class Simulated(Greedy):
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
     ) -> Verdict:
-        """See `Rule.judge`; of the nodes as deep as that, the first is accepted."""
+        """See `Rule.judge`; of the nodes at the drawn depth, the first is accepted."""
         best_BR = best_token(logits_BRV)
         drawn_B = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(
             request.position_keys(position_B)

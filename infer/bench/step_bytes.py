@@ -13,7 +13,7 @@ from medusa_jax.tree.dynamic import heads_used
 
 
 def parameter_bytes(lm: MedusaLM) -> int:
-    """Bytes of weights that a step reads: of an embedding only rows, of a shared LM head twice."""
+    """Bytes of weights that a step reads: only rows of an embedding, a shared LM head twice."""
     count, embed = total_bytes(lm.params), total_bytes(lm.params["embed"])
     if not lm.config.tie_embeddings:
         count -= embed
@@ -26,7 +26,7 @@ def parameter_bytes(lm: MedusaLM) -> int:
 
 
 def total_bytes(params: Any) -> int:
-    """Of all arrays."""
+    """Bytes of all arrays."""
     return sum(x.nbytes for x in jax.tree.leaves(params))
 
 
@@ -36,15 +36,15 @@ def cache_bytes(lm: MedusaLM, capacity: int, batch: int) -> int:
 
 
 def read_cache_bytes(lm: MedusaLM, capacity: int, batch: int, tokens: float) -> int:
-    """Bytes of a cache that attention reads in a step: by a kernel those of `tokens`, else all.
+    """Bytes of a cache that attention reads in a step: with a kernel those of `tokens`, else all.
 
-    What kernels read beyond them to fill their last block, at most 511 slots, is not counted.
+    What kernels read beyond these to fill their last block, at most 511 slots, is not counted.
 
     Args:
       lm: the model.
-      capacity: tokens of a row that there is room for.
+      capacity: tokens that each row has room for.
       batch: rows.
-      tokens: of a row that are in the cache.
+      tokens: how many of a row are in the cache.
     """
     slots = num_slots(capacity, _cache_dtype(lm))
     if reads_valid_slots(lm.platform, lm.config.head_dim, slots):
@@ -57,6 +57,6 @@ def _cache_dtype(lm: MedusaLM) -> Any:
 
 
 def _slot_bytes(lm: MedusaLM) -> int:
-    """Of keys and values of one token."""
+    """Bytes of the keys and values of one token."""
     c = lm.config
     return 2 * c.num_layers * c.num_kv_heads * c.head_dim * _cache_dtype(lm).itemsize

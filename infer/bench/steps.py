@@ -1,8 +1,8 @@
 """Step time and memory bandwidth of random models: autoregressive, and trees of growing size.
 
-What heads of random weights propose is never right, so that acceptance is drawn at the rates that
-`--tree=auto` assumes of heads that it knows nothing of: the loop writes, counts and advances as it
-would in life.
+What heads with random weights propose is never right, so acceptance is drawn at the rates that
+`--tree=auto` assumes for heads that it knows nothing about: the loop writes, counts and advances as
+it would in real use.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
 
 
 def _missing_memory(lm: MedusaLM, context: int, batch: int, devices: int) -> str | None:
-    """What a batch needs more than there is; None: it fits."""
+    """In words, how a batch needs more than there is; None: it fits."""
     weights = total_bytes((lm.params, lm.heads_params))
     needed, there = weights + cache_bytes(lm, context + ROOM, batch), devices * device_memory()
     if needed < 0.9 * there:
@@ -148,13 +148,13 @@ def _prefilled(runtime: Runtime, context: int) -> tuple[Prefilled, float]:
 
 
 def _per_step(runtime: Runtime, prompt: Prefilled, batch: int, steps: int) -> tuple[float, float]:
-    """Seconds of a step, and tokens that a row gets by it, of rows that all have this prompt."""
+    """Seconds of a step, and tokens that it gives a row, where all rows have this prompt."""
     clock, capacity = Clock(), prompt.cache.capacity + ROOM
     request = runtime.put(make_request([ROOM] * batch))
     state = runtime.run(clock, step.idle, request, capacity=capacity)
     for slot in range(batch):
         slot_B = runtime.put(np.asarray([slot], np.int32))
-        # Its own number, so that every row draws for itself what it accepts.
+        # Each row has its own number, so that it draws for itself what it accepts.
         own = runtime.put(make_request([ROOM], numbers=[slot]))
         row = dataclasses.replace(prompt, request=own)
         state = runtime.run(clock, step.insert, state, row, slot_B)

@@ -30,7 +30,7 @@ def time_loop(
     """Times iterations of a loop that runs on the device.
 
     Args:
-      step: (carry, *operands) -> carry of the same shapes; each iteration must need the last.
+      step: (carry, *operands) -> carry of the same shapes; each iteration must need the previous.
       carry: arrays to begin with.
       operands: arrays that stay the same.
       iterations: of the loop in one round.
@@ -59,7 +59,7 @@ def copy_bandwidth(rounds: int) -> dict[str, float]:
     """
     cap = _CAP.get(jax.default_backend(), _CAP_ELSEWHERE)
     size = min(device_memory() // 8, cap)
-    # The number of passes is no constant, so that the loop cannot be folded into one addition.
+    # The number of passes is not constant, so that the loop cannot be folded into one addition.
     run = jax.jit(
         lambda x, n: jax.lax.fori_loop(jnp.int32(0), n, lambda _, x: x + 1, x), donate_argnums=0
     )

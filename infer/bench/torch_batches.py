@@ -57,7 +57,7 @@ def static_batches(lm: MedusaLM, path: Path, batch_size: int) -> Callable[..., A
 
 
 def _cut(token_ids: list[int], budget: int, eos_ids: Sequence[int]) -> list[int]:
-    """Without what pads a row that was done before the others."""
+    """The tokens without what pads a row that was done before the others."""
     token_ids = token_ids[:budget]
     ends = (i + 1 for i, token in enumerate(token_ids) if token in eos_ids)
     return token_ids[: next(ends, budget)]

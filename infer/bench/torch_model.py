@@ -16,7 +16,7 @@ from medusa_jax.io.hf.transformers_model import to_transformers
 
 
 def missing_reason(config: LlamaConfig, path: Path) -> str | None:
-    """Why there is nothing to compare with here; None: there is."""
+    """Why there is nothing to compare with here; None if there is."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed (pip install 'medusa-jax[parity]')"
     if jax.default_backend() != "cpu" and not torch_module().cuda.is_available():
@@ -33,7 +33,7 @@ def transformers_contender(lm: MedusaLM, path: Path, max_new_tokens: int) -> Con
     Args:
       lm: our model; its parameters are copied when `path` is a GGUF file.
       path: folder or GGUF file that it was loaded from.
-      max_new_tokens: as ours: less where the context ends.
+      max_new_tokens: as for ours: fewer where the context ends.
     """
     torch = torch_module()
     torch.set_num_threads(cores())
@@ -109,5 +109,5 @@ def load_torch(lm: MedusaLM, path: Path) -> Any:
 
 
 def torch_module() -> Any:
-    """torch, which is imported when it is needed."""
+    """torch, which is imported only when it is needed."""
     return importlib.import_module("torch")

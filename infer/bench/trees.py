@@ -13,7 +13,7 @@ from medusa_jax.tree.presets import load_any_tree, load_tree
 from medusa_jax.tree.search import search_tree
 
 _PRESET = "mc_sim_7b_63"
-# Of a real model, small ones too: they are what pays on a CPU.
+# For a real model, with small ones too: these are what pays on a CPU.
 DEFAULT_TREES = f"{AUTO},chain:1,{_PRESET}:2,:4,:6,:8,:16,:64"
 _SHAPE_SIZES = (8, 16, 32, 64)
 _GROWN = 128  # published trees end at 64
@@ -68,7 +68,7 @@ def shape_trees(specs: Sequence[str] | None, num_heads: int) -> dict[str, AnyTre
 
 
 def grow_tree(nodes: int, num_heads: int) -> Tree:
-    """The best tree when head k's r-th guess (both from 0) is right with 0.6 * 0.8^k / 2^r.
+    """The best tree if head k's r-th guess (both from 0) is right 0.6 * 0.8^k / 2^r of the time.
 
     Made-up accuracies, of about the kind that trained heads have.
     """

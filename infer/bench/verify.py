@@ -1,4 +1,4 @@
-"""How far emitted tokens are from the choice of the base model in float32, position by position."""
+"""How far emitted tokens are from the base model's choice in float32, position by position."""
 
 import functools
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def verify(
 
     Returns:
       "positions": tokens looked at; "other_choices": at how many of them the base model's most
-      likely token is another one; "largest_gap": by how much its logit is higher at most.
+      likely token is another one; "largest_gap": by how much at most that token's logit is higher.
     """
     gaps = [logit_gaps(lm, *pair) for pair in zip(prompts, answers, strict=True)]
     gap = np.concatenate([np.zeros(0, np.float32), *gaps])
@@ -39,7 +39,7 @@ def verify(
 
 
 def logit_gaps(lm: MedusaLM, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-    """Highest logit less that of the token that was emitted: float32 [len(answer)], 0 or more."""
+    """Highest logit minus that of the emitted token: float32 [len(answer)], 0 or more."""
     ids = [*prompt, *answer]
     gap_T = _gaps(lm.config, lm.params, _padded(ids))
     return np.asarray(gap_T)[len(prompt) - 1 : len(ids) - 1]
@@ -58,7 +58,7 @@ def _padded(ids: Sequence[int]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(config: LlamaConfig, params: Any, token_1T: jax.Array) -> jax.Array:
-    """At every position: [T, V]."""
+    """Logits at every position: [T, V]."""
     llama, T = Llama(config), token_1T.shape[1]
     position_1T = jnp.arange(T, dtype=jnp.int32)[None]
     hidden_1TD, _ = llama.apply({"params": params}, token_1T, position_1T, causal_mask(T))
@@ -68,7 +68,7 @@ def _logits(config: LlamaConfig, params: Any, token_1T: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gaps(config: LlamaConfig, params: Any, token_1T: jax.Array) -> jax.Array:
-    """At every position, of the token that follows: float32 [T]."""
+    """The gap at every position for the token that follows: float32 [T]."""
     logits_TV = _logits(config, params, token_1T)
     next_T1 = jnp.roll(token_1T[0], -1)[:, None]
     return logits_TV.max(-1) - jnp.take_along_axis(logits_TV, next_T1, axis=1)[:, 0]

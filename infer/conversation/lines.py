@@ -17,7 +17,7 @@ def read_messages() -> Iterator[str]:
 
     Ctrl-C gives up what has been typed.
     """
-    if isinstance(sys.stdin, io.TextIOWrapper):  # what is no text is found when it is checked
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what is not text is found when it is checked
         sys.stdin.reconfigure(errors="surrogateescape")
     with _history() if sys.stdin.isatty() else contextlib.nullcontext():
         while (message := _read()) is not None:

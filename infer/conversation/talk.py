@@ -46,7 +46,7 @@ class Talk:
 
     @property
     def new_tokens(self) -> int:
-        """Tokens that had to be run before the last answer: of the rest there were keys already."""
+        """Tokens that had to be run before the last answer: the rest had their keys already."""
         return self._session.prefilled_tokens
 
     def ask(self, text: str) -> Generator[StreamEvent, None, None]:

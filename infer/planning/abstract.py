@@ -56,7 +56,7 @@ class DecodeProgram:
     Attributes:
       decoder: static description.
       arguments: params, state, and what says when to stop, with shardings.
-      mesh: that they lie on; None: one device.
+      mesh: the one that they lie on; None: one device.
     """
 
     decoder: Decoder
@@ -68,7 +68,7 @@ class DecodeProgram:
         return programs.compiled(step.decode, (self.decoder, ()), self.mesh, self.arguments)[0]
 
     def parts(self) -> dict[str, Any]:
-        """What takes memory, by what it is."""
+        """What takes memory, by name."""
         params, state, *_ = self.arguments
         rest = dataclasses.replace(state, cache=None)
         return {"cache": state.cache, "state": rest} | dict(params)
@@ -126,7 +126,7 @@ def _backbone(wish: Wish) -> Any:
 
 
 def _quantized(wish: Wish, params: Any) -> Any:
-    """Every matrix in 8 bits, as `int8_matrices` makes it of a real model."""
+    """Every matrix in 8 bits, as `int8_matrices` makes them for a real model."""
     if wish.quantize == "none":
         return params
     return jax.tree_util.tree_map_with_path(
@@ -159,7 +159,7 @@ def _heads(wish: Wish) -> Any:
 
 
 def _request(rows: int) -> Any:
-    """Of rows that greedy decoding serves."""
+    """The request of rows that are decoded greedily."""
     return Request(
         budget_B=_array((rows,), jnp.int32),
         eos_BE=_array((rows, _EOS_SLOTS), jnp.int32),

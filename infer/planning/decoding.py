@@ -35,7 +35,7 @@ def plan_decoding(
       topology: to compile for.
       where: a mesh of its devices, or one of them.
       wish: what is to be decoded.
-      tokens_per_step: that the tree is expected to give, per row; None: no speed is estimated.
+      tokens_per_step: what the tree is expected to give per row; None: no speed is estimated.
       hlo: a folder for the optimized programs; None: they are not kept.
     """
     built, costs = _step(topology, where, wish, hlo, "step")

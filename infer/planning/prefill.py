@@ -75,7 +75,7 @@ def _chunk(topology: Topology, decode: DecodeProgram, width: int, slots: int) ->
 
 
 def _cache(decode: DecodeProgram, slots: int) -> Any:
-    """Of one prompt, abstract."""
+    """The cache of one prompt, abstract."""
     decoder = decode.decoder
     cache = jax.eval_shape(lambda: prefill.empty_rows(decoder, None, rows=1, capacity=slots))
     if decode.mesh is not None:
@@ -85,7 +85,7 @@ def _cache(decode: DecodeProgram, slots: int) -> Any:
 
 
 def _beside(built: Built, decode: DecodeProgram, slots: int) -> Built:
-    """With what else is in memory: the batch's state, the drafter, the LM head."""
+    """The program with what else is in memory: the batch's state, the drafter, the LM head."""
     sizes = sizes_of(decode.parts() | {"cache of the prompt": _cache(decode, slots)})
     held = sum(sizes.values())
     total = built.total_bytes
@@ -95,6 +95,6 @@ def _beside(built: Built, decode: DecodeProgram, slots: int) -> Built:
 
 
 def _slots(tokens: int) -> int:
-    """Of the cache that `Chunks` makes for a prompt."""
+    """Slots of the cache that `Chunks` makes for a prompt."""
     last = (tokens - 1) % CHUNK + 1
     return cache_slots(tokens - last + prompt_width(last))

@@ -47,9 +47,9 @@ def label_ranks(
       number: of the prompt, which chose its noise.
 
     Returns:
-      int64 [len(reply), M]: from reply[t] as the root, how many tokens head m preferred to
-      reply[t + m + 1]. NO_LABEL where the reply has ended; very large for tokens outside of the
-      heads' vocabulary.
+      int64 [len(reply), M]: with reply[t] as the root, how many tokens head m preferred to
+      reply[t + m + 1]. NO_LABEL where the reply has ended; very large for tokens outside the heads'
+      vocabulary.
     """
     assert lm.heads_config is not None
     M, first = lm.heads_config.num_heads, len(prompt)
@@ -92,7 +92,7 @@ def measure(
     Args:
       lm: a model with heads.
       prompts: all of them.
-      numbers: of those that shall be answered.
+      numbers: those of the prompts to answer.
       config: how to answer.
 
     Yields:
@@ -130,7 +130,7 @@ def _labels(ids: np.ndarray, first: int, num_heads: int) -> np.ndarray:
 
 
 def _branch(ids: np.ndarray, at_T: np.ndarray, num_heads: int) -> np.ndarray:
-    """int32 [T, M], what was written from each place on; anything beyond the end."""
+    """int32 [T, M], what was written from each place on; beyond the end, anything."""
     return ids[np.minimum(at_T[:, None] + np.arange(num_heads), len(ids) - 1)]
 
 
@@ -164,7 +164,7 @@ def _ranks(
     position_T: jax.Array,
     label_TM: jax.Array,
 ) -> jax.Array:
-    """int32 [T, M]: positions are taken for the rows of a batch."""
+    """int32 [T, M]: positions take the place of the rows of a batch."""
     branch_TJD = None
     if config.sees_root:
         branch_TJD = take_rows(params["embed"], branch_TM[:, : config.tokens_seen])

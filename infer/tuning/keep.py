@@ -29,7 +29,7 @@ class Kept:
     What is not complete yet is kept apart, under "partial", so that nobody decides by it.
 
     Attributes:
-      acceptance: that is known, also from beside the heads; None: none.
+      acceptance: what is known of it, also from the file beside the heads; None: nothing.
       overwrite: everything is measured anew.
     """
 
@@ -39,8 +39,8 @@ class Kept:
         Args:
           model: folder or file.
           heads: folder or file.
-          device: that decodes.
-          overwrite: take over what came with the heads alone; what the files have stays there until
+          device: the one that decodes.
+          overwrite: take over only what came with the heads; what the files have stays there until
             its successor is complete.
 
         Raises:
@@ -73,7 +73,7 @@ class Kept:
         write_content(self._acceptance_file, self._acceptance)
 
     def set_acceptance(self, acceptance: Acceptance) -> None:
-        """Keeps what follows from all ranks, which are dropped.
+        """Keeps what follows from all ranks, and drops the ranks.
 
         Args:
           acceptance: all that is known from now on; what came with the heads stays beside them.
@@ -90,7 +90,7 @@ class Kept:
             write_content(self._acceptance_file, self._acceptance)
 
     def begin_times(self, dtype: str) -> None:
-        """Goes on with what there is of a dtype, or begins anew."""
+        """Goes on with the step times that a dtype has, or begins anew."""
         if self.overwrite:
             self._times.setdefault("partial", {})[dtype] = []
 

@@ -26,12 +26,12 @@ def measure_acceptance(
     *,
     is_asked: bool,
 ) -> Acceptance:
-    """Acceptance at some temperatures, and at others that were known.
+    """Acceptance at some temperatures, and at any others where it was known.
 
     Args:
       lm: a model with heads.
       kept: gets what is measured.
-      prompts: that the model answers.
+      prompts: what the model answers.
       temperatures: at least one.
       max_new_tokens: per prompt.
       is_asked: measure even what is known.

@@ -10,7 +10,8 @@ from medusa_jax.tree.search import best_tree
 NUM_RANKS = 20
 _NUM_PARENTS = 4
 # The walk that picks the positions: with it, rates foretell the tokens per step of walks through
-# trees of 2 to 64 nodes within 1.3 %, over all positions 2 to 6 % too many (docs/design/drafts.md).
+# trees of 2 to 64 nodes within 1.3 %; rates over all positions foretell 2 to 6 % too many
+# (docs/design/drafts.md).
 _WALK_NODES = 8
 
 
@@ -22,7 +23,7 @@ def acceptance_rates(ranks: Sequence[np.ndarray]) -> Rates:
     texts with that tree gives the roots, and only those count.
 
     Args:
-      ranks: of each text, see `acceptance.label_ranks`.
+      ranks: those of each text, see `acceptance.label_ranks`.
     """
     everywhere = measured_rates(np.concatenate(ranks), NUM_RANKS, _NUM_PARENTS)
     paths = best_tree(everywhere, _WALK_NODES - 1)

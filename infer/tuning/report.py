@@ -86,7 +86,7 @@ def show(summary: dict[str, Any], default: str | None) -> None:
     """Prints the rows, a table per dtype, and what is done by default from now on.
 
     Args:
-      summary: see there.
+      summary: see `summary`.
       default: dtype, where the measurements decide; None: they do not.
     """
     console = make_console()

@@ -51,13 +51,13 @@ def measure(
 ) -> Iterator[Point]:
     """Measures points, but for those that are known and those of trees that cannot pay.
 
-    Trees of the same batch and context are timed in turns: ratios decide which one is used, and
-    what else the machine does for a while shall not fall on one of them alone.
+    Trees of the same batch and context are timed in turns: ratios decide which one is used, so
+    whatever else keeps the machine busy for a while must not slow down only one of them.
 
     Args:
       lm: the model.
       wanted: see `plan`.
-      known: of an earlier run.
+      known: points of an earlier run.
       advance: called with how many of the `VISITS` per wanted point are done.
 
     Yields:
@@ -105,7 +105,7 @@ def _measure_group(
                 # What other programs do only adds to a time.
                 seconds[nodes] = min(seconds[nodes], clock.visit())
             advance(len(clocks))
-        # A first visit that was disturbed has perhaps ruled out larger trees: they come now.
+        # A disturbed first visit may have ruled out larger trees: they come now.
         if not clocks:
             break
     advance(VISITS * sum(nodes not in seconds for nodes in waiting))
@@ -141,9 +141,9 @@ class StepClock:
 
         Args:
           lm: the model.
-          prospect: its trees.
+          prospect: the model's trees.
           batch: rows.
-          nodes: of a tree among them.
+          nodes: those of the tree to time, which is one of them.
           slots: of the cache.
         """
         self._runtime = make_runtime(lm, prospect.trees[nodes])
@@ -157,9 +157,9 @@ class StepClock:
         return f"{self._batch} rows of {self._slots} tokens and trees of {self._nodes} nodes"
 
     def visit(self) -> float:
-        """Seconds of a step, over as many as fill some time from the second visit on.
+        """Seconds of a step; from the second visit on, over as many steps as fill some time.
 
-        The cache is made anew each time, so that sizes that take turns need room for one.
+        The cache is made anew each time, so that sizes that take turns need room for only one.
         """
         runtime, clock = self._runtime, Clock()
         state = _rewound(_idle(runtime, clock, self._batch, self._slots), self._slots)
@@ -184,7 +184,7 @@ def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int) -> DecodeState
 
 
 def _rewound(state: DecodeState, slots: int) -> DecodeState:
-    """The same with all rows decoding, half of their slots in use and nothing emitted."""
+    """The same batch with all rows decoding, half of their slots in use and nothing emitted."""
     batch = state.done_B.shape[0]
     return dataclasses.replace(
         state,

@@ -1,4 +1,4 @@
-"""Tests that import a command into their own process, which therefore is one of its own.
+"""Runs, in a process of their own, the tests that import a command into their process.
 
 Commands define flags of the same names, and absl takes each name once per process: no other test
 of the same process could import another command.

@@ -1,4 +1,4 @@
-"""What devices add up over each other in a step of training, by the TPU's compiler."""
+"""What devices add up among themselves in a step of training, according to the TPU's compiler."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
 """What `python -m train.benchmark` is made of: a job, our side, torch's side, their turns.
 
-Uses `train`; nothing uses it but the command.
+Uses `train`; nothing but the command uses it.
 """

@@ -27,7 +27,7 @@ class Job:
       batch_size: sequences per step.
       seq_len: tokens per sequence.
       num_heads: Medusa heads.
-      own_projection: every head has its own projection (format A), else the LM head (format C).
+      own_projection: each head has a projection (format A), or all share the LM head (format C).
       dtype: compute dtype.
       remat: compute layers again in the backward pass.
       steps: per round.
@@ -72,7 +72,7 @@ class Job:
 
 
 def load(job: Job) -> MedusaLM:
-    """The backbone: float32 where it is trained, else as it is computed.
+    """The backbone, in float32 where it is trained and otherwise in the compute dtype.
 
     Raises:
       UserError: the model cannot be found or read, or its context is shorter than a sequence.

@@ -29,7 +29,7 @@ def measure(job: Job, advance: Callable[[], None]) -> dict[str, Any]:
       "notes".
 
     Raises:
-      UserError: anything about model, devices or settings.
+      UserError: something is wrong with the model, the devices or the settings.
     """
     lm = load(job)
     batch = random_batch(job, lm.config.vocab_size)

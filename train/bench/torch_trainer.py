@@ -15,7 +15,7 @@ from train.optimizer import learning_rate_schedule
 
 
 def missing_reason(job: Job) -> str | None:
-    """Why there is nothing to compare with here; None: there is."""
+    """Why there is nothing to compare with here; None if there is."""
     if job.objective != "medusa1" or job.dtype != "float32":
         return "it trains the heads alone, in float32"
     if importlib.util.find_spec("torch") is None:

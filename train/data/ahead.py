@@ -12,7 +12,7 @@ BATCHES = 2
 class Ahead(grain.DatasetIterator):
     """Another iterator's batches, made while the devices are busy with earlier ones.
 
-    Its position is that of the batches that it has given away: those made ahead are made again
+    Its position counts only the batches that it has handed out: those made ahead are made again
     after a restart.
     """
 
@@ -28,7 +28,7 @@ class Ahead(grain.DatasetIterator):
         self._made: collections.deque[tuple[dict[str, Any], Any]] = collections.deque()
 
     def fill(self, count: int = BATCHES) -> None:
-        """Makes batches until so many are waiting."""
+        """Makes batches until `count` of them are waiting."""
         while len(self._made) < count:
             position = self._source.get_state()
             self._made.append((position, self._place(next(self._source))))
@@ -38,7 +38,7 @@ class Ahead(grain.DatasetIterator):
         return self._made.popleft()[1]
 
     def get_state(self) -> dict[str, Any]:
-        """Where the source was before the next batch."""
+        """Where the source was before it made the batch that comes next."""
         return self._made[0][0] if self._made else self._source.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:

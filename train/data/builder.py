@@ -83,7 +83,7 @@ class _ParquetListWriter(tfds.core.ExampleWriter):
 
 
 def prepare(path: Path, data_errors: str, progress: bool = True) -> tuple[Any, str]:
-    """Prepares a file once, in the user's cache folder under a name made of its content.
+    """Prepares a file once, in the user's cache folder under a name derived from its content.
 
     Args:
       path: of a ShareGPT-format file.
@@ -131,10 +131,10 @@ def _key(path: Path, data_errors: str) -> str:
 
 
 def _build(path: Path, data_errors: str, scratch: Path, progress: bool) -> Path:
-    """Runs the builder in an empty folder; returns the folder of what it made."""
+    """Runs the builder in an empty folder; returns the folder that it made."""
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} conversations"))
     bar = progress_bar(progress, *columns)
-    # It announces on stdout what it does, with its own progress bars.
+    # The builder announces on stdout what it does, with progress bars of its own.
     with bar, contextlib.redirect_stdout(io.StringIO()), _no_tqdm():
         task = bar.add_task(f"Reading {path.name}", total=None)
         builder = ShareGptFile(

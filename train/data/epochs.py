@@ -12,14 +12,14 @@ from train.settings_checks import check_profile
 
 
 def steps_per_epoch(settings: Settings, documents: Documents) -> float:
-    """Batches that one pass over the documents fills, before anything expensive has been done.
+    """Batches that one pass over the documents fills; known before anything expensive is done.
 
-    Of packed sequences: rows / batch_size (with the documents in a random order, as in training;
-    another order gives about as many). Of cached hidden states: positions that have a label, the
+    For packed sequences: rows / batch_size (with the documents in a random order, as in training;
+    another order gives about as many). For cached hidden states: positions that have a label, the
     base head's included, / (batch_size * seq_len).
 
     Raises:
-      UserError: there are none.
+      UserError: there are no such rows or positions.
     """
     if settings.hidden_states == "cached":
         count = _num_positions(documents, settings.num_heads)
@@ -33,7 +33,7 @@ def steps_per_epoch(settings: Settings, documents: Documents) -> float:
 
 
 def _num_positions(documents: Documents, num_heads: int) -> int:
-    """Positions t of which a token at t + 1 ... t + M + 1 is a label."""
+    """Positions t for which some token at t + 1 ... t + M + 1 is a label."""
     total = 0
     for i in range(len(documents)):
         is_label_T = np.append(documents[i]["is_label"], np.zeros(num_heads + 1, bool))
@@ -43,7 +43,7 @@ def _num_positions(documents: Documents, num_heads: int) -> int:
 
 
 def with_steps(settings: Settings, per_epoch: float) -> Settings:
-    """The settings of a run whose steps are known: those of `config.epochs` have been worked out.
+    """The settings with a known number of steps, worked out from `config.epochs` where that is set.
 
     Args:
       settings: with either steps or epochs.
@@ -60,7 +60,7 @@ def with_steps(settings: Settings, per_epoch: float) -> Settings:
 
 
 def describe_length(settings: Settings, per_epoch: float) -> str:
-    """How long a run is, in steps and in epochs; a second line where the warm-up fills it.
+    """How long a run is, in steps and in epochs; a second line if the warm-up takes all of it.
 
     Args:
       settings: from `with_steps`.

@@ -1,6 +1,6 @@
 """Hidden states of a frozen backbone, computed once and kept on disk for every epoch.
 
-They lie in shards of some thousand positions, which are mapped into memory. Processes that train
+They lie in shards of several thousand positions, which are mapped into memory. Processes that train
 together compute them together and share the folder; which of them wrote a shard does not matter.
 """
 
@@ -32,11 +32,11 @@ class HiddenStates:
     """Positions of conversations, T in all, each followed by those after it.
 
     Attributes:
-      hidden_S: of each shard float16 [t, D], inputs of the heads, mapped from a file; from the
-        first position of a conversation that has a label on.
+      hidden_S: for each shard float16 [t, D], inputs of the heads, mapped from a file; a
+        conversation begins at its first position that has a label.
       next_TM: int32, the M tokens after each position: what the base head predicts there, and what
-        heads may see of the branch; anything beyond the end.
-      labels_TJ: int32 vocabulary ids, or IGNORE; of the base head and of the M Medusa heads.
+        heads may see of the branch; beyond the end, anything.
+      labels_TJ: int32 vocabulary ids, or IGNORE; for the base head and for the M Medusa heads.
       used: int64, the positions that have a label.
     """
 
@@ -46,7 +46,7 @@ class HiddenStates:
     used: np.ndarray
 
     def hidden_at(self, position: np.ndarray) -> np.ndarray:
-        """float16 [..., D], read from disk, of some positions (int [...])."""
+        """float16 [..., D], read from disk, for some positions (int [...])."""
         end_S = np.cumsum([len(hidden_TD) for hidden_TD in self.hidden_S])
         flat = position.ravel()
         shard = np.searchsorted(end_S, flat, side="right")
@@ -115,7 +115,7 @@ def _states(folder: Path, number: int) -> Path:
 
 
 def _facts(folder: Path, number: int) -> Path:
-    """What is written last of a shard."""
+    """The file of a shard that is written last."""
     return folder / f"{number:05d}.npz"
 
 
@@ -129,7 +129,7 @@ def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> s
 
 
 def _first_rows(lm: MedusaLM) -> Any:
-    """Of every parameter, in float32, where the host can read them."""
+    """The first row of every parameter, in float32, where the host can read it."""
     mesh = mesh_of(lm.params)
     options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
     first = jax.jit(

@@ -1,4 +1,4 @@
-"""What a run reads: packed sequences, or hidden states that the backbone has computed before."""
+"""What a run reads: packed sequences, or hidden states that the backbone computed beforehand."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ from train.data.pipeline import Documents, Splits, held_out_batches, shuffled, t
 from train.distributed import batch_part, is_first_process
 from train.settings import Settings
 
-# An evaluation must not take longer than the training between two of them.
+# An evaluation must not take longer than the training between two evaluations.
 _MAX_HELD_OUT_BATCHES = 64
 
 
@@ -81,7 +81,7 @@ def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path, mesh
 
 
 def _say_bounded(settings: Settings) -> None:
-    """Runs with batches of other sizes are then measured on other conversations."""
+    """Says so, as runs with batches of other sizes are then measured on other conversations."""
     if is_first_process():
         size = f"{settings.batch_size} x {settings.seq_len}"
         note(
@@ -91,7 +91,7 @@ def _say_bounded(settings: Settings) -> None:
 
 
 def _own_rows(settings: Settings, mesh: Mesh) -> slice:
-    """Those of each batch that this process has."""
+    """The rows of each batch that this process has."""
     index, count = batch_part(mesh)
     size = settings.batch_size // count
     return slice(index * size, (index + 1) * size)

@@ -19,7 +19,7 @@ _STRING = r'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+'
 _NUMBER = r"-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?"
 _TOKEN = rf'[\[\]{{}},:]|{"|".join(_LITERALS)}|{_NUMBER}|{_STRING}"'
 _TOKENS = re.compile(rf"(?:[ \t\r\n]*+(?:{_TOKEN}))*+")
-# What a text that is cut off may leave of a string or of a number.
+# What may be left of a string or of a number where a text is cut off.
 _NUMBER_TAIL = re.compile(r"\.|[eE][+-]?|")
 _UNFINISHED = re.compile(rf"{_STRING}(?:\\(?:u[0-9a-fA-F]{{0,3}})?)?|{_NUMBER_TAIL.pattern}")
 
@@ -172,7 +172,7 @@ class _ArrayReader:
             return row
 
     def _may_be_cut(self, error: Exception) -> bool:
-        """Whether more text could mend the error: no whole token is wrong, and the last is begun.
+        """Whether more text could mend the error: no whole token is wrong, the last is unfinished.
 
         For '{"a": [1, "b' the whole tokens end before '"b', where the error is; for '{"a" 1, "b'
         the error comes earlier.

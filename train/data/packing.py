@@ -1,4 +1,4 @@
-"""Documents packed into rows of one length: first which goes where, by lengths, then the tokens."""
+"""Documents packed into rows of one length: lengths decide which goes where, then tokens follow."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +22,7 @@ def pack(
     """Packs documents by first fit; none is split, and none is read.
 
     Args:
-      numbers: of the documents, in the order of packing.
+      numbers: those of the documents, in the order of packing.
       length_C: int64, tokens of each document, at most `seq_len`.
       seq_len: T, length of a row.
       shuffle_seed: shuffles the rows within a group of bins, whose last ones are emptier; None
@@ -51,8 +51,8 @@ def fill(rows: Batch, begin_C: np.ndarray, token_N: np.ndarray, is_label_N: np.n
     Args:
       rows: from `pack`, arrays of any shape.
       begin_C: int64, where each document begins.
-      token_N: int32, of all documents.
-      is_label_N: bool.
+      token_N: int32, the tokens of all documents.
+      is_label_N: bool, whether they are labels.
 
     Returns:
       {"token": int32, "is_label": bool, "segment": int32, "position": int32} of the same shape;

@@ -21,7 +21,7 @@ _MIN_WIDTH = 64
 
 
 def batches_of_like_length(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
-    """Groups of one padded width each, the shortest first, those of one length as they came.
+    """Groups of one padded width each, the shortest first; equal lengths stay in their order.
 
     Args:
       examples: tokenized conversations.
@@ -41,14 +41,14 @@ def batches_of_like_length(examples: Sequence[Example], tokens: int) -> Iterator
 
 
 def in_order(examples: Sequence[Example], found: Sequence[Any]) -> list[Any]:
-    """What was found of the conversations of all these batches, in the order of `examples`."""
+    """What was found for each conversation of these batches, in the order of `examples`."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].token_T))
     by_number = dict(zip(order, found, strict=True))
     return [by_number[i] for i in range(len(examples))]
 
 
 def pad(batch: Sequence[Example], tokens: int) -> dict[str, np.ndarray]:
-    """One of these batches in few shapes, so that few programs are compiled.
+    """Pads one of these batches to one of few shapes, so that few programs are compiled.
 
     Args:
       batch: at least one conversation.
@@ -105,7 +105,7 @@ def hidden_and_labels(
 
 
 def spread_rows(mesh: Mesh, arrays: Any) -> Any:
-    """Arrays that every process has, rows first, on the devices that each row belongs to.
+    """Puts arrays that every process has, rows first, on the devices that each row belongs to.
 
     Zeros fill them up to as many rows as the devices along "data" and "fsdp" can share.
     """

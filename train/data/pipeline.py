@@ -1,7 +1,7 @@
 """Packed batches of a source: an endless stream to train on, and one pass of held-out data.
 
 Which document goes where follows from the lengths of all of them, so every process works that out
-for whole batches, and reads the tokens of its own rows alone. The stream of global batches thus
+for whole batches, and reads only the tokens of its own rows. The stream of global batches thus
 depends on data, settings and seed, and a run can be resumed with another number of processes.
 """
 
@@ -44,7 +44,7 @@ class Documents:
 
     @property
     def length_C(self) -> np.ndarray:
-        """int64, tokens of each, cut."""
+        """int64, tokens of each document after cutting."""
         return np.minimum(self.tokens.length_C[self.number_C], self.max_length)
 
     def fill(self, rows: Batch) -> Batch:
@@ -95,12 +95,12 @@ def load_data(
       seq_len: longer documents are cut, and those without labels before the cut are left out.
       held_out: share of conversations to hold out, at least one if above 0. Which ones depends on
         their base ids alone, so that files derived from each other are split the same way.
-      data_errors: "stop" at a malformed row or a conversation longer than seq_len, "cut" the
-        latter, or "skip" the former, too, and count both.
+      data_errors: "stop" at a malformed row or a conversation longer than seq_len; "cut" the
+        latter; or "skip" the former as well, and count both.
       progress: show progress bars and the summary on stderr.
 
     Raises:
-      UserError: data that cannot be read or used, in one line.
+      UserError: the data cannot be read or used; one line says why.
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out is {held_out}: expected a share from 0 to below 1")
@@ -180,7 +180,7 @@ def train_batches(
       documents: at least one.
       batch_size: rows of a global batch.
       seq_len: T, tokens of a row.
-      seed: of order.
+      seed: of the order.
       shard_index: which part of each batch to return.
       shard_count: number of parts; each holds `batch_size / shard_count` neighbouring rows.
 
@@ -198,10 +198,10 @@ def train_batches(
 
 
 def shuffled(count: int, seed: int) -> grain.MapDataset:
-    """The numbers below `count` without an end; every epoch is another permutation.
+    """The numbers below `count`, endlessly; every epoch is another permutation.
 
-    Grain shuffles epoch e by its seed plus e. Neighbouring seeds are far apart in what it is given,
-    or one's second epoch would be the other's first.
+    Grain shuffles epoch e by its seed plus e. It is given seeds that are far apart for neighbouring
+    ones here: otherwise the second epoch of one would be the first epoch of the other.
     """
     return grain.MapDataset.range(count).shuffle(seed=seed * 0x9E3779B1 % 2**32).repeat()
 

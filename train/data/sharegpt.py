@@ -95,7 +95,7 @@ def checked_rows(path: Path, data_errors: str, on_skip: Callable[[str], None]) -
 
 
 def read_rows(path: str | Path, data_errors: str = "stop") -> Iterator[dict[str, Any]]:
-    """The good rows' objects; finally reports on stderr how many rows were left out.
+    """The objects of the good rows; at the end, reports on stderr how many rows were left out.
 
     Raises:
       UserError: as `checked_rows`.
@@ -108,7 +108,7 @@ def read_rows(path: str | Path, data_errors: str = "stop") -> Iterator[dict[str,
 
 
 def describe_skipped(count: int, first: str) -> str:
-    """One line on rows that were left out."""
+    """One line about rows that were left out."""
     return f"{count} {'row' if count == 1 else 'rows'} left out, the first: {first}"
 
 
@@ -140,7 +140,7 @@ def _turn_problem(number: int, turn: Any) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Whether it can be encoded: half of a surrogate pair cannot."""
+    """Whether a text can be encoded: half of a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -179,7 +179,7 @@ def told_apart(row_ids: Sequence[str]) -> list[str]:
 
 
 def split_hash(base_id: str) -> int:
-    """What decides whether a conversation is held out: 64 bits, even over all conversations."""
+    """What decides whether a conversation is held out: 64 bits, uniform over conversations."""
     return int.from_bytes(hashlib.sha256(base_id.encode()).digest()[:8], "big")
 
 

@@ -36,7 +36,7 @@ class Tokens:
       is_label_N: bool, mapped from a file.
       end_C: int64, where each document ends.
       first_label_C: int64, position of its first label; -1 without labels.
-      split_hash_C: uint64 hash of the conversation that it is a part of.
+      split_hash_C: uint64 hash of the conversation that each document is a part of.
       skipped: bad rows of the source, and conversations that the chat template refuses.
       first_skipped: what was wrong with the first one.
     """
@@ -63,8 +63,8 @@ class Tokens:
 def tokenize_source(source: Source, tokenizer: Any, progress: bool = True) -> Tokens:
     """Tokenizes all documents, or finds those that an earlier run has kept.
 
-    A conversation is rendered with the chat template and its labels are the assistant's words;
-    of plain text everything is a label, and the end-of-sequence token is appended.
+    A conversation is rendered with the chat template, and its labels are the assistant's words.
+    In plain text everything is a label, and the end-of-sequence token is appended.
 
     Args:
       source: the documents; its `data_errors` says what to do with a conversation that the

@@ -62,7 +62,7 @@ def read_conversations(
 def conversations_of(
     rows: Iterable[dict[str, Any]], max_turns: int | None
 ) -> dict[str, Conversation]:
-    """The conversations that `read_conversations` takes of these rows, by name."""
+    """The conversations that `read_conversations` takes from these rows, by name."""
     found: dict[str, Conversation] = {}
     left_out: Counter[str] = Counter()
     for row in rows:

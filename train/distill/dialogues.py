@@ -91,7 +91,7 @@ def select(
 
 
 def _longest_prompt(lm: MedusaLM, settings: ReplySettings) -> int:
-    """Leaves room for a whole reply, so that all replies have the same bound."""
+    """The longest that leaves room for a whole reply, so that all replies have the same bound."""
     room = lm.config.max_position - settings.generation.max_new_tokens
     return min(room, settings.max_prompt_tokens)
 

@@ -2,7 +2,7 @@
 
 Every process appends rows to a part of its own, OUTPUT.part-00001-of-00004. Whoever finds that all
 conversations are there joins the parts: OUTPUT appears complete, in an order of its own, and the
-parts go. So nobody waits for anybody, and a run may go on with another number of processes.
+parts are removed. So no process waits for another, and a run may go on with more or fewer.
 """
 
 import glob
@@ -29,10 +29,10 @@ def read_rows(path: Path, settings: dict[str, Any]) -> dict[str, str]:
       settings: JSON values that all its rows have to be made with.
 
     Raises:
-      UserError: they were made with others or by something else, or cannot be read.
+      UserError: the rows were made with other settings or by something else, or cannot be read.
     """
     rows: dict[str, str] = {}
-    # The parts first: they go when the file is there.
+    # The parts first: they are removed once the file is there.
     for file in (*_parts(path), path):
         try:
             rows |= _rows_of(file)
@@ -78,7 +78,7 @@ def append_rows(
 def join(
     path: Path, settings: dict[str, Any], order: Iterable[str], wanted: Collection[str]
 ) -> int:
-    """Makes the file of its parts if all rows are there.
+    """Makes the file from its parts if all rows are there.
 
     Two processes may do so at once: they write the same.
 
@@ -133,7 +133,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _has_rows(path: Path) -> bool:
-    """Whether there is a whole line; the half of one that a kill left is cut off."""
+    """Whether there is a whole line; half a line that a kill left does not count."""
     if not path.exists():
         return False
     with path.open("rb") as file:

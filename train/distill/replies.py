@@ -18,7 +18,7 @@ from train.distill.dialogues import Dialogue, ReplySettings, following, open_dia
 # Batches have their full size up to this many cache slots per row. Longer rows are batched in
 # smaller numbers, so that a batch takes about the same memory whatever its length.
 _FULL_SIZE_CAPACITY = 512
-# On a CPU, a row's bits do not depend on the batch's shape from about this many rows on.
+# On a CPU, from about this many rows on, a row's bits do not depend on the batch's shape.
 _MIN_CPU_ROWS = 16
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -74,7 +74,7 @@ def _next_batch(
 
     Towards the end no batch is full any more. Then short prompts go first, since the next prompts
     of their conversations can join the longer ones. An accelerator batches only prompts of one
-    shape, on which rounding depends; a CPU, where small batches are slow, all of one capacity.
+    shape, as rounding depends on it; a CPU, where small batches are slow, all of one capacity.
     """
     while not (shape := _full_shape(settings, waiting)):
         conversation = next(fresh, None)

@@ -26,7 +26,7 @@ def mean_divergence(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
     Args:
       reference: the model as it is.
       lm: the model that stands in for it, on the same devices.
-      examples: tokenized conversations, with one label at least; those of all processes, each of
+      examples: tokenized conversations, with at least one label; those of all processes, each of
         which takes its share.
     """
     total, count = 0.0, 0
@@ -39,7 +39,7 @@ def mean_divergence(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
 
 
 def divergence_each(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Example]) -> list[float]:
-    """The sum of the same over the positions of every conversation; for one process."""
+    """The sum of these divergences over each conversation's positions; for one process."""
     found: list[float] = []
     for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
         found += [float(x.sum(dtype=np.float64)) for x in _divergences(reference, lm, batch)]
@@ -47,11 +47,11 @@ def divergence_each(reference: MedusaLM, lm: MedusaLM, examples: Sequence[Exampl
 
 
 def _divergences(reference: MedusaLM, lm: MedusaLM, batch: Sequence[Example]) -> list[np.ndarray]:
-    """Of every conversation, float32 [T] of the positions that a label follows."""
+    """For every conversation, float32 [T] at the positions that a label follows."""
     padded = pad(batch, _TOKENS_PER_BATCH)
     hidden = [_hidden(model, padded) for model in (reference, lm)]
     used = np.flatnonzero(np.roll(padded["is_label"], -1, axis=1)[:, :-1])
-    # Positions of rows without their last column, which nothing follows.
+    # Positions in rows without their last column, which nothing follows.
     rows, columns = np.divmod(used, padded["token"].shape[1] - 1)
     kl_T = np.zeros(len(used), np.float32)
     for start in range(0, len(used), _BLOCK):
@@ -81,7 +81,7 @@ def _program(dtype: str) -> Any:
 def _divergence(
     configs: tuple[LlamaConfig, LlamaConfig], dtypes: tuple[str, str], params: Any, hidden: Any
 ) -> jax.Array:
-    """float32 [T], of hidden states [T, D] of both models."""
+    """float32 [T], from hidden states [T, D] of both models."""
 
     def log_probs(config: LlamaConfig, dtype: str, own: Any, hidden_TD: jax.Array) -> jax.Array:
         llama = Llama(config, jnp.dtype(dtype))

@@ -21,7 +21,7 @@ from medusa_jax.tree.build import Tree
 
 
 def scoring_params(lm: MedusaLM) -> dict[str, Any]:
-    """What `score_positions` reads of a model."""
+    """The parameters of a model that `score_positions` reads."""
     heads = dict(lm.heads_params or {})
     token_map = {"token_map": heads.pop("token_map")} if "token_map" in heads else {}
     base, shared = lm_heads({"backbone": lm.params} | token_map)
@@ -100,7 +100,7 @@ def _each_head(
     hidden_TD: jax.Array,
     branch_TJD: jax.Array | None,
 ) -> tuple[Callable[[Any], jax.Array], Any]:
-    """What makes a head's logits [T, V] of its part, and the parts of all heads, [M, ...]."""
+    """A function from a head's part to its logits [T, V], and the parts of all heads, [M, ...]."""
     heads, variables = MedusaHeads(config, jnp.dtype(dtype)), {"params": params["heads"]}
     x_TMD: Any = heads.apply(variables, hidden_TD, branch_TJD, method="hidden")
 

@@ -24,7 +24,7 @@ from train.distributed import own_share, sum_over_processes
 from train.evaluation.positions import score_positions, scoring_params
 from train.evaluation.walk import count_steps
 
-RANKS = 20  # of a head's tokens that are told apart
+RANKS = 20  # how many of a head's ranks are told apart
 _BLOCK = 256  # positions whose logits exist at the same time
 _TOKENS_PER_BATCH = 4096
 
@@ -56,7 +56,7 @@ class Scores:
 
     @classmethod
     def zero(cls, num_heads: int) -> "Scores":
-        """Of no conversation at all."""
+        """The sums over no conversation at all."""
         count_M = np.zeros(num_heads, np.int64)
         hits = np.zeros((RANKS, num_heads), np.int64)
         return cls(0, 0.0, count_M, count_M, np.zeros(num_heads), hits, 0, 0)
@@ -126,7 +126,7 @@ def score(
 
 
 def score_each(lm: MedusaLM, tree: Tree, examples: Sequence[Example]) -> list[Scores]:
-    """What `score` makes of every conversation alone; for one process."""
+    """What `score` gives for every conversation alone; for one process."""
     params, found = scoring_params(lm), []
     for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
         found += _score_batch(lm, params, tree, batch)
@@ -138,7 +138,7 @@ def _num_heads(lm: MedusaLM) -> int:
 
 
 def _score_batch(lm: MedusaLM, params: Any, tree: Tree, batch: Sequence[Example]) -> list[Scores]:
-    """Of every conversation."""
+    """The sums of every conversation by itself."""
     padded = pad(batch, _TOKENS_PER_BATCH)
     hidden_TD, labels_TJ = _forward(lm, padded)
     found = _positions(lm, params, tree, hidden_TD, labels_TJ, padded["token"].reshape(-1))
@@ -193,7 +193,7 @@ def _spread(lm: MedusaLM, hidden_TD: jax.Array) -> jax.Array:
 
 
 def _sums(row: dict[str, np.ndarray]) -> Scores:
-    """Over the positions of a conversation."""
+    """Sums over the positions of a conversation."""
     has_label_TJ = row["labels"] != IGNORE
     # A position without a head's label has no rank.
     rank_TM = np.where(has_label_TJ[:, 1:], row["rank"], np.iinfo(np.int32).max)

@@ -19,7 +19,7 @@ from train.run import check_batch, check_context, params_dtype
 from train.settings import Settings
 from train.setup import Experiment, build, compiled_update
 
-_SOME_STEPS = 1000  # of a run of epochs: only schedules depend on them
+_SOME_STEPS = 1000  # for a run given in epochs: only schedules depend on them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TrainProgram:
     Attributes:
       experiment: the run.
       arguments: state, frozen parameters, batch and tree, with shardings.
-      mesh: that they lie on.
+      mesh: the one that they lie on.
     """
 
     experiment: Experiment
@@ -42,7 +42,7 @@ class TrainProgram:
         return compile_with_text(lowered)
 
     def parts(self) -> dict[str, Any]:
-        """What takes memory, by what it is."""
+        """What takes memory, by name."""
         state, frozen, batch, _ = self.arguments
         trained = {f"{name}, trained": value for name, value in state["params"].items()}
         return {**trained, "optimizer": state["opt"], **frozen, "batch": batch}

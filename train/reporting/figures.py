@@ -13,7 +13,7 @@ _SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One of them.
+    """One figure.
 
     Attributes:
       name: its key in the JSON.
@@ -22,7 +22,7 @@ class Figure:
       above: key of the prompts' rows that is added up.
       below: key of what that is divided by; None: the number of prompts.
       scale: how runs are compared.
-      better: "" if neither is.
+      better: "higher" or "lower"; "" if neither is.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Figure:
     better: Literal["higher", "lower", ""]
 
     def estimate(self, seeds: list[Prompts], run: int) -> Estimate:
-        """Over the runs of several seeds; paired with those of all other runs.
+        """The figure over runs of several seeds; paired with the estimates of all other runs.
 
         Args:
-          seeds: rows of each.
-          run: a number of its own.
+          seeds: the rows of each.
+          run: a number that no other run has.
         """
         rows = [own[self.prompts] for own in seeds]
         above_SN = np.asarray([[row[self.above] for row in own] for own in rows], np.float64)

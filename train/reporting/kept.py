@@ -21,7 +21,7 @@ _HEADER = "unfinished report"
 
 
 class Kept:
-    """Measurements by the files that were measured.
+    """Measurements, found by the files that were measured.
 
     Attributes:
       part: FILE.part, which appears with the first one.
@@ -31,7 +31,7 @@ class Kept:
         """Reads what an interrupted report has kept.
 
         Raises:
-          UserError: the file is that of another report, or no such file.
+          UserError: the file belongs to another report, or is not such a file.
         """
         self.part = part
         self._header = {_HEADER: header}
@@ -41,7 +41,7 @@ class Kept:
         return len(self._known)
 
     def get(self, files: Any, measure: Callable[[], Measurement]) -> Measurement:
-        """What is kept of some files, or else is measured now.
+        """What is kept about some files; if nothing is, they are measured now.
 
         Args:
           files: from `files_of`, or another JSON value.
@@ -61,7 +61,7 @@ class Kept:
 
 @contextlib.contextmanager
 def keep(target: Path, header: dict[str, Any]) -> Iterator[Kept]:
-    """Opens FILE.part, which is gone after a `with` block that has ended well.
+    """Opens FILE.part, which is removed after a `with` block that has ended well.
 
     Args:
       target: the report that is written in the block.
@@ -91,7 +91,7 @@ def files_of(folder: str | Path) -> list[Any]:
 
 
 def digest_of(sets: Sets) -> str:
-    """Of all tokens that are read and asked."""
+    """A digest of all tokens that are read and asked."""
     read = [
         [[own.token_T.tolist(), own.is_label_T.tolist()] for own in examples]
         for examples in (sets.conversations, sets.problems)

@@ -37,12 +37,12 @@ class Models:
         self._known: dict[str | None, tuple[Prompts, list[Example]]] = {}
 
     def original(self) -> Measurement:
-        """Of the original: it writes a token a step."""
+        """Measures the original, which writes one token per step."""
         rows, _ = self._of(self._name, self._original)
         return Measurement(_with_steps(rows, [row["tokens"] for row in rows["questions"]]), [])
 
     def run(self, model: str | None, medusa: str) -> Measurement:
-        """Of an export.
+        """Measures an export.
 
         Args:
           model: name or folder, see `load_lm`.
@@ -58,7 +58,7 @@ class Models:
         return Measurement(_with_steps(prompts, steps), together.rank_accuracy()[:, 0].tolist())
 
     def _of(self, model: str | None, lm: MedusaLM) -> tuple[Prompts, list[Example]]:
-        """Rows without steps, and answers."""
+        """A model's rows without steps, and its answers."""
         if model not in self._known:
             own = self._original if model == self._name else lm
             answers = answers_of(own, self._sets)
@@ -66,7 +66,7 @@ class Models:
         return self._known[model]
 
     def _measured(self, lm: MedusaLM, answers: Sequence[Example]) -> Prompts:
-        """A row of every prompt with all that does not depend on heads."""
+        """A row for every prompt with all that does not depend on heads."""
         plain = dataclasses.replace(lm, heads_config=None, heads_params=None)
         originals, kl = answers, [0.0] * len(answers)
         if lm is not self._original:

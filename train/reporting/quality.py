@@ -13,7 +13,7 @@ def agreed_tokens(answer: Sequence[int], original: Sequence[int]) -> int:
 
 
 def repeated_ngrams(answer: Sequence[int]) -> tuple[int, int]:
-    """Of an answer's 4-grams: those that it had before, and all.
+    """How many of an answer's 4-grams occurred in it before, and how many there are.
 
     Example: 1 2 3 4 1 2 3 4 has the 4-grams 1234 2341 3412 4123 1234; one of five is repeated.
     """

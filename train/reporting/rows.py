@@ -29,8 +29,8 @@ class Measured:
 
     Attributes:
       name: in the report.
-      runs: of which folders; None: the model itself.
-      each: of each folder.
+      runs: whose folders were measured; None: the model itself.
+      each: the measurement of each folder.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Measured:
 
     @property
     def prompts(self) -> list[Prompts]:
-        """Rows of each folder."""
+        """The rows of each folder."""
         return [own.prompts for own in self.each]
 
 
 def figures_of(measured: Measured) -> list[Figure]:
-    """Those of which there are prompts."""
+    """The figures for which there are prompts."""
     return [figure for figure in FIGURES if measured.prompts[0][figure.prompts]]
 
 
 def make_rows(all_measured: Sequence[Measured], references: Sequence[str]) -> list[dict[str, Any]]:
-    """A row of each.
+    """One row for each.
 
     Args:
       all_measured: with the same prompts.

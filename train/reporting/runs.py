@@ -66,7 +66,7 @@ def _local(name: str) -> Path:
 
 
 def _check_seeds(text: str, settings: Sequence[Settings]) -> None:
-    """Runs of one name have seeds of their own, perhaps other heads to start from, no more."""
+    """Checks that runs of one name differ in seeds, perhaps in heads to start from, and no more."""
     first = dataclasses.asdict(settings[0])
     for other in map(dataclasses.asdict, settings[1:]):
         for key in first:

@@ -25,7 +25,7 @@ class Sets:
       max_new_tokens: of an answer.
 
     Raises:
-      UserError: one of them has a single prompt, of which there is no interval.
+      UserError: one of them has a single prompt, for which there is no interval.
     """
 
     conversations: list[Example]
@@ -54,7 +54,7 @@ def read_problems(path: str, count: int) -> list[dict[str, str]]:
     """The first rows, with "question" and "answer", of a file like GSM8K's.
 
     Raises:
-      UserError: the file cannot be read, or one of them is another.
+      UserError: the file cannot be read, or one of these rows has no such texts.
     """
     return list(itertools.islice(_rows(path, {"question": str, "answer": str}), count))
 
@@ -77,10 +77,10 @@ def held_out_conversations(
     """Conversations that no run has learned from, provided that their ids are the same.
 
     Args:
-      lm: whose tokens.
+      lm: the model whose tokens they get.
       data: see `load_data`.
       share: the smallest that a run has held out.
-      count: at most so many.
+      count: at most this many.
       max_length: longer ones are cut.
     """
     splits = load_data(
@@ -98,7 +98,7 @@ def held_out_conversations(
 def tokenized_problems(
     lm: MedusaLM, problems: Sequence[dict[str, str]], max_length: int
 ) -> list[Example]:
-    """Each a conversation of a question and its answer."""
+    """Each problem as a conversation: a question and its answer."""
     return [_problem(lm, row, max_length) for row in problems]
 
 
@@ -109,7 +109,7 @@ def _problem(lm: MedusaLM, row: dict[str, str], max_length: int) -> Example:
 
 
 def encoded_questions(lm: MedusaLM, questions: Sequence[str]) -> list[Encoded]:
-    """Each with the chat template.
+    """Each question in the chat template.
 
     Raises:
       UserError: one is longer than the model's context.

@@ -2,13 +2,13 @@
 
 Every figure here is a quotient of two sums over prompts, such as all tokens by all steps. What
 other prompts would have given is estimated by drawing as many prompts as there are, with
-replacement, a number of times (the percentile bootstrap); of fewer than some twenty prompts such
+replacement, a number of times (the percentile bootstrap); with fewer than some twenty prompts such
 intervals are too narrow. Figures that share their draws are paired: what makes a prompt easy or
 hard for both of them cancels in their comparison.
 
 Seeds are too few for that: draws of three seeds never leave the range of the three, which misses
-the mean of all seeds one time in four. Their mean is taken to be normal, so that it is off by a
-Student t with S - 1 degrees of freedom times the standard error, and every draw has its own.
+the mean of all seeds one time in four. Their mean is taken to be normal, so that it is off by the
+standard error times a Student t with S - 1 degrees of freedom, and every draw has a t of its own.
 Example: with prompts that do not matter, three seeds give the mean +- 4.30 standard errors.
 """
 
@@ -54,7 +54,7 @@ class Estimate:
 
     @property
     def direction(self) -> int:
-        """Of a comparison: 1 or -1 if its interval is all above or below no difference, else 0."""
+        """1 or -1 if a comparison's interval is all above or below no difference, else 0."""
         neutral = float(self._shown(np.float64(0.0)))
         low, high = self.interval
         return int(low > neutral) - int(high < neutral)
@@ -84,11 +84,11 @@ def estimate(
     """The figure sum(above) / sum(below).
 
     Args:
-      above_SN: of every seed and prompt.
-      below_SN: 0 or more. A figure without anything below is 0; it cannot be a "ratio".
+      above_SN: for every seed and prompt.
+      below_SN: 0 or more. A figure with nothing below is 0; it cannot be a "ratio".
       drawn_RN: from `draw_prompts`; the same for figures that are to be compared.
       scale: see `Scale`.
-      rng: of the seeds' draws; one of its own for every run, whose seeds are its own.
+      rng: for the seeds' draws; every run has one of its own, as its seeds are its own.
     """
     theta_S = _theta(above_SN.sum(1), below_SN.sum(1), scale)
     theta_RS = _theta(drawn_RN @ above_SN.T, drawn_RN @ below_SN.T, scale)

@@ -25,7 +25,7 @@ def print_rows(rows: Sequence[dict[str, Any]], references: Sequence[str]) -> Non
 
 def _table(figure: Figure, rows: Sequence[dict[str, Any]], references: Sequence[str]) -> Table:
     names = [name for reference in references for name in (f"vs {reference}", "")]
-    # Text, as a name's brackets are no markup.
+    # Text, as the brackets in a name are not markup.
     columns = [Column(Text(title)) for title in ("run", "", *names)]
     table = Table(*columns, box=SIMPLE_HEAD, show_edge=False)
     for row in rows:

@@ -3,8 +3,7 @@
   python docs/benchmarks/plans/gather.py FOLDER ... slices.json
 
 FOLDERs hold what train.plan writes; rows of other plans that the file has already stay. Hours are
-those of all tokens of a recipe at the estimated speed: they know of no waiting, evaluation or
-compilation.
+those of all tokens of a recipe at the estimated speed, without waiting, evaluation or compilation.
 """
 
 import json
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 # Millions, of all epochs of a run. 68.6k rows of ShareGPT have about 1690 tokens of Llama 2 each;
-# Llama 3's are fewer. Of replies only the number of conversations is known: 100k, here taken as
-# 1000 tokens each.
+# Llama 3's are fewer. For replies only the number of conversations is known: 100k, here taken to
+# have 1000 tokens each.
 SHAREGPT, REPLIES = 230, 200
 TOKENS = {
     "vicuna_7b_medusa1.py": SHAREGPT,
@@ -38,7 +37,7 @@ _KEPT = (
 
 
 def row(plan: dict[str, Any]) -> dict[str, Any] | None:
-    """What is kept of a plan; None: it is of no large recipe as it stands."""
+    """What is kept of a plan; None: it is not of a large recipe as it stands."""
     found = _RECIPE.search(plan["command"])
     if found is None or found[1] not in TOKENS or "--config." in plan["command"]:
         return None
@@ -51,7 +50,7 @@ def row(plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def order(one: dict[str, Any]) -> tuple[Any, ...]:
-    """By recipe as above, then by device and how many."""
+    """Sorts by recipe as above, then by device and number of devices."""
     kind = one["topology"].partition(":")[0]
     return [*TOKENS].index(one["recipe"]), kind, one["num_devices"], one["topology"]
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Plans every configuration of configs/ into this folder, and the large ones on small slices of each
 # kind into slices.json. Needs `pip install ".[plan,quant]"`, the CUDA compiler (docs/plan.md), a
-# clone without changes, and hours of one core; plans that are there are kept, those that only
-# slices.json has in runs/plans/.
+# clone without changes, and hours of one core. Plans that exist already are kept; those that only
+# slices.json has are in runs/plans/.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 here=docs/benchmarks/plans slices=runs/plans

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Plans decoding and training for GPUs, and what newcomers have on Colab, into this folder; plans that
-# are there are kept. Needs `pip install ".[plan]"` and the CUDA compiler (docs/plan.md); minutes.
+# Plans decoding and training for GPUs, and for what newcomers have on Colab, into this folder; plans
+# that exist already are kept. Needs `pip install ".[plan]"` and the CUDA compiler (docs/plan.md);
+# takes minutes.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$here/../../.."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Plans decoding for TPUs into this folder; plans that are there are kept. Needs
-# `pip install ".[plan]"` and a clone without changes; minutes of two cores.
+# Plans decoding for TPUs into this folder; plans that exist already are kept. Needs
+# `pip install ".[plan]"` and a clone without changes; takes minutes of two cores.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$here/../../.."

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The heads in the package and those before them, on two sets of prompts: every answer is decoded, in
-# float32, and compare_steps.py counts; of conversations the first question is asked. Needs a clone with
-# its history, MT-bench's questions and GSM8K's training problems. Answers stay in runs/shipped/.
+# Compares the heads in the package with those before them on two sets of prompts: every answer is
+# decoded, in float32, and compare_steps.py counts. Of a conversation, the first question is asked.
+# Needs a clone with its history, MT-bench's questions and GSM8K's training problems. Answers stay in
+# runs/shipped/.
 #
 #   docs/benchmarks/shipped/make.sh mt_bench_question.jsonl gsm8k_train.jsonl
 set -euo pipefail
@@ -9,7 +10,7 @@ set -euo pipefail
 questions="$(realpath "$1")" problems="$(realpath "$2")"
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 here=docs/benchmarks/shipped runs=runs/shipped
-before=1fde98c^ # the last commit with the heads and the tree before
+before=1fde98c^ # the last commit with the earlier heads and tree
 mkdir -p "$runs/before"
 
 heads=medusa_jax/data/heads/smollm2-135m-instruct

@@ -1,4 +1,4 @@
-"""A conversation says what its model says to the whole of it, and runs what is new of it."""
+"""A conversation says what its model says to the whole of it, and runs only what is new."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""`infer.tune`, with a clock that has been made up."""
+"""`infer.tune`, with a made-up clock."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A conversation: what is run again, and that nothing of it is seen in the replies."""
+"""A conversation: what is run again, and that the replies show nothing of it."""
 
 import pytest
 

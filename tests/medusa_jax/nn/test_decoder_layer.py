@@ -1,4 +1,4 @@
-"""What a layer's program for a TPU has that others have not."""
+"""What a layer's program for a TPU has and others lack."""
 
 import dataclasses
 

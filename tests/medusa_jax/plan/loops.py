@@ -1,4 +1,4 @@
-"""A program by hand, with loops of every kind whose trips the text tells."""
+"""A program written by hand, with every kind of loop whose number of trips the text tells."""
 
 LOOPS = """HloModule loops, is_scheduled=true, num_partitions=4, replica_count=2
 %body (carry: (s32[], f32[8])) -> (s32[], f32[8]) {

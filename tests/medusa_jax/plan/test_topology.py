@@ -1,4 +1,4 @@
-"""Names of devices, and what is said where there are no such, or no compiler."""
+"""Names of devices, and what is said where there are no such devices, or no compiler."""
 
 import importlib.resources
 import importlib.util

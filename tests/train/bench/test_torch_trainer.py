@@ -1,4 +1,4 @@
-"""What is compared with torch, and with what not."""
+"""What is compared with torch, and what is not."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Kinds of prompts that need a text: of a conversation, of a problem, of an answer."""
+"""Kinds of prompts that need a text: from a conversation, a problem or an answer."""
 
 from train.distill.kinds.kind import ABOUT_CODE, MORE, SHORTER, Kind
 

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def number(*key: object) -> int:
-    """A number of 64 bits, even over all keys."""
+    """A number of 64 bits, uniform over all keys."""
     text = "\n".join(map(str, key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 

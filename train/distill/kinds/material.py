@@ -17,7 +17,7 @@ from train.distill.kinds.parts import part_of
 # Longest question of a conversation in characters: about 300 tokens.
 _LONGEST_QUESTION = 1100
 _MOST_QUESTIONS = 4
-# `train.report` measures perplexity on the answers to the first problems: at most so many.
+# `train.report` measures perplexity on the answers to the first problems: at most this many.
 _PROBLEMS_OF_REPORTS = 100
 
 _CODE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
@@ -95,7 +95,7 @@ def read_problems(path: Path, part: str) -> list[Text]:
 
 
 def _names_of(part: str, rows: Sequence[Row], left_out: Sequence[Row]) -> set[str]:
-    """Ids of the rows whose conversation is of that part, and of which no row is left out."""
+    """Ids of the rows whose conversation is in that part and has no row that is left out."""
     names, unwanted = (list(filter(None, map(_name, some))) for some in (rows, left_out))
     bases = sharegpt.base_ids([*names, *unwanted])
     bad = set(bases[len(names) :])
@@ -111,7 +111,7 @@ def _name(row: Row) -> str:
 
 
 def _conversations(rows: Iterable[Row], wanted: Collection[str]) -> list[Text]:
-    """Questions up to one that is too long; none that begin as one of another part does."""
+    """Questions up to the first too long one; no openings that another part has as well."""
     own, openings = {}, set()
     for conversation in conversations_of(rows, None).values():
         questions = conversation.questions
@@ -136,7 +136,7 @@ def _answers(rows: Iterable[Row], wanted: Collection[str]) -> Iterator[tuple[str
 
 
 def _pieces(name: str, answer: str) -> Iterator[tuple[str, str]]:
-    """Sort and text of what an answer gives: its prose either a passage or a sentence."""
+    """Sort and text of what an answer gives: its prose gives either a passage or a sentence."""
     for language, code in _CODE.findall(answer):
         if 80 <= len(code) <= 700 and _is_latin(code):
             yield "code", f"```{language}\n{code.rstrip()}\n```"

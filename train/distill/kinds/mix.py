@@ -33,7 +33,7 @@ class Prompt:
     questions: tuple[str, ...]
 
     def row(self) -> dict[str, Any]:
-        """In ShareGPT's format."""
+        """The prompt as a row in ShareGPT's format."""
         turns = [{"from": "human", "value": question} for question in self.questions]
         return {"id": self.name, "conversations": turns}
 
@@ -54,7 +54,7 @@ class Mix:
         self._topics = {slot: topics_of(part, topics) for slot, topics in TOPICS.items()}
 
     def prompts(self, count: int) -> dict[str, list[Prompt]]:
-        """About `count` prompts by kind, as the shares say; fewer where the material ends.
+        """About `count` prompts, by kind, in the given shares; fewer where the material runs out.
 
         No text is used twice and no first question asked twice.
         """
@@ -99,12 +99,12 @@ class Mix:
 
 
 def _slots(template: str) -> list[str]:
-    """Slots for topics."""
+    """The slots of a template that topics fill."""
     return [slot for _, slot, _, _ in Formatter().parse(template) if slot and slot != "text"]
 
 
 def _deal(texts: Mapping[str, Sequence[Text]], seed: int) -> dict[str, list[Text]]:
-    """Every text, in random order, goes to one of the kinds about its sort, as their shares say."""
+    """Each text, in random order, goes to one of the kinds for its sort, by the kinds' shares."""
     dealt: dict[str, list[Text]] = defaultdict(list)
     for sort, found in texts.items():
         kinds = [kind for kind in KINDS if kind.sort == sort]

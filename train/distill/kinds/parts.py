@@ -28,7 +28,7 @@ def part_of(name: str) -> str:
 
 
 def topics_of(part: str, topics: Sequence[T]) -> Sequence[T]:
-    """Topics of one part: of every ten in a row one each is for "choose" and for "final".
+    """Topics of one part: of every ten in a row, one is for "choose" and one for "final".
 
     Depends on the ten alone, so a list may grow at its end, where fewer than ten are for training.
     """

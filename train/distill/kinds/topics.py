@@ -1,4 +1,4 @@
-"""What slots of templates are filled with, where no text is asked for."""
+"""What fills the slots of templates, except those for texts."""
 
 from collections.abc import Sequence
 
