@@ -49,7 +49,7 @@ def until_steady(
     most: int = MOST_ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Answer]:
-    """Repeats a measurement until the median of its ratio is known well, for a minute at most.
+    """Repeats a measurement until the median of its ratio is known well, or a minute has passed.
 
     Args:
       measure: does a round.

@@ -32,8 +32,8 @@ def compiler_options() -> dict[str, Any]:
 
     XLA merges products of the same rows, such as queries, keys and values. With Triton it reads
     their matrices where they are; without, it would write them next to each other in every step.
-    And with jax 0.12 it has no memory for the top k of a product if it makes one kernel of both
-    and has padded the product's rows, which it does for its libraries.
+    And jax 0.12's cannot place the top k of a product if it makes one kernel of both and has padded
+    the product's rows, which it does for its libraries.
     """
     return _WITHOUT_TRITON if _triton() is False else {}
 

@@ -10,7 +10,8 @@ D, F, V, N query and K key/value heads of H; and M Medusa heads of L blocks over
   attention   att = num_layers 4 N H S forward, S the mean number of keys that a token sees: a
               causal (T + 1) / 2 of seq_len T, less with a sliding window; twice that backward.
               Packed documents see less still: this is the bound of one document per row
-  blocks      w_blocks = M (L + 1 with root conditioning) D^2
+  blocks      w_blocks = M (L + 1 with root conditioning) D^2; other kinds of heads that see their
+              path have matrices more (`_matrices_on_inputs`, `_conditioning_flops`)
   projection  w_proj = M Vh D, whether the heads' own or shared
   adapters    w_lora = r (sum of in + out) over the seven maps of each layer and the LM head
 

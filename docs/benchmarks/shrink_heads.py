@@ -63,7 +63,7 @@ WAYS: dict[str, Shrink] = {
 
 
 def shrunk(value: Any, shrink: Shrink) -> tuple[Any, int]:
-    """All matrices of a tree of parameters, and their bytes; other arrays as they are."""
+    """A tree of parameters with its square matrices shrunk, and the bytes of all its arrays."""
     if isinstance(value, dict):
         parts = {name: shrunk(part, shrink) for name, part in value.items()}
         return {k: part for k, (part, _) in parts.items()}, sum(n for _, n in parts.values())

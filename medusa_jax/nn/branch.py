@@ -150,7 +150,7 @@ def head_hidden(own: dict[str, Any], hidden: jax.Array, term: jax.Array, dtype: 
     Args:
       own: its parameters, see `own_params`.
       hidden: [..., D].
-      term: float32 [..., D], see `branch_term`; its axes may be 1 where those of `hidden` are.
+      term: float32 [..., D], see `branch_term`; its axes may be 1 where those of `hidden` are not.
       dtype: compute dtype.
 
     Returns:

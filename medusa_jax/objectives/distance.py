@@ -11,7 +11,7 @@ _OF_TOKEN = 0.1  # share of the cross-entropy with the label's token
 def l1_loss(logits: jax.Array, labels: jax.Array, teacher: jax.Array) -> jax.Array:
     """0.1 CE(label) + 0.9 sum over v of |p_v - q_v|, position by position.
 
-    A draft from p is accepted under q with probability 1 - L1 / 2, whichever token is drawn: this
+    A draft from p is accepted under q with probability 1 - L1 / 2, averaged over its tokens: this
     is what the distance is about, whereas a cross-entropy looks at the likely tokens of q alone.
 
     Args:

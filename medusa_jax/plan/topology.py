@@ -131,7 +131,7 @@ def _gpu(name: str, kind: str, count: int) -> Topology:
         )
     target = importlib.resources.files("medusa_jax").joinpath(f"data/gpu_targets/{kind}.txtpb")
     text = target.read_text(encoding="utf-8")
-    # Without a device the plugin refuses to start, and nothing can be tried out.
+    # Without a device the plugin refuses to start, and no kernel can be tried out (autotuning).
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_autotune_level" not in flags:

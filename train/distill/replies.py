@@ -108,8 +108,8 @@ def _reply(
     if lm.platform == "cpu":
         while rows // 2 >= max(_MIN_CPU_ROWS, len(batch)):
             rows //= 2
-    # Prompts are run in groups, whose shapes follow from their number: it is always the same. A
-    # repeated row costs no extra step.
+    # Prompts are run in groups, whose shapes follow from their number, so that there are few of
+    # these numbers. A repeated row costs no extra step.
     padded = batch + batch[:1] * (rows - len(batch))
     replies = generate_as_done(
         lm,

@@ -111,7 +111,7 @@ def _name(row: Row) -> str:
 
 
 def _conversations(rows: Iterable[Row], wanted: Collection[str]) -> list[Text]:
-    """Questions up to the first too long one; no openings that another part has as well."""
+    """Questions up to the first unfit one; no openings that another part has as well."""
     own, openings = {}, set()
     for conversation in conversations_of(rows, None).values():
         questions = conversation.questions
