@@ -146,7 +146,10 @@ def decoding_options() -> dict[str, Any]:
     """
     options: dict[str, Any] = {option.name: option.value for option in _OPTIONS}
     options["stop"] = tuple(check_text(text, "--stop") for text in _STOP.value)
-    options["logit_bias"] = dict(_bias(text) for text in _LOGIT_BIAS.value)
+    biases = [_bias(text) for text in _LOGIT_BIAS.value]
+    options["logit_bias"] = dict(biases)
+    if len(options["logit_bias"]) < len(biases):
+        raise UserError("--logit_bias names a token twice: give one number for each token")
     return options
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from medusa_jax.chat import Message, Prompt, check_messages
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
 
@@ -24,7 +25,7 @@ def read_prompt_file(path: str | Path) -> list[Prompt]:
     Raises:
       UserError: another suffix, or the file is missing, empty or malformed (with the line).
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".jsonl"):
         raise UserError(f"prompt file {path}: its name must end in .txt or .jsonl")

@@ -15,6 +15,7 @@ from typing import Any
 from medusa_jax.cli_console import note
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.paths import user_path
 
 _HEADER = "unfinished call"
 _FORMAT = {"format": 2}  # the first one had rows without an index, in the order of the prompts
@@ -128,7 +129,7 @@ def identify(name: str | None) -> Any:
     Returns:
       A JSON value.
     """
-    path = Path(name or "").expanduser()
+    path = user_path(name or "")
     try:
         if name is None or not path.exists():
             return name

@@ -90,15 +90,24 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     if not isinstance(prompt, str) and all(_is_integer(p) for p in messages):
         ids = [int(p) for p in messages]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
-        ids = list(tokenizer(prompt, **_QUIET)["input_ids"])
+        ids = list(tokenizer(_unicode(prompt), **_QUIET)["input_ids"])
     else:
         check_messages(messages)
-        text = _render(tokenizer, messages, prompt=True)
+        text = _unicode(_render(tokenizer, messages, prompt=True))
         # The template writes the special tokens itself.
         ids = list(tokenizer(text, add_special_tokens=False, **_QUIET)["input_ids"])
     if not ids:
         raise UserError("the prompt is empty: give at least one token of text")
     return ids
+
+
+def _unicode(text: str) -> str:
+    """The text, which must not have half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("the prompt has a character that is not valid Unicode") from None
+    return text
 
 
 def _is_integer(value: Any) -> bool:
@@ -205,8 +214,10 @@ def _span(
     if not text.startswith(through):
         raise UserError(_REWRITES)
     if truncated:
-        content = messages[turn]["content"].rstrip()
-        return first, first + max(through[first:].find(content), 0) + len(content)
+        written, content = through[first:], messages[turn]["content"].rstrip()
+        if content not in written:  # some templates trim it
+            content = content.lstrip()
+        return first, first + max(written.find(content), 0) + len(content)
     return first, len(through.rstrip())
 
 
@@ -234,6 +245,9 @@ def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> str:
 class TextStream:
     """Turns tokens into text as they come; holds back bytes of an unfinished character.
 
+    Bytes that are no character may become other replacement characters than in the text of all
+    tokens at once, which can look ahead.
+
     Attributes:
       special: ids of tokens that never have a text.
     """
@@ -244,11 +258,22 @@ class TextStream:
         added = self._tokenizer.get_added_tokens_decoder()
         self.special = frozenset(token for token, about in added.items() if about.special)
         self._stream = DecodeStream(skip_special_tokens=True)
+        self._since: list[int] = []  # the token of the last piece, and those after it
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Text that the new tokens complete."""
         return "".join(self._pieces(token_ids))
 
     def _pieces(self, token_ids: Sequence[int]) -> Iterator[str]:
-        for token in token_ids:
-            yield self._stream.step(self._tokenizer, int(token)) or ""
+        for token in map(int, token_ids):
+            piece = self._step(token)
+            self._since = [token] if piece else [*self._since, token]
+            yield piece
+
+    def _step(self, token: int) -> str:
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception:  # it has no class of its own
+            # A broken character can change text before it, which has been handed out.
+            self._stream = DecodeStream(ids=self._since, skip_special_tokens=True)
+            return self._stream.step(self._tokenizer, token) or ""

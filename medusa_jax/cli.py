@@ -1,5 +1,6 @@
 """What all command lines share: help, the compilation cache, errors in one line and exit codes."""
 
+import io
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from medusa_jax.cli_config import explain
 from medusa_jax.cli_console import show_warning
 from medusa_jax.errors import UserError, is_out_of_memory
 from medusa_jax.io.cache import cache_dir
+from medusa_jax.paths import user_path
 from medusa_jax.plan.quiet import quiet_libtpu
 
 _CACHE = flags.DEFINE_string(
@@ -35,7 +37,7 @@ def setup_compilation_cache() -> None:
     """
     if _CACHE.value == "none":
         return
-    folder = Path(_CACHE.value).expanduser() if _CACHE.value else cache_dir() / "compiled"
+    folder = user_path(_CACHE.value) if _CACHE.value else cache_dir() / "compiled"
     if not _is_writable(folder):
         if _CACHE.value:
             raise UserError(
@@ -66,6 +68,8 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     quiet_libtpu()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
         code = _run(main)

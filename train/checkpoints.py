@@ -19,7 +19,7 @@ from grain.checkpoint import CheckpointHandler, CheckpointSave
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
-from train.folder import AnyPath, reaching, restoring, run_path, saving
+from train.folder import AnyPath, reaching, read_json, restoring, run_path, saving
 from train.preservation import SCORE, LatestAndBest, score_of
 
 _FOLDER = "checkpoints"
@@ -61,6 +61,7 @@ class Checkpoints:
             claim(self._workdir, fingerprint, is_started=is_started, free=free, added=added)
         self._save_every = save_every
         with reaching(self._workdir):
+            _check_metrics(self._workdir)
             self._manager = _manager(
                 self._workdir,
                 preservation_policy=LatestAndBest(keep),
@@ -200,6 +201,8 @@ def read_params(
         exists = (workdir / _FOLDER).is_dir()
     if not exists:
         raise UserError(f"{workdir} holds no checkpoint: name the --workdir of a run")
+    with reaching(workdir):
+        _check_metrics(workdir)
     with reaching(workdir), _manager(workdir, create=False) as manager:
         step = _step_of(manager, workdir, step)
         with restoring(workdir / _FOLDER / str(step)):
@@ -228,6 +231,14 @@ def _make(workdir: AnyPath) -> None:
 def _has_steps(workdir: AnyPath) -> bool:
     folder = workdir / _FOLDER
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def _check_metrics(workdir: AnyPath) -> None:
+    """Names a damaged file: Orbax, which reads the scores of all steps, would not."""
+    for file in (workdir / _FOLDER).glob("*/metrics/metrics"):
+        step = file.parent.parent
+        if step.name.isdigit():
+            read_json(file, f"move {step} away, and the checkpoint before it counts")
 
 
 def _manager(workdir: AnyPath, **options: Any) -> ocp.CheckpointManager:

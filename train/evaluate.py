@@ -50,12 +50,14 @@ from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.load import DTYPES
 from medusa_jax.nn.quantize import KINDS
 from medusa_jax.objectives.accuracy import TOP
+from medusa_jax.paths import user_path
 from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.presets import load_fitting_tree, load_tree
 from medusa_jax.tree.search import search_tree
 from train import distributed
 from train.data import sharegpt
+from train.data.tokens import check_token_ids
 from train.evaluation.divergence import mean_divergence
 from train.evaluation.scores import Scores, score
 
@@ -146,6 +148,8 @@ def main(argv: list[str]) -> None:
 
 def _check_outputs(paths: list[str]) -> list[Path]:
     """The paths that this process writes: all on the first one, none on the others."""
+    if len({user_path(path).absolute() for path in paths}) < len(paths):
+        raise UserError("--output and --best_tree name the same file: name two")
     return [check_output(path) for path in paths] if distributed.is_first_process() else []
 
 
@@ -198,7 +202,7 @@ def _examples(lm: MedusaLM, console: Console) -> list[Example]:
     """The conversations that have labels; prints how many rows were skipped."""
     examples: list[Example] = []
     skipped: list[str] = []
-    path = Path(_DATA.value or "").expanduser()
+    path = user_path(_DATA.value or "")
     for row in sharegpt.checked_rows(path, _DATA_ERRORS.value, skipped.append):
         try:
             example = _example(lm, row.value)
@@ -218,12 +222,14 @@ def _examples(lm: MedusaLM, console: Console) -> list[Example]:
 
 
 def _example(lm: MedusaLM, row: dict[str, Any]) -> Example:
-    return tokenize(
+    example = tokenize(
         lm.tokenizer,
         sharegpt.messages(row),
         truncated=bool(row.get("truncated", False)),
         max_length=_MAX_LENGTH.value,
     )
+    check_token_ids(example.token_T, lm.config.vocab_size)
+    return example
 
 
 def _note(console: Console, text: str) -> None:

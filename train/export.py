@@ -5,9 +5,9 @@ Examples:
   python -m train.export --workdir runs/vicuna_7b_medusa2/stage2 --format B --output vicuna-medusa
 
 Format B is the whole model with its heads, for the original code; here `infer.generate --model DIR`
-loads it. A (also TGI, TensorRT-LLM), C (also TGI) and vllm are heads alone, which `--medusa DIR`
-loads. Where training changed the backbone too, it is in `DIR/backbone`, which the heads'
-`config.json` names, and `--model DIR` loads both. LoRA adapters are merged into the weights.
+loads it. A (also TGI, TensorRT-LLM), C (also TGI, with one block) and vllm are heads alone, which
+`--medusa DIR` loads. Where training changed the backbone too, it is in `DIR/backbone`, which the
+heads' `config.json` names, and `--model DIR` loads both. LoRA adapters are merged into the weights.
 """
 
 from pathlib import Path

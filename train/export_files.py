@@ -16,11 +16,12 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.default_model import DEFAULT_MODEL_ID
 from medusa_jax.io.heads.save import ExportFormat, HeadsFormat, check_format, save_heads
 from medusa_jax.io.hf.model_export import save_model, to_dtype, to_host
-from medusa_jax.io.hub import BACKBONE
+from medusa_jax.io.hub import BACKBONE, resolve
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
 from medusa_jax.nn.params import heads_config_of
+from medusa_jax.paths import user_path
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
 
@@ -131,8 +132,9 @@ def _base_name(model: str | None) -> str:
     """What other software finds the model by, wherever it is started."""
     if model is None:
         return DEFAULT_MODEL_ID
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() else model
+    if not user_path(model).exists():
+        return model
+    return str(resolve(model).absolute())  # of a run's export, its backbone
 
 
 def _base(

@@ -19,6 +19,7 @@ import jax
 from etils import epath
 
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 
 AnyPath = Path | epath.Path
 # What a run leaves beside its checkpoints. Hidden states are not worth an upload: they can be
@@ -44,7 +45,7 @@ def run_path(workdir: str | Path | epath.Path) -> AnyPath:
     """
     address = re.match(r"(\w{2,}):/+(.*)", str(workdir))  # pathlib makes gs:/ of gs://
     if not address:
-        return Path(workdir).expanduser()
+        return user_path(workdir)
     scheme, rest = address.groups()
     if scheme != "gs":
         raise UserError(f"{workdir}: a run is kept in a local folder or in gs://BUCKET/PATH")

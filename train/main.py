@@ -9,16 +9,13 @@ configs/base.py lists every key that --config.KEY=VALUE can change; the other fi
 recipes. Rerun the same command to resume a run from the last checkpoint in its --workdir.
 """
 
-from typing import Any
-
 from absl import flags
 from ml_collections import config_flags
 
 from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_config import loaded
 from medusa_jax.errors import UserError
 from train import distributed
-from train.settings import make_settings
+from train.recipe import settings_of
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to train with; see configs/.")
 _WORKDIR = flags.DEFINE_string(
@@ -34,21 +31,12 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise UserError("--config and --workdir are both needed: see --help")
-    settings = make_settings(_with_one_length(loaded(_CONFIG.value)))
+    settings = settings_of(_CONFIG)
     distributed.initialize_from_flags()
     setup_compilation_cache()
     from train.run import train  # after the settings are known to be good: it takes seconds
 
     train(settings, _WORKDIR.value)
-
-
-def _with_one_length(config: Any) -> Any:
-    """A length on the command line, in steps or in epochs, replaces the recipe's other one."""
-    lengths = {"steps", "epochs"} & set(config)
-    given = lengths & config_flags.get_override_values(flags.FLAGS[_CONFIG.name]).keys()
-    if len(given) == 1:
-        config.update(dict.fromkeys(lengths - given))
-    return config
 
 
 def run() -> None:

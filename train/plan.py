@@ -21,7 +21,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from medusa_jax.cli import run_main
-from medusa_jax.cli_config import loaded
 from medusa_jax.cli_console import waiting
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
@@ -31,7 +30,7 @@ from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import make_mesh
 from train.random_model import RANDOM_TINY, base_config
-from train.settings import make_settings
+from train.recipe import settings_of
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe to plan; see configs/.")
 _TOPOLOGY = flags.DEFINE_string(
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
     del argv
     if _CONFIG.value is None or _TOPOLOGY.value is None:
         raise UserError("--config and --topology are both needed: see --help")
-    settings = make_settings(loaded(_CONFIG.value))
+    settings = settings_of(_CONFIG)
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     topology = find_topology(_TOPOLOGY.value)
     is_made_up = settings.model == RANDOM_TINY

@@ -26,13 +26,13 @@ stretch of the file is a fair mix. The same command makes the same file.
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
 from medusa_jax.cli import run_main
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.paths import user_path
 from train.data import sharegpt
 from train.distill.kinds.material import Text, read_problems, read_sharegpt
 from train.distill.kinds.mix import Mix
@@ -78,13 +78,13 @@ def main(argv: list[str]) -> None:
 def _read_texts() -> dict[str, list[Text]]:
     is_sample = _CONVERSATIONS.value == "sharegpt"
     texts = read_sharegpt(
-        sharegpt.sharegpt_path() if is_sample else Path(_CONVERSATIONS.value).expanduser(),
+        sharegpt.sharegpt_path() if is_sample else user_path(_CONVERSATIONS.value),
         "skip" if is_sample else _DATA_ERRORS.value,
         _PART.value,
-        [Path(name).expanduser() for name in _LEAVE_OUT.value],
+        [user_path(name) for name in _LEAVE_OUT.value],
     )
     if _PROBLEMS.value:
-        texts["problem"] = read_problems(Path(_PROBLEMS.value).expanduser(), _PART.value)
+        texts["problem"] = read_problems(user_path(_PROBLEMS.value), _PART.value)
     return texts
 
 

@@ -23,6 +23,7 @@ from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.pipeline import Splits, load_data
 from train.data.sources import check_source
+from train.data.tokens import check_token_ids
 from train.distributed import check_shared, is_first_process, together
 from train.export_files import export_run
 from train.fingerprint import check_same
@@ -32,6 +33,7 @@ from train.random_model import load_lm
 from train.run_files import write_run
 from train.settings import Settings
 from train.setup import build
+from train.weights import weights_digest
 
 # What may change when a run is resumed; everything else decides what it computes. The layout in
 # memory changes only how sums are rounded and, with dropout, which random numbers it draws.
@@ -48,7 +50,7 @@ _FREE = (
     "export_dtype",
 )
 # What earlier versions did not note. The tree decides what a score says: expected tokens per step.
-_ADDED = ("tree", "tree's content", "draft_vocab's content")
+_ADDED = ("tree", "tree's content", "draft_vocab's content", "content of model")
 
 
 def train(settings: Settings, workdir: str | AnyPath) -> None:
@@ -80,7 +82,7 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     splits = together(_load_data, settings, lm)
     tree = together(load_tree, settings.tree, settings.num_heads)
     token_map = _token_map(settings, lm, splits)
-    contents = _contents(splits, tree, token_map)
+    contents = _contents(lm, splits, tree, token_map)
     check_same(contents)
     per_epoch = steps_per_epoch(settings, splits.train)
     sized = with_steps(settings, per_epoch)
@@ -148,7 +150,7 @@ def check_processes(settings: Settings, folder: Folder) -> None:
 
 
 def _load_data(settings: Settings, lm: MedusaLM) -> Splits:
-    return load_data(
+    splits = load_data(
         settings.data,
         lm.tokenizer,
         seq_len=settings.seq_len,
@@ -156,6 +158,8 @@ def _load_data(settings: Settings, lm: MedusaLM) -> Splits:
         data_errors=settings.data_errors,
         progress=is_first_process(),
     )
+    check_token_ids(splits.train.tokens.token_N, lm.config.vocab_size)
+    return splits
 
 
 def check_context(settings: Settings, config: LlamaConfig) -> None:
@@ -180,10 +184,13 @@ def _token_map(settings: Settings, lm: MedusaLM, splits: Splits) -> np.ndarray |
     return inputs.draft_vocabulary(splits.train, lm.config.vocab_size, settings.draft_vocab)
 
 
-def _contents(splits: Splits, tree: Tree, token_map: np.ndarray | None) -> dict[str, str | None]:
+def _contents(
+    lm: MedusaLM, splits: Splits, tree: Tree, token_map: np.ndarray | None
+) -> dict[str, str | None]:
     """What the names in the settings stand for, which may change while the names do not."""
     return {
         "content of data": splits.fingerprint,
+        "content of model": weights_digest(lm),
         "tree's content": _digest(tree.paths()),
         "draft_vocab's content": None if token_map is None else _digest(token_map.tolist()),
     }

@@ -95,6 +95,6 @@ def _settings(folder: Folder) -> Settings:
     hint = "rerun the run's own command, which writes it again"
     values = read_json(folder.local / _SETTINGS, hint, name=file)
     try:
-        return make_settings(ConfigDict(values))
+        return make_settings(ConfigDict(values), is_done=True)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None

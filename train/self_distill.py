@@ -36,7 +36,6 @@ the command there.
 
 import hashlib
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -51,6 +50,7 @@ from medusa_jax.cli_devices import define_mesh
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.paths import user_path
 from medusa_jax.sharding import parse_mesh
 from train import distributed
 from train.data import sharegpt
@@ -178,7 +178,7 @@ def _share() -> tuple[int, int]:
 def _read_prompts() -> tuple[list[Conversation], dict[str, Any]]:
     """The conversations, and the settings that the replies depend on."""
     is_sample = _PROMPTS.value == "sharegpt"
-    path = sharegpt.sharegpt_path() if is_sample else Path(str(_PROMPTS.value)).expanduser()
+    path = sharegpt.sharegpt_path() if is_sample else user_path(str(_PROMPTS.value))
     conversations = read_conversations(
         path,
         seed=_SEED.value,

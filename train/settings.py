@@ -10,7 +10,7 @@ from medusa_jax.config import Conditioning, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.objective import HeadLabels
 from train.data.pipeline import DataErrors
-from train.settings_checks import check_settings
+from train.settings_checks import check_settings, check_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +135,12 @@ _REMAT = {"True": "nothing", "true": "nothing", "False": "none", "false": "none"
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
-def make_settings(config: Any) -> Settings:
+def make_settings(config: Any, *, is_done: bool = False) -> Settings:
     """Checks a configuration before anything expensive starts.
 
     Args:
       config: a ConfigDict with the keys of `configs/base.py`, no fewer and no others.
+      is_done: of a run that has been made: the file of its tree may be gone.
 
     Returns:
       The settings; whole numbers where the configuration may have fractions become floats.
@@ -159,6 +160,8 @@ def make_settings(config: Any) -> Settings:
         values["remat"] = _REMAT[str(values["remat"])]
     settings = Settings(**_typed(Settings, values, "config."))
     check_settings(settings)
+    if not is_done:
+        check_tree(settings)
     return settings
 
 

@@ -39,6 +39,7 @@ _SHARES = {
     "lora_dropout": (True, False),
 }
 _SEED_LIMIT = 2**32
+_LARGEST = 2**31 - 1  # of counts, which the device has as int32
 
 
 def check_settings(settings: "Settings") -> None:
@@ -51,7 +52,6 @@ def check_settings(settings: "Settings") -> None:
     _check_length(settings)
     _check_combinations(settings)
     _check_conditioning(settings)
-    _check_tree(settings)
     _check_export(settings)
 
 
@@ -60,6 +60,8 @@ def _check_ranges(settings: "Settings") -> None:
         value = getattr(settings, key)
         if value is not None and not smallest <= value < float("inf"):
             raise UserError(f"config.{key} is {value}: it must be {smallest} or more")
+        if key != "seed" and value is not None and value > _LARGEST:
+            raise UserError(f"config.{key} is {value}: it must be {_LARGEST} or less")
     for key in _ABOVE_ZERO:
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
@@ -155,7 +157,8 @@ def _check_length(settings: "Settings") -> None:
         )
 
 
-def _check_tree(settings: "Settings") -> None:
+def check_tree(settings: "Settings") -> None:
+    """Raises UserError unless its tree can be read and suits its heads."""
     try:
         load_tree(settings.tree, settings.num_heads)
     except UserError as error:

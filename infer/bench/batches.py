@@ -77,7 +77,9 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
 
 def _ways(lm: MedusaLM, job: BatchesJob, path: Path) -> tuple[list[tuple[Any, Run]], list[str]]:
     ways: list[tuple[Any, Run]] = []
-    trees = fitting_trees(job.trees or _DEFAULT_TREES, lm.heads_config) if lm.heads_config else []
+    trees: list[str] = []
+    if job.trees or lm.heads_config:
+        trees = fitting_trees(job.trees or _DEFAULT_TREES, lm.heads_config)
     for name in (None, *trees):
         with_tree = lm.with_tree(name or "chain:0")
         # What auto does with a batch is done by `medusa_jax.generate`: it decides between calls.

@@ -155,10 +155,10 @@ def _row(
     return row | {"vs_greedy": float(ratio(*of)), "vs_greedy_interval": _interval(ratio, *of)}
 
 
-def _interval(statistic: Any, *samples: np.ndarray) -> list[float]:
-    """95 % bootstrap interval over prompts, which are resampled together."""
+def _interval(statistic: Any, *samples: np.ndarray) -> list[float] | None:
+    """95 % bootstrap interval over prompts, which are resampled together; None for one prompt."""
     if len(samples[0]) < 2:
-        return [float("nan")] * 2
+        return None
     result = scipy.stats.bootstrap(
         samples,
         lambda *x, axis: statistic(*x),

@@ -123,8 +123,8 @@ def _sampling_row(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _interval(bounds: Sequence[float]) -> str:
-    return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def _checkpoint_row(row: dict[str, Any]) -> list[str]:

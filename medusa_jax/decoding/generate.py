@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from medusa_jax.chat import Encoded, Prompt, encode_text
-from medusa_jax.decoding.jobs import Job, answer_all, check_bias
+from medusa_jax.decoding.jobs import Job, answer_all, check_bias, check_tree
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import Generation, StreamEvent
 from medusa_jax.decoding.runtime import Clock
@@ -166,6 +166,7 @@ def _job(
         check_bias(lm, own)
         if own.tree != first.tree or _kind(own) != _kind(first):
             raise UserError("the prompts of a batch share acceptance and tree: give them for all")
+    check_tree(lm, first)
     encoded = [
         encode_prompt(lm, prompt, chat, own.max_context)
         for prompt, own in zip(prompts, configs, strict=True)

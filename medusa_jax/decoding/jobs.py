@@ -55,6 +55,12 @@ def check_bias(lm: MedusaLM, config: GenerationConfig) -> None:
         raise UserError(f"token ids of logit_bias must lie in 0..{lm.config.vocab_size - 1}")
 
 
+def check_tree(lm: MedusaLM, config: GenerationConfig) -> None:
+    """Raises UserError unless there is such a tree and the model's heads can fill it."""
+    if not lm.is_auto(config.tree):
+        lm.resolve_tree(config.tree)
+
+
 def answer_all(
     lm: MedusaLM, job: Job, clock: Clock, most_steps: int | None = None
 ) -> Iterator[StreamEvent]:

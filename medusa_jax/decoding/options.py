@@ -110,8 +110,10 @@ def _check_numbers(config: GenerationConfig) -> None:
     for name in ("temperature", "top_p", "min_p", "epsilon", "delta"):
         if not isinstance(getattr(config, name), Real):
             raise UserError(f"{name} is {getattr(config, name)!r}: it must be a number")
-    if not 0 <= config.temperature < float("inf"):
-        raise UserError(f"temperature is {config.temperature}: it must be 0 or more")
+    if not 0 <= config.temperature <= float(_FLOAT32.max):
+        raise UserError(
+            f"temperature is {config.temperature}: it must be 0 or more, and a number of float32"
+        )
     if not 0 < config.top_p <= 1:
         raise UserError(f"top_p is {config.top_p}: it must lie above 0 and be at most 1")
     if not 0 <= config.min_p <= 1:

@@ -11,7 +11,14 @@ from medusa_jax.chat import Message
 from medusa_jax.decoding.admission import Ticket
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.jobs import Job, answers, check_bias, make_engine, tickets
+from medusa_jax.decoding.jobs import (
+    Job,
+    answers,
+    check_bias,
+    check_tree,
+    make_engine,
+    tickets,
+)
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import StreamEvent
 from medusa_jax.decoding.runtime import Clock
@@ -40,6 +47,7 @@ class Session:
         self._lm, self._config = lm, _one_answer(lm, GenerationConfig(**options))
         self._ids: tuple[int, ...] = ()
         self._cache: KVCache | None = None
+        self._prompt_length = 0
         self.prefilled_tokens = 0
 
     def reply(self, messages: Sequence[Message]) -> Iterator[StreamEvent]:
@@ -80,8 +88,9 @@ class Session:
     def _kept(self, ids: Sequence[int]) -> int:
         """How many of these tokens need not be run: all but the last, at most."""
         rope = self._lm.config.rope
-        if rope.kind == "dynamic" and len(ids) > rope.original_max_position:
-            return 0  # the angles of all tokens depend on how many there are
+        longest = max(len(ids), self._prompt_length)
+        if rope.kind == "dynamic" and longest > rope.original_max_position:
+            return 0  # the angles of all tokens depend on how many there are, or were
         pairs = zip(self._ids, ids[:-1], strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -101,10 +110,12 @@ class Session:
         ids = (*ticket.ids, *output[:num].tolist())
         if len(ids) == length:  # else the prompt has not come so far
             self._ids, self._cache = ids, state.cache
+            self._prompt_length = len(ticket.ids)
 
 
 def _one_answer(lm: MedusaLM, config: GenerationConfig) -> GenerationConfig:
     check_bias(lm, config)
     if config.num_samples != 1:
         raise UserError("a conversation goes on with one reply: leave out num_samples")
+    check_tree(lm, config)
     return config

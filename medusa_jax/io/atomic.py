@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 
 
 def check_output(path: str | Path) -> Path:
@@ -22,7 +23,7 @@ def check_output(path: str | Path) -> Path:
     Raises:
       UserError: the folder is missing or cannot be written, or the path is no regular file.
     """
-    target = Path(path).expanduser()
+    target = user_path(path)
     try:
         target = target.resolve()
         if target.exists() and not target.is_file():
@@ -31,7 +32,7 @@ def check_output(path: str | Path) -> Path:
             raise UserError(f"cannot write {path}: it is read-only, name another file")
         with tempfile.TemporaryFile(dir=target.parent):
             return target
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a byte of 0
         raise _cannot_write(path, error) from None
 
 
@@ -41,7 +42,7 @@ def make_folder(path: str | Path) -> Path:
     Raises:
       UserError: it cannot be made or written.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

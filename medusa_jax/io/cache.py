@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from medusa_jax.paths import user_path
+
 
 def cache_dir() -> Path:
     """The user's cache folder of this project (not created here).
@@ -10,6 +12,6 @@ def cache_dir() -> Path:
     `$MEDUSA_JAX_CACHE` when set, else `$XDG_CACHE_HOME/medusa_jax`, else `~/.cache/medusa_jax`.
     """
     if own := os.environ.get("MEDUSA_JAX_CACHE"):
-        return Path(own).expanduser()
+        return user_path(own)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "medusa_jax"
+    return user_path(base) / "medusa_jax"

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 
 # A repository may hold its weights three times over (consolidated.*, *.bin, *.gguf): take one.
 _TEXT_PATTERNS = (
@@ -42,7 +43,7 @@ def resolve(reference: str) -> Path:
       UserError: there is no such path; the hub cannot be reached, does not know the repository,
         or does not let this user read it.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if reference and path.is_dir():
         return path / BACKBONE if (path / BACKBONE / "config.json").is_file() else path
     if path.is_file():
@@ -69,7 +70,7 @@ def resolve_config(reference: str) -> Path:
     Raises:
       UserError: see `resolve`.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.exists() or not _HUB_ID.fullmatch(reference) or path.suffix.lower() == ".gguf":
         found = resolve(reference)
         return found / "config.json" if found.is_dir() else found

@@ -141,6 +141,8 @@ def _file(kind: str, about: dict[str, Any]) -> Path:
 def _identity(path: Path) -> list[Any]:
     """What changes when the weights in a folder or file do."""
     files = path.iterdir() if path.is_dir() else [path]
-    weights = sorted(file for file in files if file == path or file.suffix in _WEIGHTS)
+    weights = sorted(
+        file for file in files if file == path or (file.suffix in _WEIGHTS and file.is_file())
+    )
     stats = [(file.name, file.stat()) for file in weights]
     return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]

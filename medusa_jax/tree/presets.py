@@ -6,9 +6,9 @@ import importlib.resources
 import json
 import os
 import re
-from pathlib import Path
 
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 
@@ -124,7 +124,7 @@ def _count(spec: str, text: str, letter: str, low: int, high: int) -> int:
 
 def _read_file(spec: str) -> list[list[int]]:
     try:
-        content = json.loads(Path(spec).read_text(encoding="utf-8"))
+        content = json.loads(user_path(spec).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"tree {spec}: cannot read the file ({error.strerror})") from None
     except json.JSONDecodeError as error:

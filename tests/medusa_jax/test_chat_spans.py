@@ -50,3 +50,15 @@ def test_a_token_across_the_end_of_the_header_or_of_the_reply(reply, truncated, 
     assert tokens[:4] == ["user", "\nWhy.", "<end>", "assistant"]
     assert tokens[4].startswith("\nYes")
     assert found == labels
+
+
+def test_a_template_that_trims_a_reply_that_was_cut_off():
+    tokenizer = tokenizer_of(TEXTS)
+    tokenizer.chat_template = TEMPLATE.replace("m.content", "m.content | trim")
+    messages = [
+        {"role": "user", "content": "Why"},
+        {"role": "assistant", "content": 12 * " " + "Yes it"},
+    ]
+    example = tokenize(tokenizer, messages, truncated=True, max_length=99)
+    tokens = tokenizer.convert_ids_to_tokens(example.token_T.tolist())
+    assert [t for t, is_label in zip(tokens, example.is_label_T, strict=True) if is_label] == [" "]

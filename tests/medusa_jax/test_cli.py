@@ -1,5 +1,6 @@
 """What every command line shares: exit codes, errors and warnings in one line each."""
 
+import io
 import sys
 import warnings
 
@@ -76,3 +77,15 @@ def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
 def test_unexpected_arguments_are_refused(monkeypatch, capsys):
     assert run(lambda argv: None, monkeypatch, "hello") == 2
     assert capsys.readouterr().err == "error: unexpected argument 'hello': see --help\n"
+
+
+def test_text_that_stdout_cannot_encode_is_shown_as_far_as_it_can(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+
+    def main(argv):
+        del argv
+        print("déjà")
+
+    assert run(main, monkeypatch) == 0
+    assert written.getvalue() == b"d?j?\n"

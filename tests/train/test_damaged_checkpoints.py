@@ -37,3 +37,18 @@ def test_a_damaged_checkpoint(tmp_path, part):
     shutil.rmtree(folder)
     with make(tmp_path) as checkpoints:
         assert_same(checkpoints.restore(state, make_data()), state)
+
+
+@pytest.mark.parametrize("content", ["", '{"score"'])
+def test_damaged_metrics_name_the_step(tmp_path, content):
+    state = make_state()
+    with make(tmp_path) as checkpoints:
+        checkpoints.save(1, state, make_data(), score=1.0)
+        checkpoints.save(2, state, make_data(), score=2.0, force=True)
+    step = tmp_path / "checkpoints" / "2"
+    (step / "metrics" / "metrics").write_text(content)
+    for call in (lambda: make(tmp_path), lambda: read_params(tmp_path, make_mesh(*MESH))):
+        assert f"move {step} away" in refused(call)
+    shutil.rmtree(step)
+    with make(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(state, make_data()), state)

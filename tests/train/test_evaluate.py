@@ -91,6 +91,7 @@ def done(setup):
         "walk": [*heads, data, "--walk"],
         "chain": [*heads, data, "--tree=chain:1", "--walk"],
         "best": [*heads, data, f"--best_tree={folder / 'tree.json'}"],
+        "same": [*heads, data, f"--best_tree={folder / 'same.json'}"],
         "no_heads": [*base, "--medusa=none", data, f"--best_tree={folder / 'x.json'}"],
         "none": [*base, "--medusa=none", data, "--max_length=20"],
         "skip": [*heads, f"--data={folder / 'broken.jsonl'}", "--data_errors=skip"],
@@ -221,6 +222,7 @@ def test_bad_rows_can_be_left_out(setup, done):
         ("no_data", "--data and --output"),
         ("no_folder", "cannot write"),
         ("no_heads", "--best_tree needs heads"),
+        ("same", "--output and --best_tree name the same file"),
     ],
 )
 def test_bad_input_is_one_line(setup, done, name, message):

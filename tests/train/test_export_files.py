@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 import medusa_jax
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.load import find_heads, load_heads
+from medusa_jax.io.hf.model_export import to_dtype
 from medusa_jax.io.model import load_model
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import Lora
@@ -238,6 +239,14 @@ def test_formats_that_cannot_hold_the_heads(base, tmp_path, config, format, mend
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_weight_that_float16_does_not_have_is_refused():
+    """Also one that became infinite when the base was loaded in float16."""
+    for x in (np.float32([1e5]), np.float16([np.inf])):
+        with pytest.raises(UserError, match="w has values beyond the range of float16"):
+            to_dtype("w", x, np.dtype(np.float16))
+    assert to_dtype("w", np.float16([1]), np.dtype(np.float16)).tolist() == [1]
+
+
 def test_a_run_is_exported_by_its_settings(base, tmp_path):
     settings = recipe(
         own_projection=False, draft_vocab=5, export_format="C", export_dtype="float32"
@@ -257,14 +266,20 @@ def test_a_run_is_exported_by_its_settings(base, tmp_path):
         export_run(tmp_path / "y", none, params)
 
 
-@pytest.mark.parametrize("model", [None, "org/model", "folder"])
+@pytest.mark.parametrize("model", [None, "org/model", "folder", "export"])
 def test_the_base_is_named_so_that_others_find_it(base, tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "export" / "backbone").mkdir(parents=True)
+    (tmp_path / "export" / "backbone" / "config.json").write_text("{}")
     settings = dataclasses.replace(recipe(export_format="A"), model=model)
     params = {"heads": random_heads(OWN, base)}
     export_run(tmp_path / "x", settings, params, base=base)
-    wanted = {None: "HuggingFaceTB/SmolLM2-135M-Instruct", "folder": str(tmp_path / "folder")}
+    wanted = {
+        None: "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "folder": str(tmp_path / "folder"),
+        "export": str(tmp_path / "export" / "backbone"),
+    }
     assert settings_in(tmp_path / "x")["base_model_name_or_path"] == wanted.get(model, model)
 
 

@@ -41,6 +41,7 @@ MISTAKES = [
         ["--questions={}/one_question.jsonl"],
         "an interval needs 2 questions or more, there is 1",
     ),
+    (["--questions={}/surrogate.jsonl"], "surrogate.jsonl:2: a character is not valid Unicode"),
     (["--questions={}/problems.jsonl"], "problems.jsonl:1: expected an object with turns"),
 ]
 FLAGS = ["--max_new_tokens=24", "--count=3", "--compilation_cache=none", "--allow_dirty"]
@@ -56,6 +57,7 @@ def folder(small, model, data):
         run(joint, small / name)
     write_rows(small / "questions.jsonl", [{"turns": [q, "Why?"]} for q in QUESTIONS])
     write_rows(small / "one_question.jsonl", [{"turns": QUESTIONS[:1]}])
+    write_rows(small / "surrogate.jsonl", [{"turns": ["Why?"]}, {"turns": ["What \ud800"]}])
     write_rows(small / "problems.jsonl", [{"question": "1 + 1?", "answer": "2"}] * 4)
     return small
 

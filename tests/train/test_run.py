@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -179,6 +180,16 @@ def test_files_that_have_changed_since(model, tmp_path, monkeypatch):
         assert "with draft_vocab's content = " in refused(settings, tmp_path / "run")
     write_data(tmp_path / "data.jsonl", rows=41)
     assert "holds a run with content of data = " in refused(settings, tmp_path / "run")
+
+
+def test_another_model_of_the_same_name(model, data, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    settings = make(str(folder), data, **LORA)
+    stopped_after(2, settings, tmp_path / "run")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] + np.float32(1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert "holds a run with content of model = " in refused(settings, tmp_path / "run")
 
 
 def test_the_length_is_said_before_the_backbone_runs_over_the_data(

@@ -82,3 +82,12 @@ def test_damaged_settings_name_their_file(tmp_path, content, words):
     with pytest.raises(UserError, match=f"^{tmp_path}/settings.json:? {words}") as error:
         read_run(tmp_path)
     assert "download" not in str(error.value)
+
+
+def test_a_run_is_read_where_the_file_of_its_tree_is_gone(tmp_path):
+    tree = tmp_path / "tree.json"
+    tree.write_text("[[0], [1]]")
+    settings = recipe(tree=str(tree))
+    write_run(Folder(tmp_path), settings)
+    tree.unlink()
+    assert read_run(tmp_path) == (settings, None)

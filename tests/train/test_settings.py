@@ -93,6 +93,7 @@ def test_missing_key_is_named():
     ("key", "value", "mend"),
     [
         ("steps", 1.5, "a whole number"),
+        ("warmup_steps", 3_000_000_000, "2147483647 or less"),
         ("steps", True, "a whole number"),
         ("learning_rate", "fast", "a number"),
         ("remat", "some", "none, products, nothing, offload"),

@@ -8,10 +8,8 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
@@ -19,9 +17,9 @@ from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
-from medusa_jax.sharding import mesh_of, replicated
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
 from train.distributed import from_each, is_first_process, together
+from train.weights import first_rows
 
 _TOKENS_PER_SHARD = 8192
 _LAYOUT = 5  # of a shard; older ones are not read
@@ -121,21 +119,10 @@ def _facts(folder: Path, number: int) -> Path:
 
 def _fingerprint(lm: MedusaLM, examples: Sequence[Example], num_heads: int) -> str:
     digest = hashlib.sha256(repr((_LAYOUT, lm.config, lm.dtype, num_heads)).encode())
-    for weight in jax.tree.leaves(_first_rows(lm)):  # they tell a changed matrix from the old one
-        digest.update(np.asarray(weight).tobytes())
+    digest.update(first_rows(lm))
     for example in examples:
         digest.update(example.token_T.tobytes() + example.is_label_T.tobytes())
     return digest.hexdigest()[:12]
-
-
-def _first_rows(lm: MedusaLM) -> Any:
-    """The first row of every parameter, in float32, where the host can read it."""
-    mesh = mesh_of(lm.params)
-    options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
-    first = jax.jit(
-        lambda params: jax.tree.map(lambda x: x[:1].astype(jnp.float32), params), **options
-    )
-    return first(lm.params)
 
 
 def _run(

@@ -85,8 +85,8 @@ def _say_bounded(settings: Settings) -> None:
     if is_first_process():
         size = f"{settings.batch_size} x {settings.seq_len}"
         note(
-            f"evaluations take the first {_MAX_HELD_OUT_BATCHES} batches ({size} tokens) of the "
-            "held-out data: a smaller config.held_out leaves the rest for training"
+            f"evaluations take {_MAX_HELD_OUT_BATCHES} batches ({size} tokens) of the held-out "
+            "data: a smaller config.held_out leaves the rest for training"
         )
 
 
@@ -127,14 +127,18 @@ def _whole(
     if states is None:
         return []
     size = settings.batch_size * settings.seq_len
-    if len(states.used) > _MAX_HELD_OUT_BATCHES * size:
+    chosen = np.arange(len(states.used))
+    if len(chosen) > _MAX_HELD_OUT_BATCHES * size:
         _say_bounded(settings)
+        # Shards begin with the shortest documents, so that the first positions are no fair sample.
+        chosen = np.random.default_rng(0).permutation(chosen)[: _MAX_HELD_OUT_BATCHES * size]
+        chosen.sort()
     batches = []
-    for start in range(0, min(len(states.used), _MAX_HELD_OUT_BATCHES * size), size):
+    for start in range(0, len(chosen), size):
         shape = (settings.batch_size, settings.seq_len)
-        index = np.arange(start, start + size).reshape(shape)[own]
-        real = index < len(states.used)
-        batch = states.batch(np.where(real, index, 0), following)
+        place = np.arange(start, start + size).reshape(shape)[own]
+        real = place < len(chosen)
+        batch = states.batch(chosen[np.where(real, place, 0)], following)
         batch["labels"] = np.where(real[..., None], batch["labels"], IGNORE)
         batches.append(batch)
     return batches

@@ -116,7 +116,7 @@ def _problem(row: Any) -> str:
     """What is wrong with a row; "" when it is a conversation."""
     if not isinstance(row, dict):
         return f"expected an object, found {type(row).__name__}"
-    if not _is_text(str(row.get("id", ""))):
+    if not is_text(str(row.get("id", ""))):
         return 'the "id" has a character that is not valid Unicode'
     turns = row.get("conversations")
     if not isinstance(turns, list):
@@ -134,12 +134,12 @@ def _turn_problem(number: int, turn: Any) -> str:
         return f'turn {number} is "from" {speaker!r}: expected one of {", ".join(_ROLES)}'
     if not isinstance(turn.get("value"), str):
         return f'the "value" of turn {number} is no text'
-    if not _is_text(turn["value"]):
+    if not is_text(turn["value"]):
         return f'the "value" of turn {number} has a character that is not valid Unicode'
     return ""
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether a text can be encoded: half of a surrogate pair cannot."""
     try:
         text.encode()

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 from train.data import builder, sharegpt
 
 SHAREGPT = "sharegpt"
@@ -54,6 +55,8 @@ class Source:
       features: names of the features to read, ("text",) or (turns, speaker, content).
       data_errors: "stop" or "skip", for problems that show up later.
       records: tensorflow-datasets' data source.
+      path: the file that lines are counted in: its contents may have been prepared under another
+        name. None for a tensorflow-datasets name.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Source:
     features: tuple[str, ...]
     data_errors: str
     records: Any
+    path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -74,6 +78,8 @@ class Source:
 
     def _document(self, number: int, example: dict[str, Any]) -> Document:
         where = _str(example.get("where", f"{self.name}, example {number}"))
+        if self.path is not None:
+            where = f"{self.path}:{where.rpartition(':')[2]}"
         name = _str(example.get("id", f"row {number}"))
         if len(self.features) == 1:
             return Document(where, name, None, _str(example[self.features[0]]))
@@ -102,7 +108,7 @@ def open_source(data: str, data_errors: str = "stop", progress: bool = True) -> 
       UserError: there is nothing of that name, or it cannot be used (names file and line).
     """
     check_source(data)
-    path = Path(data).expanduser()
+    path = user_path(data)
     if data == SHAREGPT:
         return _open_file(data, sharegpt.sharegpt_path(progress), "skip", progress)
     sharegpt.check_data_errors(data_errors)
@@ -117,7 +123,7 @@ def check_source(data: str) -> None:
     Raises:
       UserError: there is no such file.
     """
-    path = Path(data).expanduser()
+    path = user_path(data)
     if not path.is_file() and (path.suffix in _SUFFIXES or not _TFDS_NAME.fullmatch(data)):
         raise UserError(f"cannot read {data}: there is no such file")
 
@@ -132,6 +138,7 @@ def _open_file(name: str, path: Path, data_errors: str, progress: bool) -> Sourc
         ("conversations", "role", "content"),
         data_errors,
         ready.as_data_source("train"),
+        path,
     )
 
 

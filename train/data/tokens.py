@@ -93,6 +93,20 @@ def tokenize_source(source: Source, tokenizer: Any, progress: bool = True) -> To
     return _read(folder, source)
 
 
+def check_token_ids(token_N: np.ndarray, vocab_size: int) -> None:
+    """Refuses tokens that the model's embedding does not have.
+
+    Raises:
+      UserError: there is one, as where a token was added to the tokenizer alone.
+    """
+    highest = int(token_N.max(initial=0))
+    if highest >= vocab_size:
+        raise UserError(
+            f"the tokenizer gives token {highest}, but the model has {vocab_size}: take the "
+            "tokenizer that belongs to the model, or resize the model's embedding"
+        )
+
+
 def _key(source: Source, tokenizer: Any) -> str:
     parts = (tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
     text = tokenizer.backend_tokenizer.to_str()

@@ -14,6 +14,7 @@ from typing import Any
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json, write_text
+from train.folder import read_json
 
 
 def part_path(path: Path, index: int, count: int) -> Path:
@@ -123,7 +124,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         raise UserError(
             f"{path} exists, but not the {beside.name} of a run to continue: name another --output"
         )
-    made = json.loads(beside.read_text(encoding="utf-8"))
+    made = read_json(beside, "remove it and the rows beside it, or name another --output")
     for key, value in settings.items():
         if made.get(key) != value:
             raise UserError(

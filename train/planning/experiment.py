@@ -97,7 +97,7 @@ def _batch(settings: Settings, config: LlamaConfig, mesh: Mesh) -> dict[str, Any
     if settings.hidden_states == "cached":
         places = heads + 1 if settings.soft_labels else 1
         shapes = {
-            "hidden": ((rows, length, places, config.hidden_size), settings.dtype),
+            "hidden": ((rows, length, places, config.hidden_size), jnp.float16),
             "next": ((rows, length, heads), jnp.int32),
             "labels": ((rows, length, heads + 1), jnp.int32),
         }

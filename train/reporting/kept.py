@@ -14,6 +14,7 @@ from typing import Any
 from medusa_jax.cli_console import note
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.paths import user_path
 from train.reporting.rows import Measurement
 from train.reporting.sets import Sets
 
@@ -84,7 +85,7 @@ def keep(target: Path, header: dict[str, Any]) -> Iterator[Kept]:
 
 def files_of(folder: str | Path) -> list[Any]:
     """A folder and the files in it, or a file, with what changes when they do: sizes and times."""
-    path = Path(folder).expanduser().resolve()
+    path = user_path(folder).resolve()
     stats = {file: file.stat() for file in (path, *sorted(path.rglob("*"))) if file.is_file()}
     found = [[str(f.relative_to(path)), s.st_size, s.st_mtime_ns] for f, s in stats.items()]
     return [str(path), *found]

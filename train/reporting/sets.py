@@ -2,16 +2,18 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Encoded, Example, tokenize
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.errors import UserError
+from medusa_jax.paths import user_path
 from train.data.json_rows import read_json_rows
 from train.data.pipeline import load_data
+from train.data.sharegpt import is_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +63,13 @@ def read_problems(path: str, count: int) -> list[dict[str, str]]:
 
 def _rows(path: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Objects with these keys; the first other one raises."""
-    for row in read_json_rows(Path(path).expanduser()):
+    for row in read_json_rows(user_path(path)):
         is_good = isinstance(row.value, dict) and all(
             isinstance(row.value.get(key), kind) and row.value[key] for key, kind in kinds.items()
         )
+        is_good = is_good and isinstance(row.value.get("turns", [""])[0], str)
+        if is_good and not is_text(json.dumps(row.value, ensure_ascii=False)):
+            raise UserError(f"{path}:{row.line}: a character is not valid Unicode")
         if not is_good:
             problem = row.problem or f"expected an object with {', '.join(kinds)}"
             raise UserError(f"{path}:{row.line}: {problem}")

@@ -5,7 +5,7 @@ With h the head, l one of its L residual blocks, and all matrices (out, in):
   A     "{h}.{l}.linear.weight|bias" and the head's own projection "{h}.{L}.weight" (the original
         code, TGI, TensorRT-LLM).
   B     A's names after "medusa_head." (or "medusa_heads.") among those of a full model.
-  C     A without projections; the heads share the LM head (TGI). Our extension: a "token_map"
+  C     A without projections; the heads share the LM head (TGI: one block). Extension: "token_map"
         beside them, int32 [Vd], restricts the heads to those Vd rows of the LM head.
   vllm  "blocks.{h}.layers.{l}.weight|bias" and "lm_heads.{h}.weight", optionally after
         "medusa_heads."; optionally "token_map", int [Vd].

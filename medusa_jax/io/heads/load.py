@@ -31,6 +31,7 @@ from medusa_jax.io.heads.formats import (
 from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.placement import place_params
 from medusa_jax.nn.params import conditioning_of
+from medusa_jax.paths import user_path
 
 
 def resolve_heads(reference: str) -> Path:
@@ -42,7 +43,7 @@ def resolve_heads(reference: str) -> Path:
     Raises:
       UserError: there is no such path or repository.
     """
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     return path if reference and path.exists() else hub.resolve(reference)
 
 

@@ -99,14 +99,14 @@ def to_dtype(name: str, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """x in another float dtype; integers stay as they are.
 
     Raises:
-      UserError: a finite value becomes infinite.
+      UserError: a value has become infinite, here or when x was made float16.
     """
-    if np.issubdtype(x.dtype, np.integer) or x.dtype == dtype:
+    if np.issubdtype(x.dtype, np.integer) or (x.dtype == dtype and dtype != np.float16):
         return x
     with np.errstate(over="ignore"):
-        out = x.astype(dtype)
+        out = x.astype(dtype, copy=False)
     # Only a narrower range can do harm, and numpy does not warn for bfloat16.
-    if not np.isfinite(out).all() and np.isfinite(x).all():
+    if not np.isfinite(out).all() and (x.dtype == dtype or np.isfinite(x).all()):
         raise UserError(
             f"{name} has values beyond the range of {dtype.name}: export as bfloat16 or float32"
         )

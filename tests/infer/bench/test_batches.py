@@ -6,6 +6,7 @@ import pytest
 
 from infer.bench import batches
 from infer.bench.batches import BatchesJob, measure_batches
+from medusa_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +50,17 @@ def test_all_give_the_same_tokens_and_no_more_than_their_budgets(report):
         (seconds,) = row["rounds_seconds"]
         assert row["tokens_per_second"] == row["num_new_tokens"] / seconds
     assert report["rows"][0]["vs_first"] == 1
+
+
+def test_trees_that_the_heads_cannot_fill_are_refused(stories260k):
+    job = BatchesJob(
+        model=str(stories260k),
+        medusa="none",
+        prompts=["Once upon a time"],
+        trees=["mc_sim_7b_63:4"],
+        dtype="float32",
+        batch_size=2,
+        rounds=1,
+    )
+    with pytest.raises(UserError, match="the model has 0"):
+        measure_batches(job)

@@ -49,3 +49,18 @@ def test_figures_follow_from_tokens_and_steps(report):
     assert aware["vs_greedy"] == pytest.approx(ratio)
     assert not np.isnan(aware["vs_greedy_interval"]).any()
     assert "vs_greedy" not in greedy
+
+
+def test_one_prompt_has_no_interval(stories260k, monkeypatch):
+    monkeypatch.setattr(sampling, "TEMPERATURES", (0.0,))
+    job = SamplingJob(
+        model=str(stories260k),
+        medusa="none",
+        prompts=["Once upon a time"],
+        tree="chain:0",
+        dtype="float32",
+        max_new_tokens=4,
+        seeds=1,
+    )
+    (row,) = measure_sampling(job)["rows"]
+    assert row["interval"] is None

@@ -24,6 +24,10 @@ def lm(stories_lm):
     [
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        (
+            {"temperature": 1e39},
+            "temperature is 1e\\+39: it must be 0 or more, and a number of float32",
+        ),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: it must be a whole number"),
         ({"seed": 1.0}, "seed is 1.0: it must be a whole number"),
@@ -126,3 +130,14 @@ def test_seeds_beyond_64_bits_are_refused(seed):
 def test_one_text_is_not_taken_for_a_list_of_letters(lm):
     with pytest.raises(UserError, match="a single text: put it into a list"):
         medusa_jax.generate(lm, "Why")
+
+
+def test_what_is_wrong_is_said_before_the_first_answer_is_asked_for(lm):
+    for call in (medusa_jax.generate_as_done, medusa_jax.generate_batches, medusa_jax.stream):
+        with pytest.raises(UserError, match="unknown tree"):
+            call(lm, PROMPTS, tree="nonsense")
+
+
+def test_half_of_a_surrogate_pair_is_refused(lm):
+    with pytest.raises(UserError, match="not valid Unicode"):
+        medusa_jax.generate(lm, ["Once \ud800"], chat=False)

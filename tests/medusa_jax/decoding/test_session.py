@@ -1,5 +1,7 @@
 """A conversation: what is run again, and that the replies show nothing of it."""
 
+import dataclasses
+
 import pytest
 
 import medusa_jax
@@ -117,3 +119,25 @@ def test_a_conversation_over_the_context_is_refused_at_once(lm):
         session.reply(long)
     with pytest.raises(UserError, match="num_samples"):
         Session(lm, num_samples=2)
+
+
+def test_angles_that_followed_a_longer_prompt_are_not_kept(lm):
+    rope = dataclasses.replace(lm.config.rope, kind="dynamic", factor=4.0, original_max_position=64)
+    lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, rope=rope))
+    session = Session(lm, max_new_tokens=12)
+    long = [{"role": "user", "content": 12 * "Tell me about a dog. "}]
+    short = [{"role": "user", "content": "Tell me about a cat."}]
+    assert len(encode_prompt(lm, long).ids) > 64 > len(encode_prompt(lm, short).ids)
+    reply(session, long)
+    result = reply(session, short)
+    assert session.prefilled_tokens == len(encode_prompt(lm, short).ids)
+    assert result.token_ids == medusa_jax.generate(lm, [short], max_new_tokens=12)[0].token_ids
+
+
+def test_a_tree_that_does_not_exist_is_refused_at_once(lm):
+    with pytest.raises(UserError, match="unknown tree"):
+        Session(lm, tree="nonsense")
+    session = Session(lm)
+    with pytest.raises(UserError, match="unknown tree"):
+        session.change(tree="nonsense")
+    assert reply(session, [{"role": "user", "content": "Hello"}]).num_new_tokens

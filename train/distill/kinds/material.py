@@ -87,7 +87,7 @@ def read_problems(path: Path, part: str) -> list[Text]:
     found = []
     for row in read_json_rows(path):
         question = row.value.get("question") if isinstance(row.value, dict) else None
-        if not isinstance(question, str) or not question.strip():
+        if not isinstance(question, str) or not question.strip() or not sharegpt.is_text(question):
             raise UserError(f'{path}:{row.line}: no "question": expected a problem of GSM8K')
         if row.line > _PROBLEMS_OF_REPORTS and part_of(question) == part:
             found.append(Text(f"gsm8k.{row.line}", (question,)))

@@ -119,3 +119,10 @@ def test_a_file_without_problems_is_refused(tmp_path):
     path.write_text('{"question": "a"}\n{"turns": ["a"]}\n')
     with pytest.raises(UserError, match=r'problems.jsonl:2: no "question"'):
         read_problems(path, "train")
+
+
+def test_a_problem_that_is_not_unicode_is_refused(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"question": "What is \\ud800?"}\n')
+    with pytest.raises(UserError, match=r"problems.jsonl:1: no \"question\""):
+        read_problems(path, "train")
