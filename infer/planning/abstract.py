@@ -9,6 +9,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import programs, step
+from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder, lone_nodes
 from medusa_jax.decoding.drafters import Drafter, NoDrafter
@@ -93,7 +94,7 @@ def decode_program(wish: Wish, where: Mesh | Any) -> DecodeProgram:
     kept = storage_dtype(wish.dtype, wish.platform)
     alone = lone_nodes(wish.platform)
     decoder = Decoder(wish.config, Greedy(), drafter, wish.dtype, kept, False, mesh, alone)
-    slots = wish.max_context + drafter.max_depth
+    slots = cache_slots(wish.max_context, drafter.max_depth)
     state = jax.eval_shape(
         lambda p, r: step.idle(decoder, p, r, capacity=slots), params, _request(wish.batch_size)
     )

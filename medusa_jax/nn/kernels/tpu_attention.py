@@ -24,6 +24,7 @@ _ROWS = 256  # queries of one key head, in one block
 _BLOCK_BYTES = 1 << 20  # of keys, in one block; as many of values, and two of each in flight
 _NEW_BYTES = 1 << 18  # of the new tokens' keys, in one block
 _RESULT_BYTES = 2 << 20  # that stay on the chip
+_WIDE_BLOCK = 48 << 20  # of the chip's memory, where heads fit no block of the sizes above
 
 
 def fused_attention(
@@ -89,7 +90,8 @@ def _on_one_device(
         prefix_v = prefix_v.swapaxes(2, 3)
     N = q.shape[2] // H
     group, slots = N // K, min(_SLOTS, S)
-    heads = _heads_at_once(K, H, slots * prefix_k.dtype.itemsize, T * k.dtype.itemsize)
+    most = _channels_at_once(slots * prefix_k.dtype.itemsize, T * k.dtype.itemsize)
+    heads = _heads_at_once(K, H, most)
     tokens = _tokens_at_once(T, group)
     first_B = jnp.zeros_like(length_B)
     if window is not None:
@@ -105,7 +107,8 @@ def _on_one_device(
         ),
         out_shape=[_result(q.shape, q.dtype), jax.ShapeDtypeStruct(k.shape, k.dtype)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=_WIDE_BLOCK if heads * H > most else None,
         ),
         cost_estimate=pl.CostEstimate(
             flops=4 * B * T * N * H * (S + T),
@@ -185,19 +188,19 @@ def slots_last(head_dim: int) -> bool:
     return head_dim % 128 != 0
 
 
-def _heads_at_once(num_heads: int, head_dim: int, slot_bytes: int, new_bytes: int) -> int:
-    """Key heads of one block: as many as fit, in whole registers of 128 lanes.
+def _channels_at_once(slot_bytes: int, new_bytes: int) -> int:
+    """Channels of one block, of which a block of slots and the new tokens have these bytes each."""
+    return min(_BLOCK_BYTES // slot_bytes, _NEW_BYTES // new_bytes)
 
-    Args:
-      num_heads: how many there are.
-      head_dim: H.
-      slot_bytes: of a block of slots in one channel.
-      new_bytes: of the new tokens in one channel.
+
+def _heads_at_once(num_heads: int, head_dim: int, most: int) -> int:
+    """Key heads of one block: whole registers of 128 lanes, of `most` channels where that is so.
+
+    Of 32 heads of 100 only all together fill whole registers.
     """
-    most = min(_BLOCK_BYTES // slot_bytes, _NEW_BYTES // new_bytes) // head_dim
     parts = [heads for heads in range(1, num_heads + 1) if num_heads % heads == 0]
     whole = [heads for heads in parts if heads * head_dim % 128 == 0] or [num_heads]
-    return max((heads for heads in whole if heads <= most), default=whole[0])
+    return max((heads for heads in whole if heads * head_dim <= most), default=whole[0])
 
 
 def _tokens_at_once(num_tokens: int, group: int) -> int:

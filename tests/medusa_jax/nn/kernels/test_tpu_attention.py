@@ -57,11 +57,12 @@ def test_bfloat16_is_rounded_where_the_products_are():
 
 
 def test_heads_are_cut_into_blocks_of_whole_registers():
-    assert module._heads_at_once(32, 128, 512 * 2, 64 * 2) == 8
-    assert module._heads_at_once(32, 128, 512 * 2, 256 * 2) == 4
-    assert module._heads_at_once(8, 64, 512 * 2, 64 * 2) == 8
-    assert module._heads_at_once(8, 64, 512 * 2, 4096 * 2) == 2  # no less than a register
-    assert module._heads_at_once(2, 4, 1, 1) == 2  # of no register: all
+    assert module._heads_at_once(32, 128, module._channels_at_once(512 * 2, 64 * 2)) == 8
+    assert module._heads_at_once(32, 128, module._channels_at_once(512 * 2, 256 * 2)) == 4
+    assert module._heads_at_once(8, 64, module._channels_at_once(512 * 2, 64 * 2)) == 8
+    assert module._heads_at_once(8, 64, 64) == 2  # no less than a register
+    assert module._heads_at_once(2, 4, 1 << 18) == 2  # of no register: all
+    assert module._heads_at_once(32, 100, 1024) == 32
     assert [module._tokens_at_once(n, 4) for n in (16, 64, 96, 512)] == [16, 64, 32, 64]
 
 

@@ -36,8 +36,9 @@ from medusa_jax.tree.presets import load_tree
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
 sharding = NamedSharding(Mesh(np.array(devices[:1]), ("x",)), PartitionSpec())
 
-def found(batch, spec, head_dim):
-    config = LlamaConfig(1024, 512, 1024, 2, 8, 4, head_dim, 4096, windows=(None, 256))
+def found(batch, spec, head_dim, num_heads, kv_heads):
+    config = LlamaConfig(1024, 512, 1024, 2, num_heads, kv_heads, head_dim, 4096,
+                         windows=(None, 256))
     tree, dtype = load_tree(spec), jnp.bfloat16
     params, drafter = {"backbone": abstract_params(config, "bfloat16")}, NoDrafter()
     if tree.R > 1:
@@ -66,21 +67,24 @@ def found(batch, spec, head_dim):
 
 print(json.dumps([found(*case) for case in json.loads(sys.argv[1])]))
 """
-# Rows, tree, size of a head.
-CASES = [(1, "mc_sim_7b_63", 64), (2, "chain:3", 128), (2, "chain:0", 64)]
+# Rows, tree, size of a head, heads and key heads.
+CASES = [(1, "mc_sim_7b_63", 64, 8, 4), (2, "chain:3", 128, 8, 4), (2, "chain:0", 64, 8, 4)]
+WIDE = (1, "mc_sim_7b_63", 100, 32, 32)  # as OpenLLaMA-3B: all heads are one block
 
 
 def test_the_loop_runs_kernels_and_never_turns_the_cache_round():
     environment = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(CASES)],
+        [sys.executable, "-c", PROGRAM, json.dumps([*CASES, WIDE])],
         env=ordinary() | environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    for case, found in zip(CASES, json.loads(run.stdout), strict=True):
+    *results, wide = json.loads(run.stdout)
+    for case, found in zip(CASES, results, strict=True):
         assert found["kernels"] >= 4, case
         assert found["copies"] == [], case
         assert found["temp_bytes"] < 8e6, case
+    assert wide["kernels"] >= 4  # its small cache is moved onto the chip and back
