@@ -4,9 +4,9 @@
     --workdir=runs/self_distill
 
 Data: the model's own replies, as for configs/smollm2_medusa1.py. The base head learns to stay the
-original model, and the heads learn to predict it. (The measured run had only greedy replies, and
-started from the heads of an earlier recipe, which saw the root alone.)
-Hardware: 2 CPU cores. Hours: 0.3, beside other work.
+original model, and the heads learn to predict it. (The measured run had greedy replies alone, to
+320 prompts.)
+Hardware: 2 CPU cores. Hours: 0.4, beside other work.
 Expected: docs/results.md.
 """
 
