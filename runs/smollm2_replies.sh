@@ -40,7 +40,7 @@ temperatures=(0 0.7 0 0.7 0)
 for ((i = 0; i < PIECES; i++)); do
   piece=$OUT/pieces/$(printf %03d "$i")
   sed -n "$((i * SIZE + 1)),$(((i + 1) * SIZE))p" "$OUT/prompts.jsonl" >"$piece.prompts.jsonl"
-  [ -s "$piece.prompts.jsonl" ] || break # without PROBLEMS there are fewer prompts
+  [ -s "$OUT/prompts.jsonl" ] && [ ! -s "$piece.prompts.jsonl" ] && break # fewer without PROBLEMS
   reply "$piece.prompts.jsonl" "$piece.replies.jsonl" "${temperatures[i % 5]}"
 done
 reply "$OUT/held_out_kinds.jsonl" "$OUT/held_out_replies.jsonl" 0
