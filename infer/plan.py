@@ -37,6 +37,7 @@ from medusa_jax.plan.models import model_config
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import Topology, find_topology
 from medusa_jax.sharding import parse_mesh
+from medusa_jax.tree.dynamic import heads_used
 from medusa_jax.tree.presets import load_any_tree
 
 _NUM_HEADS = 5  # like the paper's, for models that come without heads
@@ -140,6 +141,12 @@ def _wish(config: LlamaConfig, topology: Topology) -> Wish:
     heads = _heads(config)
     tree = load_any_tree(_TREE.value, heads.num_heads)
     check_tree(tree, heads)
+    most = heads_used(tree, heads.num_heads) + 1
+    if (_TOKENS_PER_STEP.value or 1) > most:
+        raise UserError(
+            f"--tokens_per_step={_TOKENS_PER_STEP.value:g}: a step with this tree gives at most "
+            f"{most}"
+        )
     return Wish(
         config=config,
         heads=heads,

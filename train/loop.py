@@ -106,7 +106,7 @@ class Loop:
         state, first = self._start()
         step = first
         self._writer.truncate(first + 1)
-        with Interrupt() as interrupt, self._progress(first) as advance:
+        with contextlib.closing(self), Interrupt() as interrupt, self._progress(first) as advance:
             if self._judge.needs_reference and first == 0:
                 advance(0, {}, self._score(0, state)[1])
             window, running = _Window(), None
@@ -132,10 +132,13 @@ class Loop:
                 self._save(step, state, score, force=force)
                 if last:
                     break
-        self._stop_trace()
         self._checkpoints.wait()
-        self._writer.close()
         return state["params"] if step == self._settings.num_steps else None
+
+    def close(self) -> None:
+        """Ends the trace and the log, also of a run that Ctrl-C stops."""
+        self._stop_trace()
+        self._writer.close()
 
     def _start(self) -> tuple[Any, int]:
         """The state to start from, and the last step that it has seen."""

@@ -1,27 +1,36 @@
 """What tells the weights of one model from those of another with the same name."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.sharding import mesh_of, replicated
 
 
 def first_rows(lm: MedusaLM) -> bytes:
-    """The first row of every parameter of the backbone, in float32: each matrix has changed there.
+    """The first row of every parameter of the backbone, in float32.
 
-    Every process that shares the model has to call this.
+    Another model differs in them, whatever else it shares. Every process that shares the model has
+    to call this.
     """
-    mesh = mesh_of(lm.params)
+    rows = jax.tree.leaves(_program(mesh_of(lm.params))(lm.params))
+    return b"".join(np.asarray(row).tobytes() for row in rows)
+
+
+@functools.cache
+def _program(mesh: Mesh | None) -> Callable[[Any], Any]:
+    """Kept, since a run needs it up to three times: for its data's two parts and its own note."""
     options: dict[str, Any] = {} if mesh is None else {"out_shardings": replicated(mesh)}
-    rows = jax.jit(
+    return jax.jit(
         lambda params: jax.tree.map(lambda x: x[:1].astype(jnp.float32), params), **options
     )
-    return b"".join(np.asarray(row).tobytes() for row in jax.tree.leaves(rows(lm.params)))
 
 
 def weights_digest(lm: MedusaLM) -> str:

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by the number of seeds
+import scipy.stats
+
 HELD_OUT = "held_out/"
 # Their names in the file; a frozen backbone has no loss.
 FIGURES = {"accepted": "tokens_per_step", "lm_loss": "lm_loss"}
@@ -43,7 +44,8 @@ def interval(values: list[float]) -> list[float | None]:
     mean = statistics.mean(values)
     if len(values) == 1:
         return [mean, None, None]
-    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(scipy.stats.t.ppf(0.975, len(values) - 1))
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return [mean, mean - half, mean + half]
 
 
@@ -84,7 +86,8 @@ def main(runs: str, references: str, output: str) -> None:
     for folder in sorted(Path(runs).iterdir()):
         if seeds := sorted(log.parent for log in folder.glob("*/metrics.jsonl")):
             last = {seed.name: held_out(seed)[-1:] for seed in seeds}
-            found[folder.name] = {seed: rows[0] for seed, rows in last.items() if rows}
+            if evaluated := {seed: rows[0] for seed, rows in last.items() if rows}:
+                found[folder.name] = evaluated
         elif (folder / "metrics.jsonl").is_file():
             lone.append({"run": folder.name, "curve": held_out(folder)} | about(folder))
     for missing in set(references.split(",")) - set(found):

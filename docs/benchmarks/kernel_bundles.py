@@ -78,6 +78,8 @@ def check(flags: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {getattr(flags, name)}: it is 1 or more")
     if flags.query_heads % flags.kv_heads or flags.query_heads < 0:
         raise UserError(f"--query_heads is no multiple of --kv_heads, {flags.kv_heads}")
+    if flags.slots % 128:
+        raise UserError(f"--slots is {flags.slots}: a cache has a multiple of 128")
     if flags.head_dim % 2:
         raise UserError(f"--head_dim is {flags.head_dim}: rotations need an even one")
 

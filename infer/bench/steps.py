@@ -22,6 +22,7 @@ from infer.bench.timing import copy_bandwidth, device_memory
 from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
 from medusa_jax.decoding import step
+from medusa_jax.decoding.buckets import prompt_width
 from medusa_jax.decoding.runtime import Batch, Clock, Runtime, make_request, make_runtime
 from medusa_jax.decoding.state import Prefilled
 from medusa_jax.sharding import parse_mesh
@@ -95,10 +96,15 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
     return report | ({"experiments": experiments} if job.experiments else {})
 
 
+def _slots(context: int) -> int:
+    """Of the cache that is timed: a prompt is padded to its bucket."""
+    return prompt_width(context) + ROOM
+
+
 def _missing_memory(lm: MedusaLM, context: int, batch: int, devices: int) -> str | None:
     """In words, how a batch needs more than there is; None: it fits."""
     weights = total_bytes((lm.params, lm.heads_params))
-    needed, there = weights + cache_bytes(lm, context + ROOM, batch), devices * device_memory()
+    needed, there = weights + cache_bytes(lm, _slots(context), batch), devices * device_memory()
     if needed < 0.9 * there:
         return None
     return f"weights and cache take {needed / 1e9:.1f} GB of {there / 1e9:.1f}"
@@ -184,8 +190,8 @@ def _row(
         "tokens_per_step": tokens_per_step,
         "tokens_per_second": batch * tokens_per_step / statistics.median(seconds),
         "parameter_bytes": parameter_bytes(lm),
-        "cache_bytes": cache_bytes(lm, context + ROOM, batch),
-        "cache_bytes_read": read_cache_bytes(lm, context + ROOM, batch, tokens),
+        "cache_bytes": cache_bytes(lm, _slots(context), batch),
+        "cache_bytes_read": read_cache_bytes(lm, _slots(context), batch, tokens),
         "rounds_step_ms": [1e3 * s for s in seconds],
     }
 

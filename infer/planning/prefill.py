@@ -15,6 +15,7 @@ from medusa_jax.decoding.buckets import cache_slots, prompt_width
 from medusa_jax.decoding.chunks import CHUNK
 from medusa_jax.decoding.drafters import NoDrafter
 from medusa_jax.io.atomic import write_text
+from medusa_jax.nn.prefix_attention import reads_valid_slots
 from medusa_jax.plan.build import Built, build, sizes_of
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.estimate import Plan, common
@@ -30,7 +31,8 @@ def plan_prefill(
 
     Memory is that of the last chunk, with the cache of the batch and the heads beside it. The rest
     (operations, traffic, collectives, cycles) is that of a chunk in the middle of the prompt, times
-    the number of chunks: what a chunk costs grows evenly with the tokens before it.
+    the number of chunks: what a chunk costs grows evenly with the tokens before it, or, without a
+    kernel that reads only these, not at all.
 
     Args:
       topology: to compile for.
@@ -46,8 +48,10 @@ def plan_prefill(
     last = _chunk(topology, decode, width, slots)
     costs = None
     if last.text is not None:
-        before = max((chunks - 1) * CHUNK // 2, width)  # a chunk has to fit
-        middle = _chunk(topology, decode, width, before)
+        middle = last  # where all slots are read, whatever is in them
+        if reads_valid_slots(wish.platform, wish.config.head_dim, slots):
+            before = max((chunks - 1) * CHUNK // 2, width)  # a chunk has to fit
+            middle = _chunk(topology, decode, width, before)
         assert middle.text is not None
         costs = costs_of(parse(middle.text)) * chunks
         if hlo is not None:

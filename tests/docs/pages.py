@@ -22,10 +22,13 @@ RECIPES = sorted((ROOT / "configs").glob("*.py"))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`((?:python -m|make|pip install) [^`]+)`")
 _INDENTED = re.compile(r"^ +(python -m (?:.*\\\n)*.*)$", re.MULTILINE)
-# In place of Python: writes its arguments down, and the file that a command would have written.
+# In place of Python: writes its arguments down, and the file that a command would have written, of
+# as many lines as it was told.
 _RECORDER = """#!/usr/bin/env bash
 printf '%q ' python "$@" >>"$RECORD"; echo >>"$RECORD"
-for word; do case $word in --output=*) : >"${word#*=}" ;; esac; done
+lines=0
+for word; do case $word in --count=* | --limit=*) lines=${word#*=} ;; esac; done
+for word; do case $word in --output=*) yes '{}' | head -n "$lines" >"${word#*=}" ;; esac; done
 """
 
 

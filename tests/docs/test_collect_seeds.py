@@ -27,8 +27,8 @@ def write(folder, *steps_per_token):
 
 
 def test_an_interval_is_students(script):
-    """By hand: 4.303 standard deviations of 1, over the root of 3."""
-    assert script["interval"]([1.0, 2.0, 3.0]) == pytest.approx([2, 2 - 2.4843, 2 + 2.4843], 1e-4)
+    """By hand: 4.30265 standard deviations of 1, over the root of 3."""
+    assert script["interval"]([1.0, 2.0, 3.0]) == pytest.approx([2, 2 - 2.48414, 2 + 2.48414], 1e-4)
 
 
 def test_runs_are_compared_seed_by_seed_by_their_last_evaluation(script, tmp_path):
@@ -98,3 +98,13 @@ def test_what_is_not_there_is_one_line(script, tmp_path, capsys):
         assert stopped.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out.json").exists()
+
+
+def test_any_number_of_seeds_and_names_that_were_never_evaluated(script, tmp_path):
+    """By hand: 2.571 standard deviations, over the root of 6."""
+    for seed in range(6):
+        write(tmp_path / "runs" / "one" / str(seed), 1.0 + seed)
+    write(tmp_path / "runs" / "none" / "0")
+    script["main"](str(tmp_path / "runs"), "one", str(tmp_path / "out.json"))
+    (one,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert one["tokens_per_step"] == pytest.approx([3.5, 3.5 - 1.9633, 3.5 + 1.9633], 1e-4)

@@ -34,6 +34,7 @@ def test_more_nodes_are_more_instructions():
     [
         (["--nodes", "0"], "--nodes is 0"),
         (["--head_dim", "7"], "an even one"),
+        (["--slots", "16"], "a multiple of 128"),
         (["--kv_heads", "3", "--query_heads", "8"], "no multiple"),
         (["--topology", "v9:1x1"], "v9"),
     ],

@@ -41,6 +41,7 @@ def tpu_plans(folder):
         [*small, "--mesh=tensor=2"],
         [*small, "--mesh=tensor=1,tensor=1"],
         [small[0], "--topology=v5e:2x2", "--mesh=tensor=3"],
+        [*small, "--tree=chain:2", "--tokens_per_step=3.5"],
     ]
     return run_many("infer.plan", commands, told_nothing())
 
@@ -93,9 +94,10 @@ def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
         (2, "needs 2 devices, there is 1"),
         (3, "give sizes of data, fsdp"),
         (4, "the first 3 devices are no block"),
+        (5, "a step with this tree gives at most 3"),
     ],
 )
-def test_no_mesh_of_these_devices(tpu_plans, place, words):
+def test_what_cannot_be(tpu_plans, place, words):
     done = tpu_plans[place]
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert words in done.err

@@ -18,6 +18,7 @@ import pytest
 import medusa_jax
 from configs import tiny
 from medusa_jax.config import LlamaConfig
+from medusa_jax.errors import UserError
 from medusa_jax.io.hf.model_export import save_model
 from medusa_jax.io.model import LoadedModel
 from tests.commands import ROOT, quick
@@ -169,3 +170,11 @@ def wait_for(process: subprocess.Popen, event: Callable[[], bool]) -> None:
     while not event():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
+
+
+def refused(settings: Settings, workdir: Path) -> str:
+    """The one line with which a run is refused."""
+    with pytest.raises(UserError) as error:
+        run(settings, workdir)
+    assert "\n" not in str(error.value)
+    return str(error.value)

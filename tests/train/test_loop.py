@@ -218,3 +218,18 @@ def test_a_trace_covers_its_steps(files, tmp_path, monkeypatch):
     settings = make(*files, objective="medusa1", steps=4, profile="2:3", export_format="none")
     run(settings, tmp_path / "run")
     assert calls == [str(tmp_path / "run" / "profile"), "stop"]
+
+
+def test_a_run_that_ctrl_c_stops_keeps_its_trace_and_its_log(files, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Interrupt, "reached", interrupted)
+    settings = make(*files, objective="medusa1", steps=4, profile="1:3", export_format="none")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, tmp_path / "run")
+    assert calls == ["start", "stop"]

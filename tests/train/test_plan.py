@@ -146,3 +146,12 @@ def test_bad_flags():
     for (case, words), result in zip(cases.items(), results, strict=True):
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), case
         assert words in result.err
+
+
+def test_a_draft_vocabulary_is_no_larger_than_the_vocabulary():
+    """As that of a run, which has as many tokens as its data."""
+    settings = settings_of(
+        objective="medusa1", lora_rank=0, quantize="none", draft_vocab=100_000, export_format="none"
+    )
+    planned = train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2)).experiment
+    assert planned.heads.vocab_size == base_config(RANDOM_TINY).vocab_size

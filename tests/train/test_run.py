@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -20,6 +19,7 @@ from tests.train.small_runs import (
     greedy,
     logged,
     make,
+    refused,
     run,
     stopped_after,
     write_data,
@@ -137,13 +137,6 @@ def test_a_finished_run_is_left_as_it_is(finished, capsys):
     assert "is there already" in capsys.readouterr().out
 
 
-def refused(settings, workdir: Path) -> str:
-    with pytest.raises(UserError) as error:
-        run(settings, workdir)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 def test_the_folder_of_another_run(finished, data, tmp_path):
     settings, workdir = finished("medusa2_lora")
     before = contents(workdir)
@@ -163,33 +156,6 @@ def test_a_run_from_before_a_key_goes_on_as_it_was(finished):
     assert "stop_lm_head" not in json.loads((workdir / "run.json").read_text())
     message = refused(dataclasses.replace(settings, stop_lm_head=True), workdir)
     assert "holds a run with stop_lm_head = None, this one has True" in message
-
-
-def test_files_that_have_changed_since(model, tmp_path, monkeypatch):
-    """The names in the settings are the same."""
-    data, tree = write_data(tmp_path / "data.jsonl"), tmp_path / "tree.json"
-    tree.write_text("[[0], [1]]")
-    changes = {"draft_vocab": 40, "own_projection": False, "export_format": "C"}
-    settings = make(model, data, tree=str(tree), **changes)
-    stopped_after(2, settings, tmp_path / "run")
-    tree.write_text("[[0], [2]]")
-    assert "holds a run with tree's content = " in refused(settings, tmp_path / "run")
-    tree.write_text("[[1], [0]]")  # the same tree
-    with monkeypatch.context() as patch:
-        patch.setattr(inputs, "draft_vocabulary", lambda *_: np.arange(9, dtype=np.int32))
-        assert "with draft_vocab's content = " in refused(settings, tmp_path / "run")
-    write_data(tmp_path / "data.jsonl", rows=41)
-    assert "holds a run with content of data = " in refused(settings, tmp_path / "run")
-
-
-def test_another_model_of_the_same_name(model, data, tmp_path):
-    folder = shutil.copytree(model, tmp_path / "model")
-    settings = make(str(folder), data, **LORA)
-    stopped_after(2, settings, tmp_path / "run")
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"] = weights["model.norm.weight"] + np.float32(1)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert "holds a run with content of model = " in refused(settings, tmp_path / "run")
 
 
 def test_the_length_is_said_before_the_backbone_runs_over_the_data(

@@ -62,7 +62,8 @@ def train_program(settings: Settings, config: LlamaConfig, mesh: Mesh) -> TrainP
     check_batch(settings, mesh)
     check_context(settings, config)
     settings = dataclasses.replace(settings, steps=settings.steps or _SOME_STEPS, medusa=None)
-    token_map = np.arange(settings.draft_vocab) if settings.draft_vocab else None
+    size = min(settings.draft_vocab, config.vocab_size)
+    token_map = np.arange(size) if size else None
     experiment = build(settings, _abstract_lm(settings, config, mesh), mesh, token_map)
     tree = jax.eval_shape(lambda: load_tree(settings.tree, settings.num_heads))
     whole = replicated(mesh)

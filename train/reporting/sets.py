@@ -49,7 +49,11 @@ def read_questions(path: str) -> list[str]:
     Raises:
       UserError: the file cannot be read, or a row has no turns.
     """
-    return [row["turns"][0] for row in _rows(path, {"turns": list})]
+    questions = [row["turns"][0] for row in _rows(path, {"turns": list})]
+    for number, question in enumerate(questions, start=1):
+        if not isinstance(question, str):
+            raise UserError(f"{path}: the first turn of question {number} is no text")
+    return questions
 
 
 def read_problems(path: str, count: int) -> list[dict[str, str]]:
@@ -67,11 +71,10 @@ def _rows(path: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
         is_good = isinstance(row.value, dict) and all(
             isinstance(row.value.get(key), kind) and row.value[key] for key, kind in kinds.items()
         )
-        is_good = is_good and isinstance(row.value.get("turns", [""])[0], str)
+        problem = "" if is_good else row.problem or f"expected an object with {', '.join(kinds)}"
         if is_good and not is_text(json.dumps(row.value, ensure_ascii=False)):
-            raise UserError(f"{path}:{row.line}: a character is not valid Unicode")
-        if not is_good:
-            problem = row.problem or f"expected an object with {', '.join(kinds)}"
+            problem = "a character is not valid Unicode"
+        if problem:
             raise UserError(f"{path}:{row.line}: {problem}")
         yield row.value
 

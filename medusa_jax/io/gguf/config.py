@@ -109,7 +109,7 @@ def _kv_heads(header: GGUFFile, heads: int) -> int:
 
 
 def _read_rope(header: GGUFFile, head_dim: int) -> RopeConfig:
-    theta = float(_number(header, "rope.freq_base", 10000.0))
+    theta = _positive(header, "rope.freq_base", 10000.0)
     kind = _field(header, "rope.scaling.type") or "none"
     if kind not in ("none", "linear"):
         raise UserError(
@@ -118,9 +118,9 @@ def _read_rope(header: GGUFFile, head_dim: int) -> RopeConfig:
     if "rope_freqs.weight" in header.tensors:
         return _fit_llama3(header, theta, head_dim)
     # "scale_linear" is the older spelling.
-    factor = _number(header, "rope.scaling.factor", _number(header, "rope.scale_linear", 1.0))
+    factor = _positive(header, "rope.scaling.factor", _number(header, "rope.scale_linear", 1.0))
     if kind == "linear" or _field(header, "rope.scale_linear"):
-        return RopeConfig(theta=theta, kind="linear", factor=float(factor))
+        return RopeConfig(theta=theta, kind="linear", factor=factor)
     return RopeConfig(theta=theta)
 
 
@@ -161,18 +161,25 @@ def _field(header: GGUFFile, key: str) -> Any:
 def _number(header: GGUFFile, key: str, default: float | None = None) -> float:
     value = _field(header, key)
     # Some writers give a list with one entry per layer.
-    if isinstance(value, list) and len(set(value)) == 1:
+    if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         value = value[0]
     value = default if value is None else value
     if value is None:
         raise UserError(f"{header.path} lacks the metadata {key}: convert the model again")
-    if not isinstance(value, int | float):
-        raise UserError(f"{header.path}: {key} should be one number: use another model")
+    if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise UserError(f"{header.path}: {key} should be one number from 0 on: use another model")
     return value
 
 
 def _integer(header: GGUFFile, key: str, default: int | None = None) -> int:
-    value = int(_number(header, key, default))
+    return _above_zero(header, key, int(_number(header, key, default)))
+
+
+def _positive(header: GGUFFile, key: str, default: float) -> float:
+    return _above_zero(header, key, float(_number(header, key, default)))
+
+
+def _above_zero(header: GGUFFile, key: str, value: Any) -> Any:
     if value <= 0:
         raise UserError(f"{header.path}: {key} is {value}: convert the model again")
     return value

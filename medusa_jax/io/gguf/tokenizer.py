@@ -80,7 +80,7 @@ def build_tokenizer(path: str | Path) -> Any:
     metadata = header.metadata
     kind = metadata.get("tokenizer.ggml.model")
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
-    if kind not in builders:
+    if not isinstance(kind, str) or kind not in builders:
         raise UserError(
             f"{header.path} has a tokenizer of kind {kind!r}, only {' and '.join(builders)} work: "
             "pass the Hugging Face folder of the model instead"

@@ -110,11 +110,7 @@ def _on_one_device(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
             vmem_limit_bytes=_WIDE_BLOCK if heads * H > most else None,
         ),
-        cost_estimate=pl.CostEstimate(
-            flops=4 * B * T * N * H * (S + T),
-            bytes_accessed=2 * prefix_k.size * prefix_k.dtype.itemsize,
-            transcendentals=B * T * N * (S + T),
-        ),
+        cost_estimate=_cost(B * T * N * (S + T), H, prefix_k),
         interpret=interpret,
         name="tree_attention",
     )(
@@ -130,6 +126,14 @@ def _on_one_device(
         prefix_v,
     )
     return out, rotated
+
+
+def _cost(scores: int, head_dim: int, prefix_k: jax.Array) -> pl.CostEstimate:
+    return pl.CostEstimate(
+        flops=4 * scores * head_dim,
+        bytes_accessed=2 * prefix_k.size * prefix_k.dtype.itemsize,
+        transcendentals=scores,
+    )
 
 
 def _result(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 
+from infer.planning import prefill
 from infer.planning.prefill import plan_prefill
 from medusa_jax.plan.topology import find_topology
 from medusa_jax.sharding import AXES
@@ -56,3 +57,13 @@ def test_on_a_mesh_every_device_does_its_part():
     assert found.num_devices == 4
     assert found.flops == pytest.approx(FLOPS / 4, rel=0.05)
     assert found.argument_bytes == pytest.approx((2 * PARAMETERS + 2 * CACHE) / 4, rel=0.05)
+
+
+def test_without_a_kernel_every_chunk_reads_all_slots(monkeypatch):
+    monkeypatch.setattr(prefill, "reads_valid_slots", lambda *_: False)
+    topology = find_topology("v5e:1x1")
+    found = plan_prefill(topology, topology.devices[0], PLAIN)
+    pairs = 4096 * (4096 + 512)
+    flops = 2 * 4096 * MATRICES + 4 * 2 * 16 * 128 * pairs
+    assert found.flops == pytest.approx(flops, rel=0.05)
+    assert flops > 1.05 * FLOPS

@@ -1,6 +1,7 @@
 """The configuration that a GGUF file's metadata stands for."""
 
 import math
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from medusa_jax.config import RopeConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io.gguf.config import read_config
+from medusa_jax.io.gguf.file import GGUFFile
 from medusa_jax.io.gguf.load import load_gguf
 from tests.medusa_jax.io.gguf.gguf_files import (
     H,
@@ -71,3 +74,32 @@ def test_every_id_that_ends_a_reply(tmp_path):
 
     write(tmp_path / "m.gguf", all_shapes(), edit=edit)
     assert load_gguf(tmp_path / "m.gguf", "float32")[2] == (7, 9)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("context_length", math.nan),
+        ("block_count", math.inf),
+        ("rope.freq_base", 0.0),
+        ("rope.freq_base", -1.0),
+        ("attention.sliding_window", -1.0),
+        ("rope.scaling.factor", 0.0),
+        ("attention.head_count", [[4], [5]]),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(key, value):
+    metadata = {"general.architecture": "llama", f"llama.{key}": value}
+    for name, usual in {
+        "block_count": 2,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "attention.head_count": 4,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.scaling.type": "linear",
+    }.items():
+        metadata.setdefault(f"llama.{name}", usual)
+    header = GGUFFile(Path("m.gguf"), metadata, {})
+    with pytest.raises(UserError, match=key):
+        read_config(header)
