@@ -107,15 +107,20 @@ class LiveRates:
 
     def __init__(self) -> None:
         self._console = make_console(stderr=True)
-        self._begin = time.perf_counter()
+        self._begin, self._first = 0.0, 0
         self._steps = self._tokens = 0
 
     def add(self, event: StreamEvent) -> None:
         """Counts the tokens of a step; the prompt's pass must not be given."""
+        now = time.perf_counter()
+        if not self._steps:  # it may have waited for the compiler, so its time does not count
+            self._begin, self._first = now, len(event.token_ids)
         self._steps, self._tokens = self._steps + 1, self._tokens + len(event.token_ids)
-        speed = self._tokens / (time.perf_counter() - self._begin)
-        per_step = self._tokens / self._steps
-        self._console.set_window_title(f"{per_step:.2f} tokens per step, {speed:.1f} tokens/s")
+        title = f"{self._tokens / self._steps:.2f} tokens per step"
+        if self._steps > 1:
+            speed = (self._tokens - self._first) / (now - self._begin)
+            title += f", {speed:.1f} tokens/s"
+        self._console.set_window_title(title)
 
 
 def print_steps(events: Iterable[StreamEvent]) -> Generation:

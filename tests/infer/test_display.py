@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import medusa_jax
 from infer import display
+from medusa_jax.decoding.results import StreamEvent
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "Once upon a time"
@@ -75,3 +77,17 @@ def test_text_is_never_taken_for_markup(capsys):
     printer.add("[bold]x[/bold] :smile: \t|")
     printer.finish("[bold]x[/bold] :smile: \t|")
     assert capsys.readouterr().out == "[bold]x[/bold] :smile: \t|\n"
+
+
+def test_the_first_step_may_wait_for_the_compiler(monkeypatch):
+    titles, seconds = [], iter([60.0, 60.5, 61.0])
+    monkeypatch.setattr(Console, "set_window_title", lambda _, title: titles.append(title))
+    monkeypatch.setattr(display.time, "perf_counter", lambda: next(seconds))
+    rates = display.LiveRates()
+    for count in (3, 2, 4):
+        rates.add(StreamEvent(0, "", count * [1]))
+    assert titles == [
+        "3.00 tokens per step",
+        "2.50 tokens per step, 4.0 tokens/s",
+        "3.00 tokens per step, 6.0 tokens/s",
+    ]
