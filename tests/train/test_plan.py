@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import base, tiny
@@ -155,3 +156,12 @@ def test_a_draft_vocabulary_is_no_larger_than_the_vocabulary():
     )
     planned = train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2)).experiment
     assert planned.heads.vocab_size == base_config(RANDOM_TINY).vocab_size
+
+
+def test_cached_hidden_states_are_float16_whatever_the_network_computes_in():
+    """As `train.data.hidden_states` keeps them."""
+    settings = settings_of(
+        objective="medusa1", lora_rank=0, quantize="none", hidden_states="cached", dtype="float32"
+    )
+    batch = train_program(settings, base_config(RANDOM_TINY), make_mesh(2, 2, 2)).arguments[2]
+    assert batch["hidden"].dtype == jnp.float16
