@@ -12,7 +12,7 @@ import pytest
 import medusa_jax
 
 ROOT = Path(__file__).resolve().parents[2]
-TITLE = re.compile(r"\x1b\]0;([\d.]+) tokens per step, [\d.]+ tokens/s\x07")
+TITLE = re.compile(r"\x1b\]0;([\d.]+) tokens per step(?:, [\d.]+ tokens/s)?\x07")
 COLOUR = re.compile(r"\x1b\[3[56]m(.*?)\x1b\[0m", re.DOTALL)
 
 
