@@ -136,7 +136,6 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
 )
 
-_SAMPLING_TREE = "mc_sim_7b_63"
 # What does not go with a mode.
 _WITHOUT = {
     "shape": (_MODEL, _MEDUSA, _PROMPT_FILE, _MAX_NEW_TOKENS, _VERIFY),
@@ -239,7 +238,7 @@ def _measure_sampling(seeds: int) -> dict[str, Any]:
     job = SamplingJob(
         **_model(),
         prompts=_prompts(),
-        tree=(_trees() or [_SAMPLING_TREE])[0],
+        tree=(_trees() or [None])[0],
         dtype=_dtypes("float32")[0],
         max_new_tokens=_MAX_NEW_TOKENS.value,
         seeds=seeds,

@@ -10,13 +10,14 @@ from infer.turns import CONFIDENCE, median_interval
 from medusa_jax import MedusaLM
 
 
-def report(lm: MedusaLM, comparison: Comparison, *, rule: str) -> RenderableType:
+def report(lm: MedusaLM, comparison: Comparison, *, rule: str, plainly: bool) -> RenderableType:
     """Everything that `--compare` prints below the answers.
 
     Args:
       lm: the model that was measured.
       comparison: both ways of decoding.
       rule: the acceptance: "greedy", "lossless" or "typical".
+      plainly: `--tree=auto` began without a tree.
     """
     plain, medusa = comparison.totals()
     sentences = [
@@ -24,7 +25,7 @@ def report(lm: MedusaLM, comparison: Comparison, *, rule: str) -> RenderableType
         steps_sentence(plain, medusa),
         *wide_sentences(comparison),
     ]
-    if lm.tree.R == 1:
+    if plainly:
         sentences.insert(0, "No tree was expected to be faster than plain decoding here.")
     if comparison.different:
         sentences.insert(0, difference_sentence(comparison, lm.dtype, rule=rule))

@@ -4,13 +4,22 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from medusa_jax import Generation, GenerationConfig, MedusaLM, StreamEvent
 from medusa_jax.chat import Encoded
 from medusa_jax.cli_console import make_console, note
 from medusa_jax.decoding.auto import auto_choice
+from medusa_jax.tuning.choose import Choice
 
 _STEP_STYLES = ("cyan", "magenta")
 
@@ -30,7 +39,16 @@ def describe_model(lm: MedusaLM, name: str) -> None:
 def describe_choice(
     lm: MedusaLM, config: GenerationConfig, batch_size: int, prompts: Sequence[Encoded]
 ) -> None:
-    """Says on stderr which tree decoding begins with, and why, if it has the choice.
+    """Says on stderr which tree decoding begins with, and why; arguments as of `first_choice`."""
+    choice = first_choice(lm, config, batch_size, prompts)
+    if choice is not None:
+        note(str(choice))
+
+
+def first_choice(
+    lm: MedusaLM, config: GenerationConfig, batch_size: int, prompts: Sequence[Encoded]
+) -> Choice | None:
+    """The tree that decoding begins with, if it has the choice.
 
     Args:
       lm: the model.
@@ -41,7 +59,8 @@ def describe_choice(
     if lm.auto and lm.heads_config is not None:
         longest = max((len(prompt.ids) for prompt in prompts), default=0) + config.max_new_tokens
         longest = min(longest, config.max_context or longest, lm.config.max_position)
-        note(str(auto_choice(lm, config, batch_size, longest)))
+        return auto_choice(lm, config, batch_size, longest)
+    return None
 
 
 def show_error(error: Exception) -> None:
@@ -58,8 +77,8 @@ def announce(title: str) -> None:
 def progress_bar() -> Progress:
     """A bar on stderr, in a terminal only, that leaves nothing behind.
 
-    Its tasks have a field `remark`, which stands at the end. The bar moves with each answer: a
-    thread that kept it moving would disturb what is measured.
+    Its tasks may have a field `remark`, which stands at the end. The bar moves when it is told to
+    refresh: a thread that kept it moving would disturb what is measured.
     """
     console = make_console(stderr=True)
     return Progress(
@@ -67,12 +86,17 @@ def progress_bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
+        _Remark(),
         console=console,
         transient=True,
         auto_refresh=False,
         disable=not console.is_terminal,
     )
+
+
+class _Remark(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("remark", ""))
 
 
 class StepPrinter:

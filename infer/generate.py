@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ from medusa_jax.cli_console import make_console, note
 from medusa_jax.decoding.runtime import Clock
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.paths import user_path
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.dynamic import DynamicTree
 from medusa_jax.tree.presets import load_fitting_tree
@@ -108,8 +110,7 @@ def main(argv: list[str]) -> None:
     """The path of a prompt: parse, load, encode once, decode, print."""
     del argv
     config, prompts, streaming = _config(), _prompts(), _streaming()
-    if _TREE_PICTURE.value is not None:
-        check_output(_TREE_PICTURE.value)
+    _check_files()
     call = _call(config) if _OUTPUT.value is not None else {}
     asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
     with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
@@ -118,12 +119,27 @@ def main(argv: list[str]) -> None:
             raise UserError("--tree_picture draws a fixed tree: leave out dynamic:N")
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
+        if _COMPARE.value and TREE.value is None and _begins_plainly(lm, job):
+            lm = _with_small_tree(lm)
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         display.describe_choice(lm, config, job.rows, encoded)
         (_compare if _COMPARE.value else _answer)(lm, job, rows, streaming)
         if _TREE_PICTURE.value is not None:
             write_text(check_output(_TREE_PICTURE.value), _picture(lm, config, rows.in_order()))
             note(f"wrote {_TREE_PICTURE.value}")
+
+
+def _check_files() -> None:
+    """Refuses flags that name one file, of which one would replace what the other stands for."""
+    named: dict[Path, str] = {}
+    if _PROMPT_FILE.value is not None:
+        named[user_path(_PROMPT_FILE.value).resolve()] = _PROMPT_FILE.name
+    for flag in (_OUTPUT, _TREE_PICTURE):
+        if flag.value is None:
+            continue
+        other = named.setdefault(check_output(flag.value), flag.name)
+        if other != flag.name:
+            raise UserError(f"--{other} and --{flag.name} name the same file: name two")
 
 
 def _config() -> GenerationConfig:
@@ -187,10 +203,19 @@ def _load() -> MedusaLM:
             f"--compare needs Medusa heads, and there are none beside {MODEL.value}: name them "
             "with --medusa"
         )
-    if TREE.value is None and lm.tree.R == 1:
-        heads = lm.heads_config
-        return lm.with_tree(load_fitting_tree(_SMALL_TREE, heads.num_heads, heads.vocab_size))
     return lm
+
+
+def _begins_plainly(lm: MedusaLM, job: Job) -> bool:
+    """Whether no tree is expected to be faster than plain decoding."""
+    choice = display.first_choice(lm, job.config, job.rows, job.prompts)
+    return choice is not None and choice.nodes == 1
+
+
+def _with_small_tree(lm: MedusaLM) -> MedusaLM:
+    assert lm.heads_config is not None
+    num_heads, vocab_size = lm.heads_config.num_heads, lm.heads_config.vocab_size
+    return lm.with_tree(load_fitting_tree(_SMALL_TREE, num_heads, vocab_size))
 
 
 def _picture(lm: MedusaLM, config: GenerationConfig, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -224,7 +249,8 @@ def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     if not streaming and _OUTPUT.value is None:
         for index, result in enumerate(comparison.medusa):
             answers.show_answer(job, index, result)
-    make_console().print(report(lm, comparison, rule=job.config.rule))
+    plainly = _begins_plainly(lm, job)
+    make_console().print(report(lm, comparison, rule=job.config.rule, plainly=plainly))
 
 
 def _wide_tree(lm: MedusaLM) -> Tree | None:

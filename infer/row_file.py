@@ -113,7 +113,8 @@ def open_rows(
     except BaseException:
         if rows.rows:
             done = f"{len(rows.rows)} of {len(prompts)} answers are kept in {part}"
-            note(f"{done}: rerun the same command to resume")
+            anew = ", without --overwrite," if overwrite else ""
+            note(f"{done}: rerun the same command{anew} to resume")
         raise
     write_text(target, _lines(rows.in_order()))
     part.unlink(missing_ok=True)

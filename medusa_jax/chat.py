@@ -80,14 +80,18 @@ def encode_text(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     """
     if isinstance(prompt, str):
         messages: list[Any] = [{"role": "user", "content": prompt}]
-    elif isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+    elif (
+        isinstance(prompt, Mapping | bytes)
+        or not isinstance(prompt, Iterable)
+        or _is_number(prompt)
+    ):
         raise UserError(
             f"a prompt is {reprlib.repr(prompt)}: give a list of prompts, each of them a text, a "
             'list of messages ([{"role": "user", "content": "..."}]) or a list of token ids'
         )
     else:
         messages = list(prompt)
-    if not isinstance(prompt, str) and all(_is_integer(p) for p in messages):
+    if not isinstance(prompt, str) and all(is_integer(p) for p in messages):
         ids = [int(p) for p in messages]  # type: ignore[arg-type]
     elif isinstance(prompt, str) and not (tokenizer.chat_template if chat is None else chat):
         ids = list(tokenizer(_unicode(prompt), **_QUIET)["input_ids"])
@@ -110,10 +114,14 @@ def _unicode(text: str) -> str:
     return text
 
 
-def _is_integer(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
+    return getattr(value, "ndim", None) == 0
+
+
+def is_integer(value: Any) -> bool:
     """Whether it can be a token id: an int, or a number out of a numpy or JAX array."""
     return isinstance(value, numbers.Integral) or (
-        getattr(value, "ndim", None) == 0 and np.issubdtype(value.dtype, np.integer)
+        _is_number(value) and np.issubdtype(value.dtype, np.integer)
     )
 
 

@@ -1,5 +1,6 @@
 """What all command lines share: help, the compilation cache, errors in one line and exit codes."""
 
+import errno
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import jax
 from absl import flags, logging
 
 from medusa_jax.cli_config import explain
-from medusa_jax.cli_console import show_warning
+from medusa_jax.cli_console import drop, show_warning
 from medusa_jax.errors import UserError, is_out_of_memory
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.paths import user_path
@@ -61,11 +62,12 @@ def _is_writable(folder: Path) -> bool:
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses flags, runs main and exits; `app.run` would print usage and tracebacks instead.
 
-    Exit codes: 0; 2 and one line on stderr for a `UserError`, a wrong flag or a device whose memory
-    is full; 130 for Ctrl-C; 141 when nobody reads stdout any more. Warnings are shown as notes on
-    stderr, a line each.
+    Exit codes: 0; 2 and one line on stderr for a `UserError`, a wrong flag or a device or disk
+    that is full; 130 for Ctrl-C; 141 when nobody reads stdout any more. Warnings are shown as notes
+    on stderr, a line each.
     """
     quiet_libtpu()
+    _open_closed_streams()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -74,6 +76,13 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
         warnings.showwarning = show_warning
         code = _run(main)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed (`>&-`) is None in Python."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _run(main: Callable[[list[str]], None]) -> int:
@@ -97,9 +106,15 @@ def _run(main: Callable[[list[str]], None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; spare Python's own complaint at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has seen enough
+        drop(sys.stdout)
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        drop(sys.stdout)
+        print(f"error: cannot write ({error.strerror}): make room", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -133,6 +148,7 @@ def _flag_help(flag: flags.Flag) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     # absl itself writes an enum's values before the text, and a note after a repeatable flag's.
     text = (flag.help or "").partition(";\n")[0]
-    if flag.default not in (None, False):
-        text += f" Default: {flag.default}."
+    if flag.default not in (None, False, []):
+        default = flag.default if not isinstance(flag.default, list) else ",".join(flag.default)
+        text += f" Default: {default}."
     return f"  {name}\n" + textwrap.indent(textwrap.fill(text, 84), " " * 6)

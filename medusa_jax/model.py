@@ -82,16 +82,16 @@ class MedusaLM:
         """A tree that the heads can fill; None: the model's own; "auto": see `auto`.
 
         Raises:
-          UserError: the tree needs more of the heads than they have.
+          UserError: the tree needs more of the heads than they have, or there is no such tree.
         """
         available = self.heads_config.num_heads if self.heads_config else 0
         if isinstance(tree, str) and tree == AUTO:
             own = self.prospect(0.0, 1)
             tree = own.trees[own.choose(_SHORT).nodes]
-        elif isinstance(tree, str):
-            tree = load_any_tree(tree, available)
         elif tree is None:
             tree = self.tree
+        elif not isinstance(tree, AnyTree):
+            tree = load_any_tree(tree, available)
         check_tree(tree, self.heads_config)
         return tree
 

@@ -80,7 +80,8 @@ _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     list(DTYPES),
-    "Compute dtype; default: float32 on a CPU, else bfloat16, or float16 on GPUs without it.",
+    "Compute dtype; default: on a CPU float32 or what `python -m infer.tune` found faster, else "
+    "bfloat16, or float16 on GPUs without it.",
 )
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",

@@ -13,6 +13,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from train.distributed import from_each
 from train.folder import AnyPath, read_json
+from train.settings import renamed
 
 _FILE = "run.json"
 
@@ -47,7 +48,7 @@ def claim(
         raise UserError(
             f"{workdir} holds checkpoints of an unknown run (no {_FILE}): choose another --workdir"
         )
-    noted = _read(file)
+    noted = renamed(_read(file))
     missing = {key: mine[key] for key in added if key in mine and key not in noted}
     noted |= missing
     old, new = (_flat({k: v for k, v in x.items() if k not in free}) for x in (noted, mine))

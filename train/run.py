@@ -50,7 +50,13 @@ _FREE = (
     "export_dtype",
 )
 # What earlier versions did not note. The tree decides what a score says: expected tokens per step.
-_ADDED = ("tree", "tree's content", "draft_vocab's content", "content of model")
+_ADDED = (
+    "tree",
+    "tree's content",
+    "draft_vocab's content",
+    "content of model",
+    "tokens of data",
+)
 
 
 def train(settings: Settings, workdir: str | AnyPath) -> None:
@@ -190,6 +196,7 @@ def _contents(
     """What the names in the settings stand for, which may change while the names do not."""
     return {
         "content of data": splits.fingerprint,
+        "tokens of data": splits.train.tokens.digest,
         "content of model": weights_digest(lm),
         "tree's content": _digest(tree.paths()),
         "draft_vocab's content": None if token_map is None else _digest(token_map.tolist()),

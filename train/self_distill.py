@@ -50,6 +50,7 @@ from medusa_jax.cli_devices import define_mesh
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
+from medusa_jax.io.load import DTYPES
 from medusa_jax.paths import user_path
 from medusa_jax.sharding import parse_mesh
 from train import distributed
@@ -65,6 +66,13 @@ _MEDUSA = flags.DEFINE_string(
     "medusa",
     "none",
     "Heads that speed up decoding: folder, file or hub id. In float32 replies stay the same.",
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    list(DTYPES),
+    "Compute dtype; default: on a CPU float32 or what `python -m infer.tune` found faster, else "
+    "bfloat16, or float16 on GPUs without it. A file is resumed in the dtype it was begun in.",
 )
 _PROMPTS = flags.DEFINE_string(
     "prompts", None, "ShareGPT-format JSON or JSON lines (.gz, .xz), or 'sharegpt': its sample."
@@ -133,7 +141,9 @@ def main(argv: list[str]) -> None:
     conversations, record = _read_prompts()
     done = files.read_rows(path, record).keys()
     setup_compilation_cache()
-    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, mesh=mesh)
+    lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, mesh=mesh)
+    record |= {"dtype": lm.dtype}
+    files.read_rows(path, record)
     dialogues.check_context(lm, settings)
     chosen = dialogues.select(lm, conversations, settings, _LIMIT.value)
     share = chosen[index::count]

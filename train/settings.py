@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from medusa_jax.cli_config import unknown
@@ -153,16 +154,22 @@ def make_settings(config: Any, *, is_done: bool = False) -> Settings:
     mesh = values.get("mesh")
     if isinstance(mesh, dict):
         values["mesh"] = MeshSettings(**_typed(MeshSettings, mesh, "config.mesh."))
+    settings = Settings(**_typed(Settings, renamed(values), "config."))
+    check_settings(settings)
+    if not is_done:
+        check_tree(settings)
+    return settings
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are called now, of a version that called some otherwise."""
+    values = dict(values)
     for old, (new, names) in _RENAMED.items():
         if old in values and new not in values:
             values[new] = names.get(values.pop(old), "")
     if str(values.get("remat")) in _REMAT:
         values["remat"] = _REMAT[str(values["remat"])]
-    settings = Settings(**_typed(Settings, values, "config."))
-    check_settings(settings)
-    if not is_done:
-        check_tree(settings)
-    return settings
+    return values
 
 
 def _typed(kind: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:

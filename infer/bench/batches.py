@@ -60,7 +60,9 @@ def measure_batches(job: BatchesJob) -> dict[str, Any]:
     lm = job.load(job.dtype, "chain:0")
     encoded = [encode_prompt(lm, prompt).ids for prompt in job.prompts]
     prompts = [*itertools.islice(itertools.cycle(encoded), PROMPTS)]
-    budgets = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, PROMPTS).tolist()
+    drawn = np.random.default_rng(0).integers(SHORTEST, LONGEST + 1, PROMPTS).tolist()
+    room = [lm.config.max_position - len(ids) for ids in prompts]
+    budgets = [*map(min, drawn, room)]
     ways, notes = _ways(lm, job, path)
     rounds: list[list[tuple[list[list[int]], float]]] = [[] for _ in ways]
     with display.progress_bar() as bar:

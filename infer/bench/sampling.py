@@ -12,16 +12,18 @@ import scipy.stats
 from infer import display
 from infer.bench.model_job import ModelJob
 from infer.bench.near_ties import parting
-from medusa_jax import GenerationConfig, MedusaLM
+from medusa_jax import GenerationConfig, MedusaLM, UserError
 from medusa_jax.chat import Encoded, Prompt
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.options import make_rule, rule_numbers
 from medusa_jax.decoding.rules.lossless import Lossless
 from medusa_jax.decoding.rules.rule import RankedByLogits, Rule
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.tree.presets import load_fitting_tree
 
 TEMPERATURES = (0.0, 0.7, 1.0, 1.3)
 _BATCH = 8
+_TREE = "mc_sim_7b_63"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +37,14 @@ class SamplingJob(ModelJob):
 
     Attributes:
       prompts: what is asked.
-      tree: the one that every step fills.
+      tree: the one that every step fills; None: a published one, as far as the heads reach.
       dtype: "float32" or "bfloat16".
       max_new_tokens: per prompt.
       seeds: how many answers to each prompt.
     """
 
     prompts: list[Prompt]
-    tree: str
+    tree: str | None
     dtype: str
     max_new_tokens: int
     seeds: int
@@ -56,21 +58,34 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
       each prompt, tokens per step, its 95 % bootstrap interval over prompts, its ratio to greedy
       decoding with a paired interval, and where answers part from those of plain decoding, with
       prompt and seed (see `near_ties.parting`).
+
+    Raises:
+      UserError: the model has no heads, or too few for the tree.
     """
-    lm = job.load(job.dtype)
+    lm = _with_tree(job.load(job.dtype), job.tree)
     encoded = [encode_prompt(lm, prompt) for prompt in job.prompts]
     kinds = [(0.0, True), *itertools.product(TEMPERATURES[1:], (True, False))]
     rows: list[dict[str, Any]] = []
     with display.progress_bar() as bar:
         task = bar.add_task("Sampling", total=(len(kinds) + len(TEMPERATURES)) * len(encoded))
-        plain = {t: _answers(lm, job, encoded, t, "chain:0", None, bar, task) for t in TEMPERATURES}
+        bare = lm.with_tree("chain:0")
+        plain = {t: _answers(bare, job, encoded, t, None, bar, task) for t in TEMPERATURES}
         for temperature, aware in kinds:
             rule = None if aware else Unaware()
-            answers = _answers(lm, job, encoded, temperature, job.tree, rule, bar, task)
+            answers = _answers(lm, job, encoded, temperature, rule, bar, task)
             parted = _partings(lm, encoded, temperature, plain[temperature], answers)
             rows.append(_row(temperature, aware, answers, parted, rows[0] if rows else None))
-    settings = dataclasses.asdict(job) | {"prompts": len(job.prompts)}
+    settings = dataclasses.asdict(job) | {"prompts": len(job.prompts), "tree": job.tree or _TREE}
     return {"settings": settings, "rows": rows}
+
+
+def _with_tree(lm: MedusaLM, tree: str | None) -> MedusaLM:
+    if tree is not None:
+        return lm.with_tree(tree)
+    if lm.heads_config is None:
+        raise UserError("--sampling compares drafts of Medusa heads: name them with --medusa")
+    num_heads, vocab_size = lm.heads_config.num_heads, lm.heads_config.vocab_size
+    return lm.with_tree(load_fitting_tree(_TREE, num_heads, vocab_size))
 
 
 def _answers(
@@ -78,14 +93,12 @@ def _answers(
     job: SamplingJob,
     encoded: Sequence[Encoded],
     temperature: float,
-    tree: str,
     rule: Rule | None,
     bar: Any,
     task: Any,
 ) -> list[tuple[list[list[int]], int]]:
     """Tokens of every answer to each prompt, and the steps that they took together."""
     config = GenerationConfig(temperature=temperature)
-    lm = lm.with_tree(tree)
     runtime = make_runtime(lm, rule=rule or make_rule(config, lm.tree))
     tokens: list[list[list[int]]] = [[] for _ in encoded]
     steps = [0] * len(encoded)
@@ -93,7 +106,10 @@ def _answers(
         for start in range(0, len(encoded), _BATCH):
             numbers = [min(start + i, len(encoded) - 1) for i in range(_BATCH)]
             request = make_request(
-                [job.max_new_tokens] * _BATCH,
+                [
+                    min(job.max_new_tokens, lm.config.max_position - len(encoded[n].ids))
+                    for n in numbers
+                ],
                 lm.eos_ids,
                 seed=seed,
                 numbers=numbers,
@@ -106,7 +122,8 @@ def _answers(
             for i, number in enumerate(dict.fromkeys(numbers)):
                 tokens[number].append(output[i, : num[i]].tolist())
                 steps[number] += int(num_steps[i])
-                bar.advance(task, 1 / (job.seeds if temperature else 1))
+                done = 1 / (job.seeds if temperature else 1)
+                bar.update(task, advance=done, refresh=True)
     return list(zip(tokens, steps, strict=True))
 
 

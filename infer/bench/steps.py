@@ -129,7 +129,7 @@ def _measure(
             for i, runtime in enumerate(runtimes):
                 taken, gained[i] = _per_step(runtime, prompt, batch, STEPS if number else 2)
                 seconds[i].append(taken)
-                bar.advance(task)
+                bar.update(task, advance=1, refresh=True)
     timed = [own[1:] for own in seconds]  # the first round warmed up
     rows = [
         _row(variant, own, timed[0], tokens, context, batch)

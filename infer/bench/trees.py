@@ -26,8 +26,9 @@ def parse_trees(text: str) -> list[str]:
       UserError: a tree that does not exist, or `:N` with no name before it.
     """
     trees: list[str] = []
+    tree = ""
     for item in (part.strip() for part in text.split(",")):
-        name = trees[-1].rpartition(":")[0] or trees[-1] if trees else ""
+        name = tree.rpartition(":")[0] or tree
         if item.startswith(":") and not name:
             raise UserError(f"--trees {text}: {item} needs a tree's name in front of it")
         tree = name + item if item.startswith(":") else item
@@ -57,9 +58,11 @@ def shape_trees(specs: Sequence[str] | None, num_heads: int) -> dict[str, AnyTre
       num_heads: M, heads of the model.
 
     Raises:
-      UserError: an unknown tree, or one that needs more heads.
+      UserError: an unknown tree, "auto", or a tree that needs more heads.
     """
     if specs is not None:
+        if AUTO in specs:
+            raise UserError("--trees auto chooses for a real model: name trees for a --shape")
         return {spec: load_any_tree(spec, num_heads) for spec in specs}
     trees: dict[str, AnyTree] = {
         f"{_PRESET}:{size}": load_tree(f"{_PRESET}:{size}") for size in _SHAPE_SIZES

@@ -45,7 +45,7 @@ def _line(prompt: str) -> str | None:
     """One line, without its end; None when there is no more."""
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
-        return line.removesuffix("\n") if line else None
+        return line.removesuffix("\n").removeprefix("\ufeff") if line else None
     if not sys.stdout.isatty():  # stdout is for answers
         print(prompt, end="", file=sys.stderr, flush=True)
         prompt = ""

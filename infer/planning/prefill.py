@@ -29,10 +29,11 @@ def plan_prefill(
 ) -> Plan:
     """What running one prompt of `wish.max_context` tokens takes, while a batch is in flight.
 
-    Memory is that of the last chunk, with the cache of the batch and the heads beside it. The rest
-    (operations, traffic, collectives, cycles) is that of a chunk in the middle of the prompt, times
-    the number of chunks: what a chunk costs grows evenly with the tokens before it, or, without a
-    kernel that reads only these, not at all.
+    Memory is that of a whole chunk at the end, with the cache of the batch and the heads beside it.
+    The rest (operations, traffic, collectives, cycles) is that of a chunk in the middle of the
+    prompt, times the number of chunks: what a chunk costs grows evenly with the tokens before it,
+    or, without a kernel that reads only these, not at all. Tokens that fill no chunk are a narrower
+    one.
 
     Args:
       topology: to compile for.
@@ -43,7 +44,7 @@ def plan_prefill(
     """
     decode = decode_program(wish, where)
     width = min(prompt_width(wish.max_context), CHUNK)
-    chunks = -(-wish.max_context // CHUNK)
+    chunks, rest = divmod(wish.max_context, CHUNK)
     slots = _slots(wish.max_context)
     last = _chunk(topology, decode, width, slots)
     costs = None
@@ -53,7 +54,11 @@ def plan_prefill(
             before = max((chunks - 1) * CHUNK // 2, width)  # a chunk has to fit
             middle = _chunk(topology, decode, width, before)
         assert middle.text is not None
-        costs = costs_of(parse(middle.text)) * chunks
+        costs = costs_of(parse(middle.text)) * max(chunks, 1)
+        if chunks and rest:
+            end = _chunk(topology, decode, prompt_width(rest), slots)
+            assert end.text is not None
+            costs += costs_of(parse(end.text))
         if hlo is not None:
             write_text(hlo / "prefill_last.txt", last.text)
             write_text(hlo / "prefill_middle.txt", middle.text)

@@ -26,7 +26,7 @@ from medusa_jax.tuning.prospect import Prospect
 
 # Calls are put together until they say something: a clock is coarse, a step gives few tokens.
 _ENOUGH_STEPS = 8
-_NOTHING = Call(0.0, 0, 0, 0, 0.0, 0)
+_NOTHING = Call(0.0, 0, 0, 0, 0.0, 0, build_tree([]))
 
 
 def auto_choice(lm: MedusaLM, config: GenerationConfig, batch: int, longest: int) -> Choice:
@@ -134,6 +134,8 @@ class AutoTree:
         if call.compile_seconds:
             # Some of it may have been done ahead.
             self._compile_seconds = max(self._compile_seconds, call.compile_seconds)
+        if call.tree is not self._prospect.trees[self._now]:
+            return  # of another job with this model, between whose calls this one has decided
         program = self._now, call.capacity
         if program not in self._ready:  # its first call takes longer: it prepares products
             self._ready.add(program)
@@ -146,6 +148,7 @@ class AutoTree:
             seen.tokens + call.tokens,
             0.0,
             call.capacity,
+            call.tree,
         )
 
     def _decide(self, capacity: int, remaining: float) -> None:

@@ -201,7 +201,7 @@ class Engine:
         waiting = sum(ticket.budget for ticket in self._admission.waiting)
         return (begun + waiting) / len(self._rows)
 
-    def _observe(self, seconds: float, progress: Progress) -> None:
+    def _observe(self, seconds: float, progress: Progress, tree: AnyTree) -> None:
         """Tells the steering what a call did; to be called before the rows are updated."""
         rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         assert self.state is not None
@@ -212,6 +212,7 @@ class Engine:
             tokens=sum(int(progress.num_new_B[i]) - row.num_new for i, row in rows),
             compile_seconds=self.clock.compile - self._compiled_before,
             capacity=self.state.cache.capacity,
+            tree=tree,
         )
         self._compiled_before = self.clock.compile
         self.clock.tokens += call.tokens
@@ -225,7 +226,7 @@ class Engine:
         self.clock.decode += seconds
         if p.steps and not self._runtime.is_shared:
             self._steps = max(1, int(p.steps * _CALL_SECONDS / seconds))
-        self._observe(seconds, p)
+        self._observe(seconds, p, flight.tree)
         updates = []
         for slot, row in enumerate(self._rows):
             if row is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from medusa_jax.chat import Encoded, Prompt, encode_text
+from medusa_jax.chat import Encoded, Prompt, encode_text, is_integer
 from medusa_jax.decoding.jobs import Job, answer_all, check_bias, check_tree
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import Generation, StreamEvent
@@ -137,7 +137,7 @@ def _are_several(prompts: Any) -> bool:
     """Whether it is a list of prompts, not a single one: a text, messages or token ids."""
     if isinstance(prompts, str | Encoded) or not isinstance(prompts, Sequence):
         return False
-    return not all(isinstance(part, Mapping | Integral) for part in prompts)
+    return not all(isinstance(part, Mapping) or is_integer(part) for part in prompts)
 
 
 def _job(
@@ -151,8 +151,8 @@ def _job(
 ) -> Job:
     if isinstance(prompts, str):
         raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be a whole number, at least 1")
     numbers = range(len(prompts)) if numbers is None else numbers
     each = [{}] * len(prompts) if each is None else each
     for name, given in {"numbers": numbers, "options": each}.items():
@@ -198,6 +198,8 @@ def encode_prompt(
     """
     if not isinstance(prompt, Encoded):
         prompt = Encoded(prompt, tuple(encode_text(lm.tokenizer, prompt, chat)))
+    if not prompt.ids:
+        raise UserError("the prompt has no tokens: give at least one")
     if len(prompt.ids) >= lm.config.max_position:
         raise UserError(
             f"the prompt has {len(prompt.ids)} tokens and the model's context only "

@@ -103,6 +103,7 @@ def _check_numbers(config: GenerationConfig) -> None:
         value = getattr(config, name)
         if not isinstance(value, Integral):
             raise UserError(f"{name} is {value!r}: it must be a whole number")
+        object.__setattr__(config, name, int(value))  # NumPy's numbers have few bits
         if value < least and name != "seed":
             raise UserError(f"{name} is {value}: it must be at least {least}")
     if not 0 <= config.seed < 2**64:

@@ -269,7 +269,7 @@ def _key_data(seed: int, number_B: np.ndarray, sample_B: np.ndarray) -> np.ndarr
     The first sample has what `jax.random.fold_in` makes of the number. Seeds below 2**32 give the
     key of `jax.random.key(seed)`, which takes larger ones modulo 2**32 and none from 2**63 on.
     """
-    halves = np.asarray([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    halves = np.asarray([int(seed) >> 32, int(seed) & 0xFFFFFFFF], np.uint32)
     return np.asarray(_folded(halves, np.stack([sample_B, number_B], axis=1)))
 
 

@@ -33,6 +33,7 @@ class Call:
       tokens: how many all rows emitted.
       compile_seconds: spent on compiling since the call before.
       capacity: slots of the cache.
+      tree: what it proposed.
     """
 
     seconds: float
@@ -41,6 +42,7 @@ class Call:
     tokens: int
     compile_seconds: float
     capacity: int
+    tree: AnyTree
 
 
 class Steering(Protocol):

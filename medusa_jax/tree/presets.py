@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import os
 import re
+import reprlib
 
 from medusa_jax.errors import UserError
 from medusa_jax.paths import user_path
@@ -53,7 +54,7 @@ def load_tree(spec: str, num_heads: int | None = None) -> Tree:
     return tree
 
 
-def load_any_tree(spec: str, num_heads: int | None = None) -> AnyTree:
+def load_any_tree(spec: str | os.PathLike[str], num_heads: int | None = None) -> AnyTree:
     """Loads what decoding may propose: a tree of `load_tree`, or one chosen anew at every step.
 
     Args:
@@ -64,6 +65,12 @@ def load_any_tree(spec: str, num_heads: int | None = None) -> AnyTree:
     Raises:
       UserError: see `load_tree`.
     """
+    if not isinstance(spec, str | os.PathLike):
+        raise UserError(
+            f"a tree is {reprlib.repr(spec)}: give its name, a JSON file, or what "
+            "medusa_jax.tree.build.build_tree makes of a list of paths"
+        )
+    spec = os.fspath(spec)
     if not _is_dynamic(spec):
         return load_tree(spec, num_heads)
     num_nodes = _count(spec, spec.partition(":")[2], "N", 1, _MOST_DYNAMIC)

@@ -44,7 +44,7 @@ class Rates:
         """
         try:
             return cls(np.asarray(value, np.float64))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"not a list of acceptance rates: {error}") from None
 
     def to_json(self) -> list[list[list[float]]]:

@@ -52,7 +52,7 @@ class Acceptance:
         """
         try:
             rates = {float(x["temperature"]): Rates.from_json(x["rates"]) for x in value}
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise UserError("not a list of acceptance rates by temperature") from None
         if not rates or not all(0 <= t < math.inf for t in rates):
             raise UserError("not a list of acceptance rates by temperature")

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from infer import display, generate
+from infer.answers import Job
 from infer.compare import Comparison, Run, _rows, from_rows, speedup
 from infer.compare_table import (
     difference_sentence,
@@ -9,7 +11,9 @@ from infer.compare_table import (
     time_sentence,
     wide_sentences,
 )
-from medusa_jax import Generation
+from medusa_jax import Generation, GenerationConfig
+from medusa_jax.chat import Encoded
+from medusa_jax.tuning.choose import Choice
 
 
 def generation(tokens: list[int], steps: int, seconds: float, compiled: float = 0.0) -> Generation:
@@ -42,6 +46,17 @@ def test_the_median_ratio_s_round_counts_on_both_sides_and_compilation_is_kept()
     assert (both.plain[0].decode_seconds, both.medusa[0].decode_seconds) == (3, 1)
     assert (both.plain[0].compile_seconds, both.medusa[0].compile_seconds) == (3.5, 0)
     assert both.speedups == pytest.approx([2, 4, 3])
+
+
+def test_what_auto_begins_with_depends_on_the_batch(lm, monkeypatch):
+    """A tree for one row may be none for sixteen, and then --compare shows a small one."""
+    choices = {1: Choice(8, 2.0, 1.5, "measured"), 16: Choice(1, 1.0, 1.0, "measured")}
+    monkeypatch.setattr(display, "auto_choice", lambda lm, config, batch, longest: choices[batch])
+    prompts = [Encoded("", (5,))] * 16
+    jobs = [Job(prompts, size, GenerationConfig()) for size in (1, 16)]
+    auto = lm.with_tree("auto")
+    assert [generate._begins_plainly(auto, job) for job in jobs] == [False, True]
+    assert not any(generate._begins_plainly(lm.with_tree("chain:0"), job) for job in jobs)
 
 
 def test_a_round_s_ratio_is_that_of_whole_batches():

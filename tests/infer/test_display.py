@@ -1,3 +1,4 @@
+import io
 import itertools
 import os
 import re
@@ -77,6 +78,17 @@ def test_text_is_never_taken_for_markup(capsys):
     printer.add("[bold]x[/bold] :smile: \t|")
     printer.finish("[bold]x[/bold] :smile: \t|")
     assert capsys.readouterr().out == "[bold]x[/bold] :smile: \t|\n"
+
+
+def test_a_bar_in_a_terminal_needs_no_remark(monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(display, "make_console", lambda **_: console)
+    with display.progress_bar() as bar:
+        task = bar.add_task("Measuring", total=2)
+        bar.update(task, advance=1, refresh=True)
+        bar.update(task, advance=1, refresh=True, remark="[b]1.2x")
+    assert all(text in screen.getvalue() for text in ("Measuring", "1/2", "2/2", "[b]1.2x"))
 
 
 def test_the_first_step_may_wait_for_the_compiler(monkeypatch):

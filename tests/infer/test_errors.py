@@ -67,6 +67,11 @@ CASES = {
     "no call": ("--output={files}/c.jsonl", "c.jsonl.part holds no rows of an interrupted"),
     "output folder": ("--output={files}/none/a.jsonl", "No such file or directory"),
     "output is a folder": ("--output={files}", "not a regular file"),
+    "same file": (
+        "--prompt_file={files}/chat.jsonl --output={files}/chat.jsonl",
+        "--prompt_file and --output name the same file",
+    ),
+    "picture": ("--tree_picture={files}/a.csv --output={files}/a.csv", "name the same file"),
     "cache": ("--compilation_cache={files}/a.csv", "cannot write compiled programs"),
 }
 # Likewise, alone.

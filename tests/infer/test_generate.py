@@ -40,6 +40,14 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("files")
 
 
+def test_64_bit_numbers_change_no_text(cli, stories260k, heads):
+    """Whoever uses JAX for something else may have switched them on."""
+    argv = flags(model=stories260k, medusa=heads, tree=TREE, max_new_tokens=12, prompt=PROMPTS[0])
+    wide = dataclasses.replace(cli, environment=cli.environment | {"JAX_ENABLE_X64": "1"})
+    usual, other = cli(*argv), wide(*argv)
+    assert (other.code, other.out) == (0, usual.out), other.err
+
+
 @pytest.fixture(scope="module")
 def results(cli, stories260k, heads, chat_model, folder):
     """Every command of this file that can share a process, by name."""

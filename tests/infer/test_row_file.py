@@ -72,6 +72,13 @@ def test_an_interruption_keeps_the_old_file_and_the_new_rows(tmp_path, capsys):
     assert names(tmp_path) == ["a.jsonl"]
 
 
+def test_after_an_interrupted_new_start_the_next_run_goes_on(tmp_path, capsys):
+    interrupted(tmp_path, (0,), overwrite=True)
+    assert "rerun the same command, without --overwrite, to resume" in capsys.readouterr().err
+    with opened(tmp_path) as file:
+        assert file.rows == dict(pairs((0,)))
+
+
 def test_an_error_before_the_first_row_leaves_nothing(tmp_path, capsys):
     interrupted(tmp_path, [])
     assert (names(tmp_path), capsys.readouterr().err) == ([], "")

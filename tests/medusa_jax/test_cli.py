@@ -1,15 +1,18 @@
 """What every command line shares: exit codes, errors and warnings in one line each."""
 
 import io
+import subprocess
 import sys
 import warnings
 
 import jax
 import pytest
+from absl import flags
 from absl.testing import flagsaver
 
-from medusa_jax.cli import run_main
+from medusa_jax.cli import _flag_help, run_main
 from medusa_jax.errors import UserError
+from tests.commands import ROOT, quick
 
 
 def run(main, monkeypatch, *argv):
@@ -77,6 +80,42 @@ def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
 def test_unexpected_arguments_are_refused(monkeypatch, capsys):
     assert run(lambda argv: None, monkeypatch, "hello") == 2
     assert capsys.readouterr().err == "error: unexpected argument 'hello': see --help\n"
+
+
+PROGRAM = """
+from medusa_jax.cli import run_main
+from medusa_jax.cli_console import make_console, note
+run_main(lambda argv: (note("dim"), make_console().print("text")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "shown"),
+    [
+        ("", 0, ("text\n", "dim\n")),
+        (">/dev/full", 2, ("", "dim\nerror: cannot write (No space left on device): make room\n")),
+        ("| true; exit ${PIPESTATUS[0]}", 141, ("", "dim\n")),
+        ("2> >(exec 0<&-); exit $?", 0, ("text\n", "")),
+        ("<&- >&- 2>&-", 0, ("", "")),
+    ],
+)
+def test_streams_that_nobody_reads_and_that_take_nothing(streams, code, shown):
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {streams}', sys.executable, PROGRAM],
+        env=quick(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, (done.stdout, done.stderr)) == (code, shown)
+
+
+def test_help_shows_lists_as_they_are_written():
+    values = flags.FlagValues()
+    flags.DEFINE_list("sizes", ["1", "4"], "Sizes.", flag_values=values)
+    flags.DEFINE_multi_string("stop", [], "Stops.", flag_values=values)
+    assert _flag_help(values["sizes"]).endswith("Sizes. Default: 1,4.")
+    assert _flag_help(values["stop"]).endswith("Stops.")
 
 
 def test_text_that_stdout_cannot_encode_is_shown_as_far_as_it_can(monkeypatch):

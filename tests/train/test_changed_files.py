@@ -26,6 +26,16 @@ def test_files_that_have_changed_since(model, tmp_path, monkeypatch):
     assert "holds a run with content of data = " in refused(settings, tmp_path / "run")
 
 
+def test_another_chat_template(model, data, tmp_path):
+    """Rows have other lengths then, and a place in the data means other rows."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    settings = make(str(folder), data)
+    stopped_after(2, settings, tmp_path / "run")
+    template = folder / "chat_template.jinja"
+    template.write_text("Today is another day. " + template.read_text())
+    assert "holds a run with tokens of data = " in refused(settings, tmp_path / "run")
+
+
 def test_another_model_of_the_same_name(model, data, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     settings = make(str(folder), data, **LORA)

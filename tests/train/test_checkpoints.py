@@ -231,6 +231,14 @@ def test_what_earlier_versions_did_not_note(tmp_path):
     assert "tree = 'a', this one has 'b'" in message
 
 
+def test_what_earlier_versions_called_otherwise(tmp_path):
+    with make(tmp_path, fingerprint={"soft_labels": True}) as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(())})
+    make(tmp_path, fingerprint={"head_labels": "distribution"}).close()
+    message = refused(lambda: make(tmp_path, fingerprint={"head_labels": "tokens"}))
+    assert "head_labels = 'distribution', this one has 'tokens'" in message
+
+
 def test_folder_of_a_run_without_a_checkpoint(tmp_path):
     """It ended before there was anything to resume from: other settings are welcome."""
     make(tmp_path).close()

@@ -156,7 +156,14 @@ def test_processes_of_a_cluster_take_a_share_each_on_meshes_of_their_own(setting
 
 @pytest.mark.parametrize(
     "changed",
-    [{"temperature": 0.0}, {"max_new_tokens": 17}, {"max_turns": 1}, {"seed": 1}, {"model": "x"}],
+    [
+        {"temperature": 0.0},
+        {"max_new_tokens": 17},
+        {"max_turns": 1},
+        {"seed": 1},
+        {"model": "x"},
+        {"dtype": "bfloat16"},
+    ],
 )
 def test_a_file_made_with_other_settings_is_refused(settings, whole, changed):
     before = whole.read_bytes()

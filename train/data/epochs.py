@@ -75,7 +75,8 @@ def describe_length(settings: Settings, per_epoch: float) -> str:
     steps = f"{settings.num_steps:,} {_plural('step', settings.num_steps)}"
     if settings.epochs is None:
         epochs = settings.num_steps / per_epoch
-        line = f"{steps} of {unit} = {epochs:.2g} {_plural('epoch', epochs)} of the training data"
+        number = f"{epochs:.2g}" if epochs < 100 else f"{epochs:,.0f}"
+        line = f"{steps} of {unit} = {number} {_plural('epoch', epochs)} of the training data"
     else:
         line = f"{settings.epochs:g} {_plural('epoch', settings.epochs)} = {steps} of {unit}"
     if settings.warmup_steps < settings.num_steps:

@@ -96,7 +96,8 @@ def load_data(
       held_out: share of conversations to hold out, at least one if above 0. Which ones depends on
         their base ids alone, so that files derived from each other are split the same way.
       data_errors: "stop" at a malformed row or a conversation longer than seq_len; "cut" the
-        latter; or "skip" the former as well, and count both.
+        latter; or "skip" the former as well, and count both. Malformed rows of the sample are
+        always skipped.
       progress: show progress bars and the summary on stderr.
 
     Raises:
@@ -110,7 +111,7 @@ def load_data(
         raise UserError(f"data_errors is {data_errors!r}: choose one of {', '.join(DATA_ERRORS)}")
     source = open_source(data, "skip" if data_errors == "skip" else "stop", progress)
     tokens = tokenize_source(source, tokenizer, progress)
-    if data_errors == "stop" and source.data_errors == "stop":
+    if data_errors == "stop":
         _refuse_long(source, tokens, seq_len)
     is_usable_C = (tokens.first_label_C >= 0) & (tokens.first_label_C < seq_len)
     is_held_out_C = is_usable_C & _is_held_out(tokens.split_hash_C, is_usable_C, held_out)

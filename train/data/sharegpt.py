@@ -27,6 +27,8 @@ _ROLES = {
     "bing": "assistant",
     "system": "system",
 }
+# Ids of `train.prompts`, made of a row ("first:BASE_0") or of its answers ("code:BASE_0.1.2").
+_PROMPT = re.compile(r"[a-z]+:(.+_\d+)(?:\.\d+\.\d+)?")
 _MOST_CHUNKS = 250  # The longest conversation in ShareGPT has 89 parts.
 _SHA256 = "99af0276a84059eca22886be5ea278454a05a505f455436f2f2e78a8faa77772"
 _JSON_BYTES = 125_509_632
@@ -158,10 +160,12 @@ def messages(row: dict[str, Any]) -> list[dict[str, str]]:
 def base_ids(row_ids: Sequence[str]) -> list[str]:
     """The conversation that each row is a part of: chunks are named BASE_0, BASE_1, ...
 
+    Prompts that `train.prompts` has made of a conversation are parts of it, too.
     A base that very many rows, or all of them, share is not a conversation but the name of a
     collection ("alpaca_12"): each of its rows stands for itself.
     """
-    bases = [re.sub(r"_\d+$", "", row_id) for row_id in row_ids]
+    rows = [made[1] if (made := _PROMPT.fullmatch(row_id)) else row_id for row_id in row_ids]
+    bases = [re.sub(r"_\d+$", "", row_id) for row_id in rows]
     count = Counter(bases)
     most = _MOST_CHUNKS if len(count) > 1 else 0
     pairs = zip(row_ids, bases, strict=True)

@@ -23,7 +23,7 @@ from train.data.builder import progress_bar, publish
 from train.data.sharegpt import SKIP_HINT, base_ids, split_hash, told_apart
 from train.data.sources import Document, Source
 
-_FORMAT = 4
+_FORMAT = 5
 _AT_ONCE = 256
 
 
@@ -37,6 +37,8 @@ class Tokens:
       end_C: int64, where each document ends.
       first_label_C: int64, position of its first label; -1 without labels.
       split_hash_C: uint64 hash of the conversation that each document is a part of.
+      digest: of the tokens and labels: a template may write the date into a conversation, and
+        machines may have different tokenizers under one name.
       skipped: bad rows of the source, and conversations that the chat template refuses.
       first_skipped: what was wrong with the first one.
     """
@@ -46,6 +48,7 @@ class Tokens:
     end_C: np.ndarray
     first_label_C: np.ndarray
     split_hash_C: np.ndarray
+    digest: str
     skipped: int
     first_skipped: str
 
@@ -119,10 +122,12 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
     first_labels: list[int] = []
     names: list[str] = []
     refused: list[str] = []
+    digest = hashlib.sha256()
     with (folder / "token").open("wb") as tokens, (folder / "is_label").open("wb") as labels:
         for conversation, example in _examples(source, tokenizer, progress, refused):
             example.token_T.tofile(tokens)
             example.is_label_T.tofile(labels)
+            digest.update(example.token_T.tobytes() + example.is_label_T.tobytes())
             lengths.append(len(example.token_T))
             first_labels.append(_first_label(example.is_label_T))
             names.append(conversation.name)
@@ -132,7 +137,9 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
     np.save(folder / "first_label.npy", np.asarray(first_labels, np.int64))
     hashes = [split_hash(base_id) for base_id in base_ids(told_apart(names))]
     np.save(folder / "split_hash.npy", np.asarray(hashes, np.uint64))
+    digest.update(json.dumps(lengths).encode())
     note = {"refused": len(refused), "first_refused": "".join(refused[:1])}
+    note["digest"] = digest.hexdigest()[:16]
     (folder / "note.json").write_text(json.dumps(note), encoding="utf-8")
 
 
@@ -148,6 +155,7 @@ def _read(folder: Path, source: Source) -> Tokens:
         np.load(folder / "end.npy"),
         np.load(folder / "first_label.npy"),
         np.load(folder / "split_hash.npy"),
+        note["digest"],
         source.skipped + note["refused"],
         source.first_skipped or note["first_refused"],
     )

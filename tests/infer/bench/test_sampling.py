@@ -1,10 +1,13 @@
 """The benchmark of exact sampling, on a small model."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from infer.bench import sampling
 from infer.bench.sampling import SamplingJob, measure_sampling
+from medusa_jax import UserError
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,14 @@ def report(stories260k, heads):
                 seeds=2,
             )
         )
+
+
+def test_the_tree_is_checked_first(lm):
+    assert sampling._with_tree(lm, None).tree.max_depth <= lm.heads_config.num_heads
+    with pytest.raises(UserError, match="needs 9 heads"):
+        sampling._with_tree(lm, "chain:9")
+    with pytest.raises(UserError, match="name them with --medusa"):
+        sampling._with_tree(dataclasses.replace(lm, heads_config=None), None)
 
 
 def test_rows_are_greedy_and_both_kinds_of_drafts(report):

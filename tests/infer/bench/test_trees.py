@@ -11,6 +11,8 @@ def test_a_bare_number_repeats_the_name_before_it():
         *("chain:1", "mc_sim_7b_63:2", "mc_sim_7b_63:4", "mc_sim_7b_63:64"),
         *("zephyr_stage2", "zephyr_stage2:8"),
     ]
+    again = parse_trees("zephyr_stage2:4,mc_sim_7b_63:2,zephyr_stage2:4,:8")
+    assert again == ["zephyr_stage2:4", "mc_sim_7b_63:2", "zephyr_stage2:8"]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,11 @@ def test_trees_grow_from_8_to_128_nodes():
     assert [tree.R for tree in trees.values()] == [8, 16, 32, 64, 128]
     assert [tree.max_depth for tree in trees.values()] == [3, 3, 3, 4, 5]
     assert next(iter(trees)) == "mc_sim_7b_63:8"
+
+
+def test_a_random_model_has_nothing_to_choose_by():
+    with pytest.raises(UserError, match="name trees for a --shape"):
+        shape_trees(["auto"], 5)
 
 
 def test_own_trees_may_need_five_heads():

@@ -36,6 +36,16 @@ def test_operations_and_memory_by_hand():
     assert found.argument_bytes < found.total_bytes < 1.2 * found.argument_bytes
 
 
+def test_what_fills_no_chunk_is_a_narrower_one():
+    """8 tokens more than a chunk are run as 32."""
+    topology = find_topology("v5e:1x1")
+    one, more = (
+        plan_prefill(topology, topology.devices[0], dataclasses.replace(PLAIN, max_context=n))
+        for n in (512, 520)
+    )
+    assert more.flops == pytest.approx(one.flops * (512 + 32) / 512, rel=0.03)
+
+
 def test_what_does_not_fit_is_an_answer():
     topology = find_topology("v5e:1x1")
     one_layer = dataclasses.replace(CONFIG, num_layers=1)

@@ -13,6 +13,7 @@ from medusa_jax.decoding.auto import AutoTree, auto_choice, auto_steering
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.steering import Call, OneTree, Plan
 from medusa_jax.nn.heads import init_heads
+from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tuning.measured import Acceptance, Measured, assumed_acceptance
 from medusa_jax.tuning.times import Point, StepTimes
 
@@ -101,8 +102,8 @@ def test_a_tree_that_was_asked_for_is_used(lm):
     assert answer.num_steps == 5
 
 
-def call(seconds: float, steps: int = 8, tokens: int = 8, capacity: int = 260) -> Call:
-    return Call(seconds, steps, steps, tokens, 0.0, capacity)
+def call(tree: Tree, seconds: float, tokens: int = 8, capacity: int = 260) -> Call:
+    return Call(seconds, 8, 8, tokens, 0.0, capacity, tree)
 
 
 def test_a_size_that_disappoints_is_left(lm):
@@ -113,9 +114,19 @@ def test_a_size_that_disappoints_is_left(lm):
     for _ in range(200):
         plan = steering.plan(260, remaining=1e5)
         used.append(plan.tree.R)
-        steering.observe(call(8 * (0.01 if plan.tree.R == 1 else 0.02)))
+        steering.observe(call(plan.tree, 8 * (0.01 if plan.tree.R == 1 else 0.02)))
     assert used[0] == 8
     assert used[-1] == 1
+
+
+def test_a_call_with_another_tree_says_nothing_of_this_one(lm):
+    """Two streams may take turns, and what the first decides comes between the second's calls."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    steering = auto_steering(tuned, GenerationConfig(), 1, 200)
+    plan = steering.plan(260, remaining=1e5)
+    for tree in (build_tree([]), plan.tree, plan.tree):
+        steering.observe(call(tree, 0.1))
+    assert steering._seen.steps == 8  # the first call of the program does not count either
 
 
 def test_the_first_call_of_a_program_says_nothing_of_its_speed(lm):
@@ -126,7 +137,7 @@ def test_the_first_call_of_a_program_says_nothing_of_its_speed(lm):
         for seconds, steps in ((800.0, 1), (0.08, None)):
             plan = steering.plan(capacity, remaining=1e5)
             assert (plan.tree.R, plan.steps) == (8, steps)
-            steering.observe(call(seconds, tokens=24, capacity=capacity))
+            steering.observe(call(plan.tree, seconds, tokens=24, capacity=capacity))
     seconds = steering._policy.outlooks(steering._prospect.seconds(512))[8].seconds
     assert seconds == pytest.approx(0.01, rel=0.05)
 
@@ -163,8 +174,8 @@ def test_who_had_many_prompts_may_expect_as_many_again(lm, monkeypatch):
     for _ in range(3):
         steering = auto_steering(tuned, GenerationConfig(), 2, 200)
         for _ in range(4):
-            steering.plan(260, remaining=100.0)
-            steering.observe(call(0.1, tokens=40))
+            plan = steering.plan(260, remaining=100.0)
+            steering.observe(call(plan.tree, 0.1, tokens=40))
     assert expected[0] == 100.0
     assert expected[-1] == 100.0 + 2 * 4 * 40 / 2
 

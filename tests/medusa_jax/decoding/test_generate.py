@@ -184,6 +184,28 @@ def test_token_ids_may_be_arrays(lm, kind):
     assert result.token_ids == expected.token_ids
 
 
+def test_numpy_s_numbers_are_numbers(lm):
+    options = {"temperature": 1.0, "top_k": 9, "seed": 7, "max_new_tokens": 6}
+    narrow = {name: np.int8(x) if x != 1.0 else np.float32(x) for name, x in options.items()}
+    prompt = [5] * 200
+    (expected,) = medusa_jax.generate(lm, [prompt], **options)
+    (result,) = medusa_jax.generate(lm, [prompt], **narrow)
+    assert result.token_ids == expected.token_ids
+
+
+def test_a_list_of_jax_numbers_is_one_prompt(lm):
+    ids = jnp.asarray([5, 17, 300])
+    events = list(medusa_jax.stream(lm, [*ids], max_new_tokens=6))
+    (expected,) = medusa_jax.generate(lm, [ids], max_new_tokens=6)
+    assert events[-1].result.token_ids == expected.token_ids
+
+
+def test_a_tree_may_be_a_path(lm, tmp_path):
+    file = tmp_path / "tree.json"
+    file.write_text("[[0], [0, 0]]")
+    assert lm.with_tree(file).tree.R == 3
+
+
 def test_large_seeds_do_not_alias_small_ones(lm):
     options = {"temperature": 1.5, "sampled_root": True, "max_new_tokens": 16, "epsilon": 1e-6}
     texts = [

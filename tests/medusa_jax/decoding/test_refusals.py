@@ -1,10 +1,12 @@
 """What the Python API refuses, in one line."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import medusa_jax
 from medusa_jax import GenerationConfig, UserError
+from medusa_jax.chat import Encoded
 
 PROMPTS = ["Once upon a time"]
 
@@ -105,12 +107,27 @@ def test_load_refuses_what_does_not_fit(stories260k, heads, tmp_path):
         ([[{"role": "user"}]], "message 1 needs a string 'content'"),
         ([np.array([[1, 2]])], "message 1 needs a string 'role'"),
         ([["Hi"]], "message 1 needs a string 'role'"),
+        ([b"Hi"], "a prompt is b'Hi': give a list of prompts"),
+        ([*jnp.array([5, 6])], "a prompt is .*5.*: give a list of prompts"),
+        ([Encoded("", ())], "the prompt has no tokens"),
     ],
 )
 def test_what_is_no_prompt_is_refused_in_one_line(lm, prompts, message):
     with pytest.raises(UserError, match=message) as error:
         medusa_jax.generate(lm, prompts)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 2.0, None])
+def test_a_batch_is_a_whole_number_of_rows(lm, size):
+    with pytest.raises(UserError, match=f"batch_size is {size}: it must be a whole number"):
+        medusa_jax.generate(lm, PROMPTS[:1], batch_size=size)
+
+
+def test_what_is_no_tree_is_refused(lm):
+    for tree in ([[0]], 3):
+        with pytest.raises(UserError, match=r"a tree is .*build_tree makes of a list of paths"):
+            medusa_jax.generate(lm, PROMPTS[:1], tree=tree)
 
 
 @pytest.mark.parametrize("numbers", [[-1], [2**32], [None], [0.5]])

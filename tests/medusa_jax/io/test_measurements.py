@@ -130,6 +130,11 @@ def test_the_shipped_heads_know_their_acceptance():
         assert (own.rate_MPK.sum(-1) <= 1).all()  # one token follows
 
 
+def test_a_temperature_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="not a list of acceptance rates by temperature"):
+        Acceptance.from_json([{"temperature": 10**400, "rates": [[[0.5]]]}])
+
+
 def test_the_nearest_temperature_counts():
     by = {t: Rates(np.full((1, 1, 1), t / 2)) for t in (0.0, 0.7, 1.0)}
     found = [Acceptance(by).at(t).rate_MPK.item() * 2 for t in (0.3, 0.6, 0.9, 5.0)]

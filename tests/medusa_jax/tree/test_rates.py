@@ -43,6 +43,7 @@ def test_json_keeps_every_bit():
         ([[[0.5, 1.5]]], "between 0 and 1"),
         ([[[float("nan")]]], "between 0 and 1"),
         ([[[0.5], [0.5, 0.5]]], "not a list of acceptance rates"),
+        ([[[10**400]]], "not a list of acceptance rates"),
         ({"rates": 1}, "not a list of acceptance rates"),
         ("0.5", "by head, parent's rank and rank"),
     ],

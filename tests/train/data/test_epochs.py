@@ -103,6 +103,10 @@ def test_a_trace_beyond_the_computed_end_is_refused():
             {"steps": 1030, "epochs": None},
             "1,030 steps of 8 packed rows of 64 tokens = 5 epochs of the training data",
         ),
+        (
+            {"steps": 206_000, "epochs": None},
+            "206,000 steps of 8 packed rows of 64 tokens = 1,000 epochs of the training data",
+        ),
         ({"hidden_states": "cached"}, "2 epochs = 412 steps of 512 hidden states"),
         (
             {"warmup_steps": 412},

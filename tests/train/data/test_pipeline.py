@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from medusa_jax import UserError
 from tests.train.data.samples import character_tokenizer, row
-from train.data import pipeline, tokens
+from train.data import pipeline, sharegpt, tokens
 from train.data.sources import Document
 
 T = 64
@@ -92,6 +93,15 @@ def test_cuts_and_what_is_left_out_are_counted(make_file, tokenizer, capsys):
     assert lines[2] == "2 without labels in their first 64 tokens left out"
     longer = load(path, tokenizer, held_out=0.0, data_errors="skip", seq_len=200)
     assert len(longer.train) == 3
+
+
+def test_long_conversations_of_the_sample_stop_and_bad_rows_do_not(
+    make_file, tokenizer, monkeypatch
+):
+    path = make_file([{"id": "bad"}, row("a", "b" * 100, name="l")])
+    monkeypatch.setattr(sharegpt, "sharegpt_path", lambda *_: Path(path))
+    with pytest.raises(UserError, match=r"107 tokens, more than seq_len=64"):
+        load("sharegpt", tokenizer, held_out=0.0, data_errors="stop")
 
 
 def test_a_conversation_longer_than_the_sequence_stops_or_is_cut(make_file, tokenizer):

@@ -8,6 +8,8 @@ import pytest
 
 from medusa_jax import UserError
 from train.data import sharegpt
+from train.distill.kinds.material import read_sharegpt
+from train.distill.kinds.mix import Mix
 
 ROWS = [
     {"id": "a_0", "conversations": [{"from": "human", "value": "hi\u2028there"}]},
@@ -149,6 +151,24 @@ def test_chunks_of_a_conversation_share_its_base_id(name, base):
 )
 def test_ids_that_say_nothing(ids, apart):
     assert sharegpt.told_apart(ids) == apart
+
+
+def test_prompts_made_of_a_conversation_are_parts_of_it(tmp_path):
+    """Or a code block would be learned from, and the question that it answers held out."""
+    file = tmp_path / "rows.jsonl"
+    with file.open("w") as lines:
+        for i in range(60):
+            answer = f"Here it is:\n```python\n{'x = 1  # a line of code ' * 8}{i}\n```\n"
+            turns = [("human", f"Please write program {i}."), ("gpt", answer)]
+            turns = [{"from": speaker, "value": text} for speaker, text in turns]
+            lines.write(json.dumps({"id": f"QWJ{i}_0", "conversations": turns}) + "\n")
+    made = Mix(read_sharegpt(file, "stop", "train", []), "train", 0).prompts(400)
+    names = [prompt.name for kind in ("first", "code") for prompt in made[kind]]
+    bases = sharegpt.base_ids(names)
+    assert len(set(names)) == len(names) > len(set(bases))
+    assert set(bases) <= {f"QWJ{i}" for i in range(60)}
+    others = ["list:7", "problem:gsm8k.12", "a:b"]
+    assert sharegpt.base_ids(others) == others
 
 
 def test_the_name_of_a_collection_is_no_conversation():

@@ -16,9 +16,9 @@ def path(tmp_path):
     return tmp_path / "replies.jsonl"
 
 
-def add_to_part(path, rows, index=0, count=1):
+def add_to_part(path, rows, index=0, count=1, settings=SETTINGS):
     part = part_path(path, index, count)
-    with append_rows(path, part, SETTINGS) as add:
+    with append_rows(path, part, settings) as add:
         for row in rows:
             add([row])
     return part
@@ -95,6 +95,14 @@ def test_other_settings_are_refused_and_nothing_changes(path):
         with pytest.raises(UserError, match=f"was made with {next(iter(changed))}"):
             read_rows(path, SETTINGS | changed)
     assert part.read_bytes() == before
+
+
+def test_a_setting_that_earlier_versions_did_not_note(path):
+    add_to_part(path, ROWS)
+    assert names(path, SETTINGS | {"dtype": "bfloat16"}) == {"a", "b"}
+    add_to_part(path.with_name("new.jsonl"), ROWS, settings=SETTINGS | {"dtype": "float32"})
+    with pytest.raises(UserError, match="was made with dtype"):
+        read_rows(path.with_name("new.jsonl"), SETTINGS | {"dtype": "bfloat16"})
 
 
 def test_settings_of_a_run_without_rows_are_forgotten(path):
