@@ -76,6 +76,12 @@ class Job:
                 yield place, result
 
 
+def begins_plainly(lm: MedusaLM, job: Job) -> bool:
+    """Whether `tree=auto` expects no tree to be faster than plain decoding."""
+    choice = display.first_choice(lm, job.config, job.rows, job.prompts)
+    return choice is not None and choice.nodes == 1
+
+
 def encode_prompts(
     lm: MedusaLM, prompts: Sequence[Prompt], chat: bool | None, max_context: int | None
 ) -> list[Encoded]:

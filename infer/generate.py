@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
             raise UserError("--tree_picture draws a fixed tree: leave out dynamic:N")
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)
         job = Job(encoded, _BATCH_SIZE.value, config, done=frozenset(rows.rows))
-        if _COMPARE.value and TREE.value is None and _begins_plainly(lm, job):
+        if _COMPARE.value and TREE.value is None and answers.begins_plainly(lm, job):
             lm = _with_small_tree(lm)
         display.describe_model(lm, MODEL.value or DEFAULT_MODEL_NAME)
         display.describe_choice(lm, config, job.rows, encoded)
@@ -206,12 +206,6 @@ def _load() -> MedusaLM:
     return lm
 
 
-def _begins_plainly(lm: MedusaLM, job: Job) -> bool:
-    """Whether no tree is expected to be faster than plain decoding."""
-    choice = display.first_choice(lm, job.config, job.rows, job.prompts)
-    return choice is not None and choice.nodes == 1
-
-
 def _with_small_tree(lm: MedusaLM) -> MedusaLM:
     assert lm.heads_config is not None
     num_heads, vocab_size = lm.heads_config.num_heads, lm.heads_config.vocab_size
@@ -249,7 +243,7 @@ def _compare(lm: MedusaLM, job: Job, rows: Rows, streaming: bool) -> None:
     if not streaming and _OUTPUT.value is None:
         for index, result in enumerate(comparison.medusa):
             answers.show_answer(job, index, result)
-    plainly = _begins_plainly(lm, job)
+    plainly = answers.begins_plainly(lm, job)
     make_console().print(report(lm, comparison, rule=job.config.rule, plainly=plainly))
 
 

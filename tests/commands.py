@@ -36,7 +36,7 @@ def quick(without: tuple[str, ...] = ()) -> dict[str, str]:
 
 def ordinary() -> dict[str, str]:
     """Environment of a command that compiles as it does for users."""
-    return {name: x for name, x in os.environ.items() if name not in (_QUICK, "XLA_FLAGS")}
+    return {name: x for name, x in os.environ.items() if name != _QUICK}
 
 
 @dataclasses.dataclass(frozen=True)

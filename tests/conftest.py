@@ -21,8 +21,6 @@ from tests.commands import PROGRAMS
 # An installed TPU compiler is for tests that ask for it: here and in the commands that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for commands that tests start
-# These make better programs, which without optimisations take longer to compile.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # tests run side by side
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from infer import display, generate
-from infer.answers import Job
+from infer import display
+from infer.answers import Job, begins_plainly
 from infer.compare import Comparison, Run, _rows, from_rows, speedup
 from infer.compare_table import (
     difference_sentence,
@@ -55,8 +55,8 @@ def test_what_auto_begins_with_depends_on_the_batch(lm, monkeypatch):
     prompts = [Encoded("", (5,))] * 16
     jobs = [Job(prompts, size, GenerationConfig()) for size in (1, 16)]
     auto = lm.with_tree("auto")
-    assert [generate._begins_plainly(auto, job) for job in jobs] == [False, True]
-    assert not any(generate._begins_plainly(lm.with_tree("chain:0"), job) for job in jobs)
+    assert [begins_plainly(auto, job) for job in jobs] == [False, True]
+    assert not any(begins_plainly(lm.with_tree("chain:0"), job) for job in jobs)
 
 
 def test_a_round_s_ratio_is_that_of_whole_batches():
