@@ -143,7 +143,8 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, mesh=mesh)
     record |= {"dtype": lm.dtype}
-    files.read_rows(path, record)
+    if done:
+        files.check_settings(path, record)
     dialogues.check_context(lm, settings)
     chosen = dialogues.select(lm, conversations, settings, _LIMIT.value)
     share = chosen[index::count]

@@ -75,7 +75,8 @@ def measure_sampling(job: SamplingJob) -> dict[str, Any]:
             answers = _answers(lm, job, encoded, temperature, rule, bar, task)
             parted = _partings(lm, encoded, temperature, plain[temperature], answers)
             rows.append(_row(temperature, aware, answers, parted, rows[0] if rows else None))
-    settings = dataclasses.asdict(job) | {"prompts": len(job.prompts), "tree": job.tree or _TREE}
+    tree = {"tree": job.tree or _TREE, "nodes": lm.tree.R}
+    settings = dataclasses.asdict(job) | {"prompts": len(job.prompts)} | tree
     return {"settings": settings, "rows": rows}
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medusa_jax.tree.build import Tree
 
@@ -66,6 +67,6 @@ def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)
     # Slices, not a gather, for which a TPU would read all logits of all nodes.
     size, rest = (1, 1, *x_BR.shape[2:]), (0,) * (x_BR.ndim - 2)
-    begin = [(jnp.int32(b), n, *map(jnp.int32, rest)) for b, n in enumerate(node_B)]  # of one dtype
+    begin = [(np.int32(b), n, *map(np.int32, rest)) for b, n in enumerate(node_B)]  # of one dtype
     rows = [jax.lax.dynamic_slice(x_BR, index, size) for index in begin]
     return jnp.concatenate(rows).squeeze(1)

@@ -1,12 +1,14 @@
 """Checkpoints of small states, and what is left of them on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
+from medusa_jax.errors import UserError
 from train.checkpoints import Checkpoints
 
 FINGERPRINT = {"model": "tiny", "num_heads": 4, "lora": {"rank": 8}, "seeds": [1, 2]}
@@ -33,3 +35,11 @@ def assert_same(left: Any, right: Any) -> None:
 
 def steps_on_disk(workdir: Path) -> list[int]:
     return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
+
+
+def refused(call: Callable[[], Any]) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)

@@ -4,18 +4,10 @@ import shutil
 
 import pytest
 
-from medusa_jax.errors import UserError
 from medusa_jax.sharding import make_mesh
-from tests.train.saved_states import assert_same, make
+from tests.train.saved_states import assert_same, make, refused
 from tests.train.test_checkpoints import MESH, make_data, make_state
 from train.checkpoints import read_params
-
-
-def refused(call) -> str:
-    with pytest.raises(UserError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize("part", ["state", "data"])

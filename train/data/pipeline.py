@@ -103,12 +103,7 @@ def load_data(
     Raises:
       UserError: the data cannot be read or used; one line says why.
     """
-    if not 0 <= held_out < 1:
-        raise UserError(f"held_out is {held_out}: expected a share from 0 to below 1")
-    if seq_len < 2:
-        raise UserError(f"seq_len is {seq_len}: at least 2 tokens are needed to predict one")
-    if data_errors not in DATA_ERRORS:
-        raise UserError(f"data_errors is {data_errors!r}: choose one of {', '.join(DATA_ERRORS)}")
+    _check(seq_len, held_out, data_errors)
     source = open_source(data, "skip" if data_errors == "skip" else "stop", progress)
     tokens = tokenize_source(source, tokenizer, progress)
     if data_errors == "stop":
@@ -129,6 +124,15 @@ def load_data(
             f"train on and hold out {held_out:g} of them: add data, or change seq_len or held_out"
         )
     return splits
+
+
+def _check(seq_len: int, held_out: float, data_errors: str) -> None:
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out is {held_out}: expected a share from 0 to below 1")
+    if seq_len < 2:
+        raise UserError(f"seq_len is {seq_len}: at least 2 tokens are needed to predict one")
+    if data_errors not in DATA_ERRORS:
+        raise UserError(f"data_errors is {data_errors!r}: choose one of {', '.join(DATA_ERRORS)}")
 
 
 def _refuse_long(source: Source, tokens: Tokens, seq_len: int) -> None:

@@ -47,7 +47,7 @@ def read_rows(path: Path, settings: dict[str, Any]) -> dict[str, str]:
                 f"cannot continue {file} ({str(error).splitlines()[0]}): name another --output"
             ) from error
     if rows:
-        _check_settings(path, settings)
+        check_settings(path, settings)
     return rows
 
 
@@ -121,7 +121,12 @@ def _settings_path(path: Path) -> Path:
     return path.with_name(path.name + ".meta.json")
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Refuses to go on with rows that were made with other settings; arguments as of `read_rows`.
+
+    Raises:
+      UserError: they were, or nothing says with which.
+    """
     beside = _settings_path(path)
     if not beside.exists():
         raise UserError(
