@@ -62,12 +62,12 @@ def test_figures_follow_from_tokens_and_steps(report):
     assert "vs_greedy" not in greedy
 
 
-def test_one_prompt_has_no_interval(stories260k, monkeypatch):
+def test_one_prompt_has_no_interval_and_no_more_tokens_than_its_context(stories260k, monkeypatch):
     monkeypatch.setattr(sampling, "TEMPERATURES", (0.0,))
     job = SamplingJob(
         model=str(stories260k),
         medusa="none",
-        prompts=["Once upon a time"],
+        prompts=[[7] * 509],
         tree="chain:0",
         dtype="float32",
         max_new_tokens=4,
@@ -75,3 +75,4 @@ def test_one_prompt_has_no_interval(stories260k, monkeypatch):
     )
     (row,) = measure_sampling(job)["rows"]
     assert row["interval"] is None
+    assert row["tokens"] == [3]

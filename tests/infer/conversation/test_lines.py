@@ -21,6 +21,7 @@ class Terminal(io.StringIO):
         ("one\\\n two\\\nthree\nfour\n", ["one\n two\nthree", "four"]),
         ("one\\", ["one"]),
         ("\n\n", ["", ""]),
+        ("\ufeff/help\nx\ufeff\n", ["/help", "x\ufeff"]),  # as Windows begins a file
         ("a\u2028b\x0cc\n", ["a\u2028b\x0cc"]),
     ],
 )

@@ -18,6 +18,7 @@ from medusa_jax.plan.chips import chip, peak_flops
         ("TPU v4", 275e12),
         ("TPU v5 lite", 197e12),
         ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
         ("TPU v6 lite", 918e12),
         ("TPU7x", 1153.5e12),
         ("cpu", None),
