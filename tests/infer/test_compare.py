@@ -51,11 +51,24 @@ def test_the_median_ratio_s_round_counts_on_both_sides_and_compilation_is_kept()
 def test_what_auto_begins_with_depends_on_the_batch(lm, monkeypatch):
     """A tree for one row may be none for sixteen, and then --compare shows a small one."""
     choices = {1: Choice(8, 2.0, 1.5, "measured"), 16: Choice(1, 1.0, 1.0, "measured")}
-    monkeypatch.setattr(display, "auto_choice", lambda lm, config, batch, longest: choices[batch])
-    prompts = [Encoded("", (5,))] * 16
-    jobs = [Job(prompts, size, GenerationConfig()) for size in (1, 16)]
+    asked = []
+
+    def auto_choice(lm, config, batch, longest):
+        asked.append(longest)
+        return choices[batch]
+
+    monkeypatch.setattr(display, "auto_choice", auto_choice)
+    prompts = [Encoded("", (5,) * number) for number in range(1, 17)]
+    options = (
+        (1, {"max_new_tokens": 100}),
+        (16, {}),
+        (1, {"max_new_tokens": 900}),
+        (1, {"max_context": 40}),
+    )
+    jobs = [Job(prompts, size, GenerationConfig(**own)) for size, own in options]
     auto = lm.with_tree("auto")
-    assert [begins_plainly(auto, job) for job in jobs] == [False, True]
+    assert [begins_plainly(auto, job) for job in jobs] == [False, True, False, False]
+    assert asked == [16 + 100, 16 + 128, 512, 40]
     assert not any(begins_plainly(lm.with_tree("chain:0"), job) for job in jobs)
 
 

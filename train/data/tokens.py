@@ -137,9 +137,11 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
     np.save(folder / "first_label.npy", np.asarray(first_labels, np.int64))
     hashes = [split_hash(base_id) for base_id in base_ids(told_apart(names))]
     np.save(folder / "split_hash.npy", np.asarray(hashes, np.uint64))
-    digest.update(json.dumps(lengths).encode())
-    note = {"refused": len(refused), "first_refused": "".join(refused[:1])}
-    note["digest"] = digest.hexdigest()[:16]
+    note = {
+        "refused": len(refused),
+        "first_refused": "".join(refused[:1]),
+        "digest": digest.hexdigest()[:16],
+    }
     (folder / "note.json").write_text(json.dumps(note), encoding="utf-8")
 
 
