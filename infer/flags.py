@@ -107,8 +107,7 @@ TREE = flags.DEFINE_string(
     "Tree of tokens that each step proposes. 'auto': what is fastest here for this model and "
     "batch, chosen while decoding from what infer.tune has measured, or else from assumptions. "
     "Otherwise a preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a "
-    "list of paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto; "
-    "with --compare, mc_sim_7b_63:4 where auto begins with plain decoding.",
+    "list of paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto.",
 )
 DTYPE = flags.DEFINE_enum(
     "dtype",

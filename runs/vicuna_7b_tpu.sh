@@ -5,9 +5,9 @@
 #
 # On a slice of several hosts, run it with PART=train on all of them at once; they find each other. DATA
 # and OUT must be in a folder that all of them see (not in gs://). Then run it with PART=measure on one
-# machine that sees OUT and is not part of the slice. Needs `pip install ".[tpu,quant]"`, and a token for
-# the Hugging Face hub where downloads ask for one. We have not run it on TPUs yet: the programs compile
-# for eight v5e chips, and nothing here was timed.
+# machine that sees OUT and is not part of the slice. Needs `pip install ".[tpu,quant,parity]"` (parity
+# brings torch, to read Vicuna's files), and a token for the Hugging Face hub where downloads ask for one.
+# We have not run it on TPUs yet: the programs compile for eight v5e chips, and nothing here was timed.
 #
 # Rerun it to resume.
 set -euo pipefail

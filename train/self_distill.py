@@ -103,7 +103,7 @@ _LONGEST = flags.DEFINE_integer(
 _BATCH = flags.DEFINE_integer(
     "batch_size",
     64,
-    "Conversations decoded at once; fewer where a prompt and its reply may exceed 512 tokens.",
+    "Most conversations decoded at once; fewer where a prompt and its reply may exceed 512 tokens.",
     lower_bound=1,
 )
 _SEED = flags.DEFINE_integer(
