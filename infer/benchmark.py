@@ -269,7 +269,7 @@ def _prompts() -> list[Prompt]:
 
 
 def _numbers(flag: flags.FlagHolder[list[str]]) -> tuple[int, ...]:
-    if not all(text.isdecimal() and int(text) for text in flag.value):
+    if not flag.value or not all(text.isdecimal() and int(text) for text in flag.value):
         raise UserError(
             f"--{flag.name} is {','.join(flag.value)}: give numbers from 1, separated by commas"
         )

@@ -118,6 +118,7 @@ def main(argv: list[str]) -> None:
     asked = [prompt for prompt in prompts for _ in range(config.num_samples)]
     with open_rows(_OUTPUT.value, call, asked, overwrite=_OVERWRITE.value) as rows:
         lm = _load()
+        rows.made_in(lm.dtype)
         if _TREE_PICTURE.value is not None and isinstance(lm.tree, DynamicTree):
             raise UserError("--tree_picture draws a fixed tree: leave out dynamic:N")
         encoded = answers.encode_prompts(lm, prompts, _CHAT.value, config.max_context)

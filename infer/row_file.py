@@ -20,7 +20,8 @@ from medusa_jax.paths import user_path
 _HEADER = "unfinished call"
 _FORMAT = {"format": 2}  # the first one had rows without an index, in the order of the prompts
 _ELSE = "name another --output, or start anew with --overwrite"
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt")
+# What a model, its heads, tokenizer and chat template are read from.
+_READ = (".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model")
 
 Row = dict[str, Any]
 
@@ -39,6 +40,9 @@ class Rows:
         """Adds rows that are done."""
         self.rows |= rows
 
+    def made_in(self, dtype: str) -> None:
+        """Says what the model computes in, which is not known before it is loaded."""
+
     def in_order(self) -> list[Row]:
         """All rows in the order of their indices."""
         return [self.rows[index] for index in sorted(self.rows)]
@@ -51,11 +55,26 @@ class RowFile(Rows):
       part: FILE.part.
     """
 
-    def __init__(self, part: Path, call: Row, rows: Mapping[int, Row]) -> None:
+    def __init__(
+        self, part: Path, call: Row, rows: Mapping[int, Row], dtype: str | None = None
+    ) -> None:
         super().__init__(rows)
         self.part = part
-        self._call = call
+        self._call, self._dtype = call, dtype
         self._begun = False
+
+    def made_in(self, dtype: str) -> None:
+        """See `Rows.made_in`.
+
+        Raises:
+          UserError: the rows that are there were made in another.
+        """
+        if self._dtype not in (None, dtype):
+            raise UserError(
+                f"{self.part} has answers made in {self._dtype}, not in {dtype}: add --dtype "
+                f"{self._dtype}, or start anew with --overwrite"
+            )
+        self._dtype = dtype
 
     def add(self, rows: Mapping[int, Row]) -> None:
         """Adds rows that are done, and keeps them.
@@ -66,7 +85,7 @@ class RowFile(Rows):
         if self._begun:
             self._append(_lines(_indexed(rows)))
         else:  # at once, without what an interruption may have left at the end
-            header = {_HEADER: self._call} | _FORMAT
+            header = {_HEADER: self._call, "made_in": self._dtype} | _FORMAT
             write_text(self.part, _lines([header, *_indexed(self.rows), *_indexed(rows)]))
             self._begun = True
         super().add(rows)
@@ -104,8 +123,8 @@ def open_rows(
     part = check_output(target.with_name(f"{target.name}.part"))
     call = {**call, "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()}
     call = json.loads(json.dumps(call))  # as it will be read
-    kept = {} if overwrite else _read(part, call, prompts)
-    rows = RowFile(part, call, kept)
+    kept, dtype = ({}, None) if overwrite else _read(part, call, prompts)
+    rows = RowFile(part, call, kept, dtype)
     if kept:
         note(f"resuming: {len(kept)} of {len(prompts)} answers are in {part}")
     try:
@@ -125,7 +144,7 @@ def identify(name: str | None) -> Any:
     """What a flag names; for local files, also what changes with their content.
 
     Args:
-      name: a hub id, a file, a folder with weights, or anything else.
+      name: a hub id, a file, the folder of a model or of heads, or anything else.
 
     Returns:
       A JSON value.
@@ -135,8 +154,8 @@ def identify(name: str | None) -> Any:
         if name is None or not path.exists():
             return name
         files = path.iterdir() if path.is_dir() else [path]
-        weights = sorted(f for f in files if f == path or f.suffix in _WEIGHTS)
-        stats = [(file.name, file.stat()) for file in weights]
+        files = sorted(f for f in files if f == path or f.suffix in _READ)
+        stats = [(file.name, file.stat()) for file in files]
     except OSError:  # loading will say what is wrong
         return name
     return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]
@@ -151,14 +170,14 @@ def _indexed(rows: Mapping[int, Row]) -> Iterator[Row]:
     return ({"index": index} | row for index, row in rows.items())
 
 
-def _read(part: Path, call: Row, prompts: Sequence[Any]) -> dict[int, Row]:
-    """The rows that an interrupted run has kept; a half-written last line is left out."""
+def _read(part: Path, call: Row, prompts: Sequence[Any]) -> tuple[dict[int, Row], str | None]:
+    """What an interrupted run has kept: rows, without a half-written last line, and the dtype."""
     try:
         lines = part.read_bytes().split(b"\n")[:-1] if part.exists() else []
     except OSError as error:
         raise UserError(f"cannot read {part} ({error.strerror}): {_ELSE}") from None
     if not part.exists() or part.stat().st_size == 0:
-        return {}
+        return {}, None
     try:
         header, *rows = map(json.loads, lines)
         other = [key for key in call if header[_HEADER].get(key) != call[key]]
@@ -175,7 +194,7 @@ def _read(part: Path, call: Row, prompts: Sequence[Any]) -> dict[int, Row]:
     kept = {index: row for (index, _), row in zip(asked, rows, strict=True)}
     if len(kept) < len(rows):
         raise UserError(f"{part} is damaged, it answers a prompt twice: {_ELSE}")
-    return kept
+    return kept, header.get("made_in")
 
 
 def _is_asked(index: Any, prompt: Any, prompts: Sequence[Any]) -> bool:

@@ -88,8 +88,8 @@ _DTYPES = flags.DEFINE_list(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite",
     False,
-    "Measure everything anew instead of adding what is missing. Acceptance that came with the "
-    "heads is measured anew only with --prompt_file.",
+    "Measure everything anew instead of adding what is missing, also what an interrupted run has "
+    "kept. Acceptance that came with the heads is measured anew only with --prompt_file.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."

@@ -246,8 +246,14 @@ def _content_start(tokenizer: Any, messages: list[Message], turn: int, through: 
 
 
 def decode_tokens(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """Text of generated tokens, without special ones."""
-    return tokenizer.decode(list(token_ids), skip_special_tokens=True)
+    """Text of generated tokens, without special ones.
+
+    Spaces before punctuation stay, whatever the tokenizer's `clean_up_tokenization_spaces` says
+    (Llama 3's asks for it): the model wrote them, and streams have shown them.
+    """
+    return tokenizer.decode(
+        list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
 
 
 class TextStream:

@@ -99,7 +99,9 @@ class Talk:
 
     def describe(self) -> str:
         """Counts and speed so far."""
-        used = len(encode_text(self._lm.tokenizer, self.messages, True)) if self.messages else 0
+        # Some templates make nothing of a system prompt alone.
+        begun = self.messages != self._beginning
+        used = len(encode_text(self._lm.tokenizer, self.messages, True)) if begun else 0
         room = self._lm.config.max_position
         room = min(room, self._config.max_context or room)
         context = f"{used} of {room} tokens of the context are used"

@@ -5,7 +5,6 @@ them (`medusa_jax.tuning`). All decisions are made on the host, between calls.
 """
 
 import dataclasses
-import operator
 import weakref
 from typing import Any
 
@@ -26,6 +25,8 @@ from medusa_jax.tuning.prospect import Prospect
 
 # Calls are put together until they say something: a clock is coarse, a step gives few tokens.
 _ENOUGH_STEPS = 8
+# A process that answers requests may meet any temperature.
+_MOST_KNOWN = 64
 _NOTHING = Call(0.0, 0, 0, 0, 0.0, 0, build_tree([]))
 
 
@@ -66,26 +67,33 @@ def auto_steering(
         tree = _prospect(lm, config, batch).trees[nodes]
         return OneTree(prepared(lm, tree, make_rule(config, tree), logprobs), tree)
     key = (config.rule, _temperature(config), batch, logprobs, request)
-    leaves = jax.tree.leaves((lm.params, lm.heads_params))
-    known = _LEARNED.setdefault(lm, {})
-    if key in known and all(map(operator.is_, leaves, known[key].leaves)):
-        known[key].begin_job()
-        return known[key]
-    known[key] = AutoTree(lm, config, batch, logprobs)
-    if not all(isinstance(x, jax.Array) for x in leaves):
-        return known.pop(key)  # NumPy's arrays can change their values
-    return known[key]
+    known = _known(lm)
+    steering = known.steerings.pop(key, None)
+    if steering is None:
+        steering = AutoTree(lm, config, batch, logprobs, known.runtimes)
+    else:
+        steering.begin_job()
+    known.steerings[key] = steering  # behind all others: the first is the one longest unused
+    if len(known.steerings) > _MOST_KNOWN:
+        del known.steerings[next(iter(known.steerings))]
+    return steering
 
 
 class AutoTree:
-    """Steers by what is predicted and by what is observed. It learns as long as the model lives.
+    """Steers by what is predicted and by what is observed.
 
     Attributes:
-      leaves: the arrays that its runtimes were made from.
       choice: of the last plan.
     """
 
-    def __init__(self, lm: MedusaLM, config: GenerationConfig, batch: int, logprobs: bool):
+    def __init__(
+        self,
+        lm: MedusaLM,
+        config: GenerationConfig,
+        batch: int,
+        logprobs: bool,
+        runtimes: dict[int, Runtime],
+    ):
         """Begins with what is predicted.
 
         Args:
@@ -93,13 +101,14 @@ class AutoTree:
           config: the options, of which the rule and the temperature count.
           batch: rows decoded at once.
           logprobs: see `make_runtime`.
+          runtimes: of the model, by depth, for their arrays; more are added.
         """
-        self.leaves = jax.tree.leaves((lm.params, lm.heads_params))
         self.choice: Choice | None = None
         self._lm = weakref.ref(lm)
         self._config, self._logprobs = config, logprobs
         self._prospect = _prospect(lm, config, batch)
         self._policy = Policy(self._prospect.belief)
+        self._by_depth = runtimes
         self._runtimes: dict[int, Runtime] = {}
         self._ready: set[tuple[int, int]] = set()  # nodes, capacity
         self._compile_seconds = 0.0
@@ -179,23 +188,19 @@ class AutoTree:
         if nodes not in self._runtimes:
             tree, lm = self._prospect.trees[nodes], self._lm()
             assert lm is not None  # whoever decodes holds it
-            alike = (r for r in self._runtimes.values() if _depth(r) == tree.max_depth)
-            runtime = next(alike, None) if tree.max_depth else None
-            if runtime is None:
-                rule = make_rule(self._config, tree)
-                runtime = make_runtime(lm, tree, rule, logprobs=self._logprobs)
-            self._runtimes[nodes] = (
-                _with_tree(runtime, tree, lm.platform) if tree.max_depth else runtime
-            )
+            if tree.max_depth not in self._by_depth:
+                self._by_depth[tree.max_depth] = make_runtime(lm, tree)
+            runtime = _with_tree(self._by_depth[tree.max_depth], tree, lm.platform)
+            rule = make_rule(self._config, tree)
+            decoder = dataclasses.replace(runtime.decoder, rule=rule, logprobs=self._logprobs)
+            self._runtimes[nodes] = dataclasses.replace(runtime, decoder=decoder)
         return self._runtimes[nodes]
-
-
-def _depth(runtime: Runtime) -> int:
-    return runtime.decoder.drafter.max_depth
 
 
 def _with_tree(runtime: Runtime, tree: Tree, platform: str) -> Runtime:
     """The same with another tree of the same depth."""
+    if not tree.max_depth:
+        return runtime
     drafter: Any = runtime.decoder.drafter
     drafter, own = for_tree(drafter, tree, platform)
     decoder = dataclasses.replace(runtime.decoder, drafter=drafter)
@@ -203,8 +208,34 @@ def _with_tree(runtime: Runtime, tree: Tree, platform: str) -> Runtime:
     return dataclasses.replace(runtime, decoder=decoder, params=params, shapes=abstract(params))
 
 
-_LEARNED: "weakref.WeakKeyDictionary[MedusaLM, dict[Any, AutoTree]]"
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """What is kept with a model.
+
+    Attributes:
+      leaves: the arrays of its parameters that this holds for.
+      runtimes: by depth. They hold copies of heads, so there is one for all rules and temperatures.
+      steerings: by what was asked for. They hold small arrays and what they have learned.
+    """
+
+    leaves: list[Any]
+    runtimes: dict[int, Runtime]
+    steerings: dict[Any, AutoTree]
+
+
+_LEARNED: "weakref.WeakKeyDictionary[MedusaLM, _Known]"
 _LEARNED = weakref.WeakKeyDictionary()
+
+
+def _known(lm: MedusaLM) -> _Known:
+    leaves = jax.tree.leaves((lm.params, lm.heads_params))
+    known = _LEARNED.get(lm)
+    if known is not None and [*map(id, leaves)] == [*map(id, known.leaves)]:
+        return known
+    known = _Known(leaves, {}, {})
+    if all(isinstance(x, jax.Array) for x in leaves):  # NumPy's arrays can change their values
+        _LEARNED[lm] = known
+    return known
 
 
 def _temperature(config: GenerationConfig) -> float:

@@ -129,13 +129,14 @@ def insert(cache: KVCache, rows: KVCache, slot_B: jax.Array) -> KVCache:
     return KVCache(layers, cache.length_B.at[slot_B].set(rows.length_B))
 
 
-def grown(cache: KVCache, capacity: int) -> KVCache:
-    """The same rows with `capacity` slots or more, no fewer than before."""
-    more = num_slots(capacity, cache.layers[0][0].dtype) - cache.capacity
+def resized(cache: KVCache, capacity: int) -> KVCache:
+    """The same rows with `capacity` slots or a few more; where that is fewer, the last are cut."""
+    slots = num_slots(capacity, cache.layers[0][0].dtype)
+    more = max(0, slots - cache.capacity)
     layers = tuple(
         (
-            jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more))),
-            jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0))),
+            jnp.pad(k, ((0, 0), (0, 0), (0, 0), (0, more)))[..., :slots],
+            jnp.pad(v, ((0, 0), (0, 0), (0, more), (0, 0)))[:, :, :slots],
         )
         for k, v in cache.layers
     )

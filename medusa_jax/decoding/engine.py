@@ -73,7 +73,6 @@ class Engine:
         self._runtime, self._idle, self._most_steps = runtime, idle, most_steps
         self._steering, self._warmer = steering, warmer
         self._waiter = ThreadPoolExecutor(max_workers=1)
-        self._compiled_before = 0.0
         self._admission = Admission(runtime, self.clock, make_request)
         self._eos = set(np.asarray(idle.eos_BE).ravel().tolist())
         self._rows: list[Row | None] = [None] * len(np.asarray(idle.budget_B))
@@ -165,6 +164,7 @@ class Engine:
         self._make_room()
         assert self.state is not None
         plan = self._steering.plan(self.state.cache.capacity, self._remaining())
+        compiled_before = self.clock.compile
         if plan.runtime is not self._runtime:
             self._runtime = plan.runtime
             self.state = self._runtime.run(self.clock, step.switch, self.state)
@@ -179,10 +179,12 @@ class Engine:
         self._halted = []
         bounds = self._runtime.put((halted_B, np.int32(steps), np.int32(most_done)))
         # Before the call: open-ended loops of GPUs run while they are dispatched.
-        begin, compiled_before = time.perf_counter(), self.clock.compile
+        began = time.perf_counter() - self.clock.compile
         self.state, progress = self._runtime.run(self.clock, step.decode, self.state, *bounds)
-        began = begin + self.clock.compile - compiled_before
-        flight = Flight(progress, plan.tree, began, self._waiter.submit(when_ready, progress))
+        began += self.clock.compile
+        compiled = self.clock.compile - compiled_before
+        landed = self._waiter.submit(when_ready, progress)
+        flight = Flight(progress, plan.tree, compiled, began, landed)
         if self._warmer and self._admission.waiting:
             self._look_ahead(self._warmer, bounds)
         return flight
@@ -201,7 +203,7 @@ class Engine:
         waiting = sum(ticket.budget for ticket in self._admission.waiting)
         return (begun + waiting) / len(self._rows)
 
-    def _observe(self, seconds: float, progress: Progress, tree: AnyTree) -> None:
+    def _observe(self, seconds: float, flight: Flight, progress: Progress) -> None:
         """Tells the steering what a call did; to be called before the rows are updated."""
         rows = [(slot, row) for slot, row in enumerate(self._rows) if row is not None]
         assert self.state is not None
@@ -210,11 +212,10 @@ class Engine:
             steps=int(progress.steps),
             row_steps=sum(int(progress.num_steps_B[i]) - row.num_steps for i, row in rows),
             tokens=sum(int(progress.num_new_B[i]) - row.num_new for i, row in rows),
-            compile_seconds=self.clock.compile - self._compiled_before,
+            compile_seconds=flight.compile_seconds,
             capacity=self.state.cache.capacity,
-            tree=tree,
+            tree=flight.tree,
         )
-        self._compiled_before = self.clock.compile
         self.clock.tokens += call.tokens
         self.clock.row_steps += call.row_steps
         self._steering.observe(call)
@@ -226,7 +227,7 @@ class Engine:
         self.clock.decode += seconds
         if p.steps and not self._runtime.is_shared:
             self._steps = max(1, int(p.steps * _CALL_SECONDS / seconds))
-        self._observe(seconds, p, flight.tree)
+        self._observe(seconds, flight, p)
         updates = []
         for slot, row in enumerate(self._rows):
             if row is None:

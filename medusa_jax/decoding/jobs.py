@@ -49,10 +49,13 @@ def check_bias(lm: MedusaLM, config: GenerationConfig) -> None:
     """Checks that the model has the tokens that are to be more or less likely.
 
     Raises:
-      UserError: a token id of `logit_bias` lies outside the vocabulary.
+      UserError: a token id of `logit_bias` lies outside the vocabulary, or it excludes all tokens.
     """
-    if not all(0 <= token < lm.config.vocab_size for token in config.logit_bias):
-        raise UserError(f"token ids of logit_bias must lie in 0..{lm.config.vocab_size - 1}")
+    vocab_size = lm.config.vocab_size
+    if not all(0 <= token < vocab_size for token in config.logit_bias):
+        raise UserError(f"token ids of logit_bias must lie in 0..{vocab_size - 1}")
+    if sum(bias == -float("inf") for bias in config.logit_bias.values()) == vocab_size:
+        raise UserError("logit_bias excludes all tokens: leave one or more")
 
 
 def check_tree(lm: MedusaLM, config: GenerationConfig) -> None:

@@ -16,6 +16,7 @@ from medusa_jax.errors import UserError
 from medusa_jax.tree.dynamic import AnyTree
 
 ACCEPTANCES = ("greedy", "typical", "lossless")
+_EPSILON, _DELTA = 0.09, 0.3
 _INT32, _FLOAT32 = np.iinfo(np.int32), np.finfo(np.float32)
 
 
@@ -58,8 +59,8 @@ class GenerationConfig:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    epsilon: float = 0.09
-    delta: float = 0.3
+    epsilon: float = _EPSILON
+    delta: float = _DELTA
     sampled_root: bool | None = None
     seed: int = 0
     num_samples: int = 1
@@ -82,6 +83,12 @@ class GenerationConfig:
             raise UserError(
                 "typical acceptance has thresholds of its own: leave out top_k, top_p and min_p, "
                 "or choose acceptance lossless"
+            )
+        thresholds = (self.epsilon, self.delta, self.sampled_root)
+        if self.rule == "lossless" and thresholds != (_EPSILON, _DELTA, None):
+            raise UserError(
+                "epsilon, delta and sampled_root are typical acceptance's: choose acceptance "
+                "typical, or leave them out"
             )
 
     @property
@@ -119,10 +126,10 @@ def _check_numbers(config: GenerationConfig) -> None:
         raise UserError(f"top_p is {config.top_p}: it must lie above 0 and be at most 1")
     if not 0 <= config.min_p <= 1:
         raise UserError(f"min_p is {config.min_p}: it must lie between 0 and 1")
-    if not (0 < config.epsilon < 1 and config.delta > 0):
+    if not (0 < config.epsilon < 1 and 0 < config.delta <= float(_FLOAT32.max)):
         raise UserError(
             f"epsilon is {config.epsilon}, delta is {config.delta}: epsilon must lie between 0 "
-            "and 1, delta above 0"
+            "and 1, delta above 0, and be a number of float32"
         )
 
 

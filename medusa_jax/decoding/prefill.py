@@ -104,7 +104,12 @@ def empty_rows(decoder: Decoder, params: Any, *, rows: int, capacity: int) -> KV
 def keep_rows(
     decoder: Decoder, params: Any, cache: KVCache, length_B: jax.Array, *, capacity: int
 ) -> KVCache:
-    """Rows of which only the first `length_B` tokens count, with `capacity` slots or more."""
+    """Rows of which only the first `length_B` tokens count, with `capacity` slots or more.
+
+    A cache that is much larger is cut, since every step may read all slots. One that is not stays,
+    or every turn of a conversation would cut it and make it grow again.
+    """
     del decoder, params
-    layers = kv_cache.grown(cache, max(capacity, cache.capacity)).layers
-    return KVCache(layers, length_B)
+    fits = capacity <= cache.capacity < 2 * capacity
+    cache = cache if fits else kv_cache.resized(cache, capacity)
+    return KVCache(cache.layers, length_B)

@@ -36,10 +36,19 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """A call under way: what it will have done, its tree, when it began and when it will end."""
+    """A call under way.
+
+    Attributes:
+      progress: what it will have done.
+      tree: that it uses.
+      compile_seconds: that its programs took to compile.
+      began: when, by `time.perf_counter`.
+      landed: when it will end.
+    """
 
     progress: Progress
     tree: AnyTree
+    compile_seconds: float
     began: float
     landed: Future[float]
 

@@ -31,7 +31,7 @@ class Call:
       steps: how many it took.
       row_steps: steps summed over the rows that were not done.
       tokens: how many all rows emitted.
-      compile_seconds: spent on compiling since the call before.
+      compile_seconds: spent on compiling the programs of this call.
       capacity: slots of the cache.
       tree: what it proposed.
     """

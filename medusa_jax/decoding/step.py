@@ -97,9 +97,9 @@ def insert(
 
 
 def grow(decoder: Decoder, params: Any, state: DecodeState, *, capacity: int) -> DecodeState:
-    """The same batch with a cache of `capacity` slots or more, no fewer than before."""
+    """The same batch with a larger cache, of `capacity` slots or a few more."""
     del params
-    state = dataclasses.replace(state, cache=kv_cache.grown(state.cache, capacity))
+    state = dataclasses.replace(state, cache=kv_cache.resized(state.cache, capacity))
     return _resized(state, _output_size(decoder, state.cache.capacity))
 
 

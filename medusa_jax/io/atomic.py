@@ -32,6 +32,8 @@ def check_output(path: str | Path) -> Path:
             raise UserError(f"cannot write {path}: it is read-only, name another file")
         with tempfile.TemporaryFile(dir=target.parent):
             return target
+    except UserError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a byte of 0
         raise _cannot_write(path, error) from None
 

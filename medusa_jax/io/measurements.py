@@ -57,7 +57,7 @@ def read_measured(model: Path, heads: Path, device: Any) -> Measured:
     file = times_file(model, heads, device)
     content = read_content(file) or {}
     times, fastest = _times(file, content), content.get("fastest")
-    return Measured(acceptance, times, fastest if fastest in times else None)
+    return Measured(acceptance, times, fastest if fastest in list(times) else None)
 
 
 def acceptance_beside(heads: Path) -> Acceptance | None:
@@ -93,8 +93,8 @@ def read_content(file: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(file, error) from None
-    if not isinstance(content, dict):
-        raise _unreadable(file, "not a JSON object")
+    if not isinstance(content, dict) or not isinstance(content.get("partial", {}), dict):
+        raise _unreadable(file, "not a JSON object, or not one of ours")
     return content
 
 

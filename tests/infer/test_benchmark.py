@@ -23,6 +23,7 @@ MISTAKES = {
     "--shape=tiny --mesh=tensor=64": "the mesh tensor=64 needs 64 devices",
     "--batch_sizes=2": "--batch_sizes only works with --shape",
     "--shape=tiny --contexts=512,none": "--contexts is 512,none: give numbers from 1",
+    "--shape=tiny --batch_sizes=": "--batch_sizes is : give numbers from 1",
     "--heads=own": "--heads only works with --shape",
     "--batches=2 --max_new_tokens=4": "--max_new_tokens only works without --batches",
     "--batches=2 --shape=tiny": "--shape and --batches measure different things: give one",

@@ -47,6 +47,8 @@ CASES = {
     "acceptance": ("--acceptance=lazy", "<greedy|typical|lossless>"),
     "dtype": ("--dtype=float8", "<float32|bfloat16|float16>"),
     "epsilon": ("--epsilon=2", "epsilon must lie between 0 and 1"),
+    "epsilon alone": ("--temperature=1 --epsilon=0.2", "choose acceptance typical"),
+    "output": ("--output=", "cannot write : it is not a regular file, name another one"),
     "max_new_tokens": ("--max_new_tokens=0", "max_new_tokens is 0: it must be at least 1"),
     "batch_size": ("--batch_size=0", "--batch_size=0"),
     "seed": ("--seed=-1", "--seed=-1"),

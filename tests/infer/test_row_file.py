@@ -185,3 +185,28 @@ def test_local_files_are_identified_by_what_changes_with_their_content(tmp_path)
     (tmp_path / "model.safetensors").write_text("12")
     assert identify(str(tmp_path)) != first
     assert identify(str(tmp_path / "answers.jsonl"))[1][:2] == ["answers.jsonl", 10]
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "config.json"])
+def test_what_decides_a_prompt_s_tokens_and_an_answer_s_end_counts_too(tmp_path, name):
+    (tmp_path / name).write_text("1")
+    first = identify(str(tmp_path))
+    (tmp_path / name).write_text("12")
+    assert identify(str(tmp_path)) != first
+
+
+def test_rows_of_another_dtype_are_refused(tmp_path):
+    """The default may have changed since: `infer.tune` says what is faster."""
+    with contextlib.suppress(KeyboardInterrupt), opened(tmp_path) as file:
+        file.made_in("float32")
+        file.add({0: ROWS[0]})
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(UserError, match="made in float32, not in bfloat16: add --dtype float32"),
+        opened(tmp_path) as file,
+    ):
+        file.made_in("bfloat16")
+    with opened(tmp_path) as file:
+        file.made_in("float32")
+        file.add({1: ROWS[1], 2: ROWS[2]})
+    assert lines(tmp_path / "a.jsonl") == ROWS

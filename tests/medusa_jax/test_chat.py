@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from medusa_jax import UserError
-from medusa_jax.chat import encode_text, mark, tokenize
+from medusa_jax.chat import decode_tokens, encode_text, mark, tokenize
 from tests.train.data.samples import TEMPLATE, character_tokenizer
 
 USER, ASSISTANT = "user", "assistant"
@@ -137,6 +137,17 @@ def test_prompts_and_labels_are_refused_in_the_same_words():
     with pytest.raises(UserError) as of_labels:
         tokenize(tokenizer, talk("a", "b"), truncated=False, max_length=99)
     assert str(of_prompt.value) == str(of_labels.value)
+
+
+def test_spaces_before_punctuation_stay():
+    """transformers takes them away where a tokenizer asks for it, as Llama 3's does."""
+    words = ["<unk>", "if", "x", "!=", "y", ",", "he", "said", "."]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=True)
+    ids = list(range(1, len(words)))
+    assert tokenizer.decode(ids) == "if x!= y, he said."
+    assert decode_tokens(tokenizer, ids) == "if x != y , he said ."
 
 
 def test_a_truncated_reply_has_no_end(template):

@@ -130,6 +130,18 @@ def test_another_tree_makes_the_same_answers_in_other_steps(lm, talk):
     assert talk.describe_tree() == "plain decoding"
 
 
+def test_a_system_prompt_alone_takes_nothing_yet(lm, monkeypatch):
+    """Llama 2's template makes nothing of it, and others refuse it."""
+    template = "{% if messages[1:] %}Q {{ messages[1]['content'] }}{% endif %}"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", template)
+    talk = Talk(lm, CONFIG, "Answer briefly.")
+    assert "; 0 of 512 tokens" in talk.describe()
+    say(talk, "Once")
+    assert "; 0 of 512 tokens" not in talk.describe()
+    talk.reset()
+    assert "; 0 of 512 tokens" in talk.describe()
+
+
 def test_counts_so_far(lm, talk):
     assert talk.describe() == (
         "no answers yet, tree of 16 nodes; 0 of 512 tokens of the context are used"

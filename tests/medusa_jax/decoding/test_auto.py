@@ -10,7 +10,8 @@ import medusa_jax
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import auto
 from medusa_jax.decoding.auto import AutoTree, auto_choice, auto_steering
-from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.options import GenerationConfig, make_rule
+from medusa_jax.decoding.runtime import Clock
 from medusa_jax.decoding.steering import Call, OneTree, Plan
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.tree.build import Tree, build_tree
@@ -36,7 +37,7 @@ class Restless:
     """Another size at every call, of all depths, with an observed clock that means nothing."""
 
     def __init__(self, lm, config, batch, longest, *, logprobs=False, request=None):
-        own = AutoTree(lm, config, batch, logprobs)
+        own = AutoTree(lm, config, batch, logprobs, {})
         self.depth, self._runtime_of = own.depth, own._runtime
         self._trees = own._prospect.trees
         self._sizes = [1, 8, 2, 64, 1, 16, 3]
@@ -142,6 +143,26 @@ def test_the_first_call_of_a_program_says_nothing_of_its_speed(lm):
     assert seconds == pytest.approx(0.01, rel=0.05)
 
 
+def test_what_a_change_costs_is_what_its_programs_took_to_compile(lm, monkeypatch):
+    """Neither what a clock has counted before nor what prompts took."""
+    calls = []
+
+    class Recorded(Restless):
+        def observe(self, call):
+            super().observe(call)
+            calls.append(call)
+
+    monkeypatch.setattr("medusa_jax.decoding.jobs.auto_steering", Recorded)
+    clock = Clock(compile=1000.0)
+    own = dataclasses.replace(lm.config, rms_norm_eps=1.5e-5)  # so that no program is there yet
+    other = dataclasses.replace(lm, config=own)
+    for _ in range(2):
+        list(medusa_jax.generate_as_done(other, PROMPTS[:1], clock=clock, max_new_tokens=21))
+    first = [call.compile_seconds for call in calls[: len(calls) // 2]]
+    assert 0 < sum(first) < clock.compile - 1000
+    assert [call.compile_seconds for call in calls[len(calls) // 2 :]] == [0.0] * len(first)
+
+
 def test_what_was_learned_is_kept_with_the_model(lm):
     tuned = dataclasses.replace(lm, measured=measured(8))
     steering = auto_steering(tuned, GenerationConfig(), 1, 200)
@@ -158,7 +179,7 @@ def test_other_programs_are_learned_about_apart(lm):
         medusa_jax.generate(
             tuned, PROMPTS[:1], max_new_tokens=4, temperature=1.0, tree="auto", **options
         )
-    assert len(auto._LEARNED[tuned]) == 3
+    assert len(auto._LEARNED[tuned].steerings) == 3
 
 
 def test_who_had_many_prompts_may_expect_as_many_again(lm, monkeypatch):
@@ -211,8 +232,39 @@ def test_processes_that_share_a_model_keep_the_tree(lm, monkeypatch):
 
 def test_trees_of_one_depth_share_their_arrays(lm):
     tried = dataclasses.replace(lm, measured=dataclasses.replace(measured(8), times={}))
-    steering = AutoTree(tried, GenerationConfig(), 1, False)
+    steering = AutoTree(tried, GenerationConfig(), 1, False, {})
     first, second = steering._runtime(48), steering._runtime(64)
-    assert auto._depth(first) == auto._depth(second) == 4
+    assert first.decoder.drafter.max_depth == second.decoder.drafter.max_depth == 4
     own = [jax.tree.leaves(r.params["drafter"]["heads"]) for r in (first, second)]
     assert all(a is b for a, b in zip(*own, strict=True))
+
+
+def test_temperatures_share_the_heads(lm):
+    """Or a process that answers requests would keep a copy of the heads for each."""
+    tuned = dataclasses.replace(lm, measured=measured(8))
+    arrays = []
+    for temperature in (0.0, 0.7, 0.8):
+        config = GenerationConfig(temperature=temperature)
+        steering = auto_steering(tuned, config, 1, 200, logprobs=temperature > 0.7)
+        decoder = steering.plan(260, remaining=1e5).runtime.decoder
+        assert (decoder.rule, decoder.logprobs) == (
+            make_rule(config, tuned.tree),
+            temperature > 0.7,
+        )
+        steering = auto_steering(tuned, config, 1, 200, request="other programs")
+        arrays.append(steering.plan(260, remaining=1e5).runtime.params["drafter"]["heads"])
+    assert jax.tree.map(id, arrays[0]) == jax.tree.map(id, arrays[1]) == jax.tree.map(id, arrays[2])
+
+
+def test_what_was_asked_for_long_ago_is_forgotten(lm, monkeypatch):
+    monkeypatch.setattr(auto, "_MOST_KNOWN", 2)
+    tuned = dataclasses.replace(lm, measured=measured(8))
+
+    def steering(temperature):
+        return auto_steering(tuned, GenerationConfig(temperature=temperature), 1, 200)
+
+    first, second = steering(0.5), steering(0.6)
+    assert steering(0.5) is first  # used again, so the second goes first
+    steering(0.7)
+    assert steering(0.5) is first
+    assert steering(0.6) is not second

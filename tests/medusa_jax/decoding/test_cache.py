@@ -64,7 +64,18 @@ def test_capacity():
     for wanted, slots in ((12, 128), (128, 128), (1028, 1152)):
         cache = kv_cache.empty_cache(CONFIG, 1, wanted, jnp.bfloat16)
         assert cache.capacity == slots
-        assert kv_cache.grown(cache, slots + 1).capacity == slots + 128
+        assert kv_cache.resized(cache, slots + 1).capacity == slots + 128
+
+
+def test_a_smaller_cache_has_the_first_slots():
+    new = new_tokens(np.random.default_rng(1), 2, 6)
+    cache = kv_cache.empty_cache(CONFIG, 2, 10, jnp.float32)
+    cache = kv_cache.append(cache, new, jnp.asarray([6, 5], jnp.int32))
+    small = kv_cache.resized(cache, 7)
+    assert small.capacity == 7
+    for (k, v), (small_k, small_v) in zip(cache.layers, small.layers, strict=True):
+        np.testing.assert_array_equal(small_k, k[..., :7])
+        np.testing.assert_array_equal(small_v, v[:, :, :7])
 
 
 def test_insert_starts_single_rows_anew():
@@ -99,7 +110,7 @@ def test_a_grown_cache_holds_what_it_held_and_takes_more():
     large = kv_cache.empty_cache(CONFIG, 2, 12, jnp.float32)
     first, second = new_tokens(rng, 2, 6), new_tokens(rng, 2, 5)
     num_B = jnp.asarray([6, 4], jnp.int32)
-    small = kv_cache.grown(kv_cache.append(small, first, num_B), 12)
+    small = kv_cache.resized(kv_cache.append(small, first, num_B), 12)
     large = kv_cache.append(large, first, num_B)
     assert small.capacity == 12
     for a, b in zip(small.layers, large.layers, strict=True):

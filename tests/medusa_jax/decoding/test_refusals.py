@@ -53,6 +53,10 @@ def lm(stories_lm):
         ({"top_p": None}, "top_p is None: it must be a number"),
         ({"epsilon": 0.0}, "epsilon"),
         ({"delta": -1.0}, "delta"),
+        ({"delta": 10**400}, "delta"),
+        ({"temperature": 1.0, "epsilon": 0.2}, "choose acceptance typical, or leave them out"),
+        ({"temperature": 1.0, "delta": 0.2}, "choose acceptance typical, or leave them out"),
+        ({"temperature": 1.0, "sampled_root": True}, "choose acceptance typical"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -67,6 +71,15 @@ def test_the_bias_of_an_unknown_token_is_refused(lm):
             medusa_jax.generate(lm, PROMPTS, logit_bias={token: 1.0})
         with pytest.raises(UserError, match=r"logit_bias must lie in 0\.\.511"):
             medusa_jax.Session(lm, logit_bias={token: 1.0})
+
+
+def test_a_bias_that_leaves_no_token_is_refused(lm):
+    excluded = dict.fromkeys(range(512), -float("inf"))
+    with pytest.raises(UserError, match="logit_bias excludes all tokens"):
+        medusa_jax.generate(lm, PROMPTS, logit_bias=excluded)
+    del excluded[263]
+    (answer,) = medusa_jax.generate(lm, PROMPTS[:1], logit_bias=excluded, max_new_tokens=3)
+    assert answer.token_ids == [263] * 3
 
 
 def test_prompts_of_a_batch_share_their_rule_and_tree(lm):

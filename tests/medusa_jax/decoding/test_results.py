@@ -64,7 +64,7 @@ def test_of_several_trees_the_last_is_told_and_only_its_steps_count(lm, monkeypa
     made = []
 
     def steering(lm, config, batch, longest, *, logprobs=False, request=None):
-        made.append(Switching(lm, config, batch, logprobs))
+        made.append(Switching(lm, config, batch, logprobs, {}))
         return made[0]
 
     monkeypatch.setattr(jobs, "auto_steering", steering)

@@ -83,6 +83,20 @@ def test_another_conversation_shares_what_it_begins_with(lm):
     assert session.prefilled_tokens == len(b)
 
 
+def test_a_short_conversation_does_not_keep_the_cache_of_a_long_one(lm, monkeypatch):
+    """All begin with the same template or system prompt; a CPU reads all slots at every step."""
+    monkeypatch.setattr("medusa_jax.decoding.buckets._MIN_CAPACITY", 16)
+    session = Session(lm, max_new_tokens=8)
+    long = [{"role": "user", "content": "Tell me about a dog. " * 30}]
+    short = [{"role": "user", "content": "Tell me about a cat."}]
+    reply(session, long)
+    capacity = session._cache.capacity
+    result = reply(session, short)
+    assert session.prefilled_tokens < len(encode_prompt(lm, short).ids)
+    assert 2 * session._cache.capacity <= capacity
+    assert result.token_ids == medusa_jax.generate(lm, [short], max_new_tokens=8)[0].token_ids
+
+
 def test_a_reply_that_is_broken_off_costs_nothing_later(lm):
     session = Session(lm, max_new_tokens=30)
     messages = [{"role": "user", "content": "Tell me about a dog."}]

@@ -65,6 +65,19 @@ def test_a_dtype_without_times_is_not_the_fastest(files):
     assert read_measured(*files).fastest is None
 
 
+@pytest.mark.parametrize("content", [{"fastest": []}, {"times": {}, "fastest": {}}])
+def test_a_fastest_dtype_that_is_none_does_not_count(files, content):
+    write_content(times_file(*files), content)
+    assert read_measured(*files).fastest is None
+
+
+def test_a_file_whose_unfinished_part_is_damaged_is_refused_by_name(files):
+    file = times_file(*files)
+    write_content(file, {"partial": []})
+    with pytest.raises(UserError, match=f"{file.name}.*delete the file"):
+        read_content(file)
+
+
 def test_heads_bring_their_acceptance_and_the_cache_comes_first(files):
     beside = {"temperature": 0, "rates": [[[0.75]]]}
     (files[1] / "acceptance.json").write_text(json.dumps({"acceptance": [beside]}))
