@@ -30,7 +30,7 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
 from medusa_jax.io.heads.load import heads_config
-from medusa_jax.io.load import DTYPES, SHIPPED_HEADS
+from medusa_jax.io.load import DTYPES, SHIPPED_HEADS, check_dtype
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.plan.models import model_config
@@ -138,11 +138,13 @@ def _wish(config: LlamaConfig, topology: Topology) -> Wish:
             f"--max_context={_MAX_CONTEXT.value} is longer than the model's context: give "
             f"{config.max_position} or less"
         )
+    dtype = _DTYPE.value or topology.dtype
+    check_dtype(dtype, topology.platform)
     heads = _heads(config)
     tree = load_any_tree(_TREE.value, heads.num_heads)
     check_tree(tree, heads)
     most = heads_used(tree, heads.num_heads) + 1
-    if (_TOKENS_PER_STEP.value or 1) > most:
+    if not (_TOKENS_PER_STEP.value or 1) <= most:  # nor is it "nan"
         raise UserError(
             f"--tokens_per_step={_TOKENS_PER_STEP.value:g}: a step with this tree gives at most "
             f"{most}"
@@ -153,7 +155,7 @@ def _wish(config: LlamaConfig, topology: Topology) -> Wish:
         tree=tree,
         batch_size=_BATCH_SIZE.value,
         max_context=_MAX_CONTEXT.value,
-        dtype=_DTYPE.value or topology.dtype,
+        dtype=dtype,
         quantize=_QUANTIZE.value,
         platform=topology.platform,
     )

@@ -132,8 +132,8 @@ def _matrices_on_inputs(heads: MedusaConfig) -> int:
 def _conditioning_flops(heads: MedusaConfig) -> float:
     """Operations of cells (their states and their outputs) and of corrections."""
     M, D, r = heads.num_heads, heads.hidden_size, heads.markov_rank
-    if heads.conditioning == "recurrent":
-        return 6 * D * D * (M - 1 + M)
+    if heads.conditioning == "recurrent":  # of the first product, which all share, one runs forward
+        return 6 * D * D * (M - 1 + M) - 2 * D * D * (M - 1)
     gate = 6 * r * (D + r) if heads.conditioning == "gated_markov" else 0
     return M * (4 * r * D + 6 * r * heads.vocab_size + gate)
 

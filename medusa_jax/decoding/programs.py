@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from medusa_jax.gpu import compiler_options, product_options
 from medusa_jax.sharding import logical_sharding
+from medusa_jax.tpu import saying_which
 
 # What `jax.jit` is told of the functions of `decoding.prefill` and `decoding.step`.
 _DONATED = {"decode": ("state",), "insert": ("state",), "extend_rows": ("cache",)}
@@ -99,11 +100,14 @@ def _compile(
         | product_options(positional[0].dtype)
         | _tpu_options(_device_kind(leaves), mesh),
     }
-    if mesh is not None:
-        options["out_shardings"] = result_shardings(
-            mesh, jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays)
-        )
-    return jax.jit(function, **options).lower(*positional, *arrays, **dict(keywords)).compile()
+    with saying_which(_device_kind(leaves)):
+        if mesh is not None:
+            options["out_shardings"] = result_shardings(
+                mesh,
+                jax.eval_shape(lambda *a: function(*positional, *a, **dict(keywords)), *arrays),
+            )
+        traced = jax.jit(function, **options).trace(*positional, *arrays, **dict(keywords))
+    return traced.lower().compile()
 
 
 def _tpu_options(kind: str, mesh: Mesh | None) -> dict[str, Any]:

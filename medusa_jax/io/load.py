@@ -46,6 +46,12 @@ def default_dtype(measured: Measured, device: Any) -> str:
     return "float16" if is_old else "bfloat16"
 
 
+def check_dtype(dtype: str, platform: str) -> None:
+    """Raises UserError where a platform has no kernels for a dtype."""
+    if platform == "tpu" and dtype == "float16":
+        raise UserError("dtype float16 is for GPUs without bfloat16: choose bfloat16 on a TPU")
+
+
 def load(
     model: str | None = None,
     medusa: str | None = None,
@@ -85,6 +91,7 @@ def load(
     decoding_config(model_config(path), mesh)  # a mesh that does not fit is refused as early
     measured = _measured(path, find(model, None if medusa == "none" else medusa)[1], mesh)
     dtype = dtype or default_dtype(measured, _device(mesh))
+    check_dtype(dtype, _device(mesh).platform)
     base = load_model(str(path), jnp.dtype(dtype), mesh, quantize)
     if heads is None and medusa is None:
         warnings.warn(

@@ -30,8 +30,8 @@ class Chip:
 
 # By the beginning of `device_kind`; the longest match counts.
 _CHIPS = {
-    "TPU v2": Chip(22.5 * _T, 350 * _G, 62 * _G, 0.7 * _G),
-    "TPU v3": Chip(61.5 * _T, 450 * _G, 82 * _G, 0.94 * _G),
+    "TPU v2": Chip(22.5 * _T),
+    "TPU v3": Chip(61.5 * _T),
     "TPU v4": Chip(275 * _T, 1228 * _G, 300 * _G, 1.05 * _G),
     "TPU v4 lite": Chip(138 * _T, 614 * _G, None, 1.05 * _G),
     "TPU v5 lite": Chip(197 * _T, 819 * _G, 200 * _G, 1.5 * _G),
@@ -40,7 +40,7 @@ _CHIPS = {
     "TPU v5p": Chip(459 * _T, 2765 * _G, 600 * _G, 1.75 * _G),
     "TPU v6 lite": Chip(918 * _T, 1640 * _G, 448 * _G, 1.75 * _G),
     "TPU v6e": Chip(918 * _T, 1640 * _G, 448 * _G, 1.75 * _G),
-    "TPU7x": Chip(1153.5 * _T, 3690 * _G, 600 * _G),
+    "TPU7x": Chip(1153.5 * _T),
     "NVIDIA A100": Chip(312 * _T, 2039 * _G, 300 * _G),
     "NVIDIA A10": Chip(125 * _T),
     "NVIDIA A10G": Chip(70 * _T),
@@ -50,10 +50,12 @@ _CHIPS = {
     "NVIDIA H100 NVL": Chip(835 * _T),
     "NVIDIA H100 PCIe": Chip(756 * _T),
     "NVIDIA H200": Chip(989.4 * _T, 4800 * _G, 450 * _G),
+    "NVIDIA H200 NVL": Chip(835 * _T),
     "NVIDIA L4": Chip(121 * _T),
     "NVIDIA L40S": Chip(362 * _T),
     "Tesla T4": Chip(65 * _T, 320 * _G, 16 * _G),
     "Tesla V100": Chip(125 * _T),
+    "Tesla V100-PCIE": Chip(112 * _T),
 }
 
 

@@ -1,26 +1,12 @@
 """What a run of a program costs: walks its computations, counts loops as often as they run."""
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterator, Mapping
 
 from medusa_jax.plan.arithmetic import operations
+from medusa_jax.plan.collectives import collective
 from medusa_jax.plan.hlo import Computation, Instruction, Program
-from medusa_jax.plan.traffic import moved_bytes, started_results
-
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
-# {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}; 'b':(1)2 is only a part, 2, of an axis.
-_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
-_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
-_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+from medusa_jax.plan.traffic import moved_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +92,6 @@ class _Walk:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._known: dict[tuple[str, bool], Costs] = {}
-        self._fused_channels: set[str] = set()
 
     def of(self, name: str, fused: bool = False) -> Costs:
         """Costs of a computation; fused ones move nothing themselves."""
@@ -126,8 +111,9 @@ class _Walk:
             hbm_bytes=0 if fused else moved_bytes(self._program, computation, instruction),
             cycles=None if fused else instruction.cycles,
         )
-        if not (fused and self._was_counted(instruction)):
-            own += _collective(self._program, instruction)
+        if sent := collective(self._program, computation, instruction, fused=fused):
+            kind, size, wire_bytes = sent
+            own += Costs(collectives={kind: size}, wire_bytes=wire_bytes)
         if instruction.opcode == "while":
             trips = self._program.trips(computation, instruction)
             trip = self.of(called["body"]) + self.of(called["condition"])
@@ -144,47 +130,3 @@ class _Walk:
             inside = called.get("calls") or called["to_apply"]
             return own + self.of(inside, fused)
         return own
-
-    def _was_counted(self, instruction: Instruction) -> bool:
-        """Whether another fusion has it: a TPU begins, continues and ends a gathering in three.
-
-        These fusions are what stands beside it, and each repeats the whole collective.
-        """
-        channel = _CHANNEL.search(instruction.text)
-        if channel is None:
-            return False
-        was_counted = channel[1] in self._fused_channels
-        self._fused_channels.add(channel[1])
-        return was_counted
-
-
-def _collective(program: Program, instruction: Instruction) -> Costs:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-        return Costs()
-    is_start = instruction.opcode.endswith("-start")
-    results = started_results(instruction) if is_start else instruction.results
-    size = sum(array.nbytes for array in results)
-    members = _members(program, instruction)
-    sent = {
-        "all-gather": size * (members - 1) / members,
-        "all-reduce": 2 * size * (members - 1) / members,
-        "reduce-scatter": size * (members - 1),
-        "all-to-all": size * (members - 1) / members,
-        "collective-permute": size,
-    }
-    return Costs(collectives={kind: size}, wire_bytes=float(sent[kind]))
-
-
-def _members(program: Program, instruction: Instruction) -> int:
-    """Devices in each group that takes part; without groups, all of them."""
-    text = instruction.text
-    if match := _LISTED.search(text):
-        return len(match[1].split(","))
-    if match := _COUNTED.search(text):
-        return int(match[1])
-    if match := _AXES.search(text):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", match[1]))
-        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", match[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in parts)
-    return program.num_devices

@@ -5,7 +5,8 @@ from typing import Any
 
 from medusa_jax.plan.build import Built
 from medusa_jax.plan.chips import Chip
-from medusa_jax.plan.costs import COLLECTIVES, Costs
+from medusa_jax.plan.collectives import COLLECTIVES
+from medusa_jax.plan.costs import Costs
 from medusa_jax.plan.speed import roofline_seconds
 from medusa_jax.plan.topology import Topology
 

@@ -9,6 +9,7 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN_CYCLES = 2**63 - 1
+_BEGINS = 'custom_call_target="AsyncCollectiveStart"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Instruction:
         cycles = int(match[1]) if match else _UNKNOWN_CYCLES
         return None if cycles == _UNKNOWN_CYCLES else cycles
 
+    @property
+    def channel(self) -> str | None:
+        """The number that a collective's copies share."""
+        return self.attribute(r"channel_id=(\d+)")
+
     def attribute(self, pattern: str) -> str | None:
         """What the group of a regular expression matches in the text."""
         match = re.search(pattern, self.text)
@@ -114,6 +120,11 @@ class Computation:
             shares[name] = 1.0 if value.is_root else min(1.0, sum(taken))
         return shares
 
+    @functools.cached_property
+    def begins_collective(self) -> bool:
+        """Whether it begins what other fusions carry on and end."""
+        return any(_BEGINS in i.text for i in self.instructions.values())
+
     def arrays(self, instruction: Instruction) -> list[tuple[Array, ...]]:
         """What each operand holds."""
         return [self.instructions[name].results for name in instruction.operands]
@@ -126,6 +137,12 @@ class Program:
     computations: dict[str, Computation]
     entry: str
     num_devices: int = 1
+
+    @functools.cached_property
+    def begun_channels(self) -> frozenset[str | None]:
+        """Of collectives that one fusion begins and others carry on and end."""
+        begun = (c for c in self.computations.values() if c.begins_collective)
+        return frozenset(i.channel for c in begun for i in c.instructions.values()) - {None}
 
     def trips(self, computation: Computation, loop: Instruction) -> int | None:
         """How often a while's body runs; None: the program does not say.

@@ -22,7 +22,6 @@ from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
 _GIB = 1 << 30
 # What the TPU compiler lets a program use of a device's memory ("exceeds available HBM" names it).
 _TPU_BYTES = {
-    "v3": round(15.48 * _GIB),
     "v4": round(30.75 * _GIB),
     "v5e": round(15.75 * _GIB),
     "v5p": round(95.73 * _GIB),

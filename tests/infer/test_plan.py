@@ -42,6 +42,8 @@ def tpu_plans(folder):
         [*small, "--mesh=tensor=1,tensor=1"],
         [small[0], "--topology=v5e:2x2", "--mesh=tensor=3"],
         [*small, "--tree=chain:2", "--tokens_per_step=3.5"],
+        [*small, "--tree=chain:2", "--tokens_per_step=nan"],
+        [*small, "--dtype=float16"],
     ]
     return run_many("infer.plan", commands, told_nothing())
 
@@ -95,6 +97,8 @@ def test_what_does_not_fit_is_an_answer(tpu_plans, folder):
         (3, "give sizes of data, fsdp"),
         (4, "the first 3 devices are no block"),
         (5, "a step with this tree gives at most 3"),
+        (6, "a step with this tree gives at most 3"),
+        (7, "float16 is for GPUs without bfloat16"),
     ],
 )
 def test_what_cannot_be(tpu_plans, place, words):

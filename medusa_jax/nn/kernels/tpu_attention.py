@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from medusa_jax.nn.kernels.on_mesh import FLAT_ATTENTION, on_each_device
 from medusa_jax.nn.kernels.tpu_softmax import TOKENS, attend
+from medusa_jax.tpu import leaves_results_on_chip
 
 _SLOTS = 512  # of the prefix, in one block
 _ROWS = 256  # queries of one key head, in one block
@@ -139,7 +140,8 @@ def _cost(scores: int, head_dim: int, prefix_k: jax.Array) -> pl.CostEstimate:
 def _result(shape: tuple[int, ...], dtype: Any) -> Any:
     """On the chip if it is small: there the product that follows does not wait for it."""
     is_small = math.prod(shape) * jnp.dtype(dtype).itemsize <= _RESULT_BYTES
-    return pltpu.VMEM(shape, dtype) if is_small else jax.ShapeDtypeStruct(shape, dtype)
+    stays = is_small and leaves_results_on_chip()
+    return pltpu.VMEM(shape, dtype) if stays else jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _scratch(heads: int, rows: int, H: int, dtype: Any) -> list[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.load import SHIPPED_HEADS, default_dtype
+from medusa_jax.io.load import SHIPPED_HEADS, check_dtype, default_dtype
 from medusa_jax.io.measurements import (
     acceptance_file,
     read_content,
@@ -174,6 +174,13 @@ def test_a_cpu_gets_the_dtype_that_was_measured_to_be_faster():
 def test_gpus_without_bfloat16_get_float16(capability, dtype):
     device = SimpleNamespace(platform="gpu", compute_capability=capability)
     assert default_dtype(Measured(), device) == dtype
+
+
+def test_a_tpu_has_no_kernels_for_float16():
+    with pytest.raises(UserError, match="choose bfloat16 on a TPU"):
+        check_dtype("float16", "tpu")
+    for dtype, platform in (("float16", "gpu"), ("float16", "cpu"), ("bfloat16", "tpu")):
+        check_dtype(dtype, platform)
 
 
 def test_a_link_to_weights_that_are_gone_is_passed_over(files):
