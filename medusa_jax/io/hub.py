@@ -1,12 +1,14 @@
 """What `--model` and `--medusa` name: a folder, a GGUF file, or a Hugging Face hub id."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from medusa_jax.errors import UserError
-from medusa_jax.paths import user_path
+from medusa_jax.io.hf.config import read_json
+from medusa_jax.paths import looking_at, user_path
 
 # A repository may hold its weights three times over (consolidated.*, *.bin, *.gguf): take one.
 _TEXT_PATTERNS = (
@@ -19,6 +21,7 @@ _TEXT_PATTERNS = (
     "merges.txt",
     "chat_template*",
     "medusa_lm_head.*",
+    "acceptance.json",
 )
 _SAFETENSORS_PATTERNS = ("model*.safetensors", "model.safetensors.index.json")
 _BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -26,6 +29,7 @@ _HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _TIMEOUT_S = 10
 # Folder in a folder of exported heads: the model that they were trained with.
 BACKBONE = "backbone"
+_BACKBONE_PATTERN = f"{BACKBONE}/*"
 
 
 def resolve(reference: str) -> Path:
@@ -44,14 +48,33 @@ def resolve(reference: str) -> Path:
         or does not let this user read it.
     """
     path = user_path(reference)
-    if reference and path.is_dir():
-        return path / BACKBONE if (path / BACKBONE / "config.json").is_file() else path
-    if path.is_file():
-        if path.suffix.lower() == ".gguf":
+    with looking_at(reference):
+        if reference and path.is_dir():
+            return _model_folder(path)
+        is_file, is_gguf = path.is_file(), path.suffix.lower() == ".gguf"
+    if is_file:
+        if is_gguf:
             return path
         raise UserError(f"{reference} is neither a model folder nor a .gguf file")
-    if _HUB_ID.fullmatch(reference) and path.suffix.lower() != ".gguf":
-        return _download(reference)
+    return _model_folder(download(reference))
+
+
+def _model_folder(folder: Path) -> Path:
+    return folder / BACKBONE if (folder / BACKBONE / "config.json").is_file() else folder
+
+
+def download(reference: str, *, backbone: bool = True) -> Path:
+    """The folder of a hub id: only the files that this project reads are downloaded.
+
+    Args:
+      reference: `organisation/name`.
+      backbone: whether the model beside exported heads is wanted, too.
+
+    Raises:
+      UserError: it is no hub id; see `resolve`.
+    """
+    if _HUB_ID.fullmatch(reference) and not reference.lower().endswith(".gguf"):
+        return _download(reference, backbone)
     raise UserError(
         f"{reference!r} does not exist: pass a model folder, a .gguf file or a hub id like "
         "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -71,7 +94,9 @@ def resolve_config(reference: str) -> Path:
       UserError: see `resolve`.
     """
     path = user_path(reference)
-    if path.exists() or not _HUB_ID.fullmatch(reference) or path.suffix.lower() == ".gguf":
+    with looking_at(reference):
+        is_here = path.exists()
+    if is_here or not _HUB_ID.fullmatch(reference) or path.suffix.lower() == ".gguf":
         found = resolve(reference)
         return found / "config.json" if found.is_dir() else found
     return _download_config(reference)
@@ -79,10 +104,17 @@ def resolve_config(reference: str) -> Path:
 
 def _download_config(repo: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, "config.json", etag_timeout=_TIMEOUT_S))
+        path = Path(hf_hub_download(repo, "config.json", etag_timeout=_TIMEOUT_S))
+        if "model_type" not in read_json(path):  # that of heads, with a model of their own or none
+            with contextlib.suppress(EntryNotFoundError):
+                name = f"{BACKBONE}/config.json"
+                path = Path(hf_hub_download(repo, name, etag_timeout=_TIMEOUT_S))
+        return path
+    except UserError:
+        raise
     except RepositoryNotFoundError as error:
         raise _no_access(repo) from error
     except Exception as error:  # the network stack's errors have no common base class
@@ -92,17 +124,17 @@ def _download_config(repo: str) -> Path:
         ) from error
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, backbone: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         siblings = HfApi().model_info(repo, timeout=_TIMEOUT_S).siblings or []
-        patterns = _patterns([sibling.rfilename for sibling in siblings])
+        patterns = _patterns([sibling.rfilename for sibling in siblings], backbone)
     except RepositoryNotFoundError as error:
         raise _no_access(repo) from error
     except Exception as error:  # the network stack's errors have no common base class
-        return _cached(repo, error)
+        return _cached(repo, backbone, error)
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except RepositoryNotFoundError as error:  # gated repositories show their list to everybody
@@ -113,16 +145,16 @@ def _download(repo: str) -> Path:
         ) from error
 
 
-def _patterns(files: Sequence[str]) -> list[str]:
+def _patterns(files: Sequence[str], backbone: bool) -> list[str]:
     has_safetensors = any(fnmatch(name, _SAFETENSORS_PATTERNS[0]) for name in files)
     weights = _SAFETENSORS_PATTERNS if has_safetensors else _BIN_PATTERNS
-    return [*_TEXT_PATTERNS, *weights]
+    return [*_TEXT_PATTERNS, *weights, *([_BACKBONE_PATTERN] if backbone else [])]
 
 
-def _cached(repo: str, cause: Exception) -> Path:
+def _cached(repo: str, backbone: bool, cause: Exception) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*_TEXT_PATTERNS, *_SAFETENSORS_PATTERNS]
+    patterns = _patterns(["model.safetensors"], backbone)
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
     except Exception:

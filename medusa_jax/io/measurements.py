@@ -82,15 +82,15 @@ def read_acceptance(file: Path) -> Acceptance | None:
 
 
 def read_content(file: Path) -> dict[str, Any] | None:
-    """A file's JSON object; None: there is no file.
+    """A file's JSON object; None: there is no file that this user may read.
 
     Raises:
       UserError: it cannot be read.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # somebody else's cache folder is no reason to fail
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(file, error) from None
     if not isinstance(content, dict) or not isinstance(content.get("partial", {}), dict):

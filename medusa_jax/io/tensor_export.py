@@ -1,6 +1,6 @@
 """Writes safetensors files."""
 
-import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes on other machines may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
         temporary.touch()

@@ -5,6 +5,7 @@ process's memory until the map is closed, which would double the peak.
 """
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -192,7 +193,7 @@ def torch_header(file: Path) -> list[TorchTensor]:
 
 
 def torch_load(file: Path) -> dict[str, Any]:
-    """The state dict of a torch file, memory-mapped; never runs code from the file."""
+    """The state dict of a torch file, memory-mapped if it can be; never runs code from the file."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -200,8 +201,13 @@ def torch_load(file: Path) -> dict[str, Any]:
             f"{file} needs torch: convert the model to safetensors, or "
             "pip install 'medusa-jax[parity]'"
         ) from None
+    load = functools.partial(torch.load, file, map_location="cpu", weights_only=True)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with file.open(
+            "rb"
+        ) as stream:  # files of torch before 1.6 are no zip, and cannot be mapped
+            is_zip = stream.read(2) == b"PK"
+        state = load(mmap=is_zip)
     except Exception as error:  # torch raises pickle, zip and runtime errors of many classes
         raise _broken(file, str(error), "torch checkpoint") from error
     if not isinstance(state, dict):

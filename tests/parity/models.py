@@ -18,6 +18,8 @@ ORIGINAL_CONTEXT = 16
 # Tiny differences in rounding must not change a greedy token: share of the range of the logits.
 CLEAR_MARGIN = 1e-4
 
+LAYER_TYPES = ["full_attention", "sliding_attention", "full_attention"]
+
 SMALL = {
     "vocab_size": 48,
     "hidden_size": 16,
@@ -72,6 +74,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral_window": ("mistral", {"sliding_window": WINDOW}),
     "mistral_full": ("mistral", {"sliding_window": None}),
+    "ministral": (
+        "ministral",
+        {"sliding_window": WINDOW, "layer_types": LAYER_TYPES, "head_dim": 8},
+    ),
     "zephyr": ("mistral", {"sliding_window": 4096, "tie_word_embeddings": False}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True} | _rope("default", 1e6)),
     "qwen2_window": (
@@ -102,6 +108,8 @@ class Reference:
 def save_model(name: str, size: dict[str, int], folder: Path) -> None:
     """Saves a random model: NumPy's numbers, so that torch versions agree, and no flat softmax."""
     kind, changes = ARCHITECTURES[name]
+    if "layer_types" in changes:
+        changes = changes | {"layer_types": LAYER_TYPES[: size["num_hidden_layers"]]}
     config = transformers.AutoConfig.for_model(kind, **(_COMMON | size | changes))
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     rng = np.random.default_rng(0)

@@ -110,8 +110,8 @@ def _kv_heads(header: GGUFFile, heads: int) -> int:
 
 def _read_rope(header: GGUFFile, head_dim: int) -> RopeConfig:
     theta = _positive(header, "rope.freq_base", 10000.0)
-    kind = _field(header, "rope.scaling.type") or "none"
-    if kind not in ("none", "linear"):
+    kind = _field(header, "rope.scaling.type")
+    if kind not in (None, "none", "linear"):
         raise UserError(
             f"{header.path} uses rope scaling {kind!r}: only none, linear and llama3 work"
         )
@@ -119,7 +119,8 @@ def _read_rope(header: GGUFFile, head_dim: int) -> RopeConfig:
         return _fit_llama3(header, theta, head_dim)
     # "scale_linear" is the older spelling.
     factor = _positive(header, "rope.scaling.factor", _number(header, "rope.scale_linear", 1.0))
-    if kind == "linear" or _field(header, "rope.scale_linear"):
+    # llama.cpp takes a file that names no kind to mean this one.
+    if kind == "linear" or (kind is None and factor != 1) or _field(header, "rope.scale_linear"):
         return RopeConfig(theta=theta, kind="linear", factor=factor)
     return RopeConfig(theta=theta)
 

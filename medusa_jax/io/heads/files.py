@@ -90,7 +90,8 @@ def read_integers(tensor: StoredTensor) -> np.ndarray:
       UserError: the tensor holds other numbers.
     """
     if isinstance(tensor, TorchTensor):
-        values = torch_load(tensor.file)[tensor.key].numpy()
+        values = torch_load(tensor.file)[tensor.key]
+        values = values.numpy() if not values.is_floating_point() else np.empty(0)
     else:
         stored = _INTEGERS.get(tensor.dtype_name, np.dtype(np.uint8))
         values = np.fromfile(tensor.file, stored, math.prod(tensor.shape), offset=tensor.begin)

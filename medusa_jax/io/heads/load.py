@@ -31,7 +31,7 @@ from medusa_jax.io.heads.formats import (
 from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.placement import place_params
 from medusa_jax.nn.params import conditioning_of
-from medusa_jax.paths import user_path
+from medusa_jax.paths import looking_at, user_path
 
 
 def resolve_heads(reference: str) -> Path:
@@ -44,7 +44,10 @@ def resolve_heads(reference: str) -> Path:
       UserError: there is no such path or repository.
     """
     path = user_path(reference)
-    return path if reference and path.exists() else hub.resolve(reference)
+    with looking_at(reference):
+        if reference and path.exists():
+            return path
+    return hub.download(reference, backbone=False)
 
 
 def find_heads(model_folder: Path) -> Path | None:
@@ -62,9 +65,10 @@ def find_heads(model_folder: Path) -> Path | None:
       UserError: `model.safetensors` or an index is damaged.
     """
     folder = Path(model_folder).absolute()
-    for name in HEADS_FILES:
-        if (folder / name).is_file():
-            return folder / name
+    with looking_at(folder):
+        for name in HEADS_FILES:
+            if (folder / name).is_file():
+                return folder / name
     if heads_in_model(folder):
         return folder
     return folder.parent if folder.name == hub.BACKBONE and has_heads(folder.parent) else None
@@ -144,7 +148,7 @@ def _whole_config(
             bias=bool(keys.names[BIAS]),
             own_projection=bool(keys.names[PROJECTION]),
             conditioning=conditioning_of(modules),
-            markov_rank=tensors[markov_in[()]].shape[0] if markov_in else 0,
+            markov_rank=(*tensors[markov_in[()]].shape, 0)[0] if markov_in else 0,
         )
     except ValueError as error:
         raise UserError(f"{error}: the file is incomplete, download it again") from None
@@ -198,10 +202,11 @@ def _check_vocab(
 ) -> None:
     allowed = {vocab_size} if token_map is None else {vocab_size, len(token_map)}
     sizes = [tensors[name].shape[0] for name in keys.names[PROJECTION].values()]
-    for size in sizes or [settings.get("vocab_size", vocab_size)]:
+    stated = settings.get("vocab_size")
+    for size in sizes or [vocab_size if stated is None else stated]:
         if size not in allowed:
             raise UserError(
-                f"heads are for a vocabulary of {size} tokens, the model has {vocab_size}: take "
+                f"heads are for a vocabulary of {size!r} tokens, the model has {vocab_size}: take "
                 "heads that were trained for this model"
             )
     for name in keys.names[MARKOV_OUT].values():

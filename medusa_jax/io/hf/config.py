@@ -33,19 +33,22 @@ _QWEN2 = _LLAMA | {
     "max_window_layers": 28,
     "layer_types": None,
 }
+_MISTRAL = _LLAMA | {
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+    "layer_types": None,  # transformers calls a Mistral that has them a Ministral
+}
 # What transformers assumes for a key that config.json leaves out (its writers drop defaults).
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
-    "mistral": _LLAMA
-    | {
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-    },
+    "mistral": _MISTRAL,
+    "ministral": _MISTRAL,
     "qwen2": _QWEN2,
     "qwen3": _QWEN2 | {"head_dim": 128},
 }
+_MOST_TOKENS = 2**31 - 1
 # The numbers each kind of rope scaling needs besides theta; all are required by transformers.
 _ROPE_NUMBERS = {
     "default": (),
@@ -144,13 +147,22 @@ def eos_ids(
 
     Returns:
       The ids in the file's order; empty when neither file names one.
+
+    Raises:
+      UserError: what is named is no token id.
     """
     found = (generation_config or {}).get("eos_token_id")
     if found is None:
         found = config.get("eos_token_id")
     if found is None:
         return ()
-    return tuple(found) if isinstance(found, list) else (found,)
+    ids = found if isinstance(found, list) else [found]
+    if not all(type(number) is int and abs(number) <= _MOST_TOKENS for number in ids):
+        raise UserError(
+            f"eos_token_id is {found!r}: mend generation_config.json or config.json, it must be a "
+            "token id or a list of them"
+        )
+    return tuple(ids)
 
 
 def _architecture(raw: dict[str, Any]) -> str:
@@ -164,13 +176,13 @@ def _architecture(raw: dict[str, Any]) -> str:
         )
     raise UserError(
         f"model_type {kind!r} is not supported: use a llama (also Vicuna), mistral (also Zephyr), "
-        "qwen2 or qwen3 model"
+        "ministral, qwen2 or qwen3 model"
     )
 
 
 def _number(values: dict[str, Any], key: str) -> float:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise UserError(f"config.json: {key} must be a positive number, not {value!r}")
     return float(value)
 
@@ -199,7 +211,7 @@ def _rope(values: dict[str, Any]) -> RopeConfig:
         raise UserError("rope parameters of their own for each layer type are not supported")
     merged = {"rope_theta": values.get("rope_theta", 10000.0)} | given
     kind = given.get("rope_type", given.get("type", "default"))
-    if kind not in _ROPE_NUMBERS:
+    if not isinstance(kind, str) or kind not in _ROPE_NUMBERS:
         raise UserError(
             f"rope scaling {kind!r} is not supported: use a model with "
             f"{', '.join(_ROPE_NUMBERS)} or none"
@@ -227,14 +239,19 @@ def _original_max_position(kind: str, values: dict[str, Any], given: dict[str, A
 
 
 def _windows(kind: str, values: dict[str, Any], num_layers: int) -> tuple[int | None, ...]:
-    """Mistral slides in every layer, Qwen in those that `layer_types` or the count name."""
+    """Those layers slide that `layer_types` names, else Qwen's after some and all of Mistral's."""
+    if kind == "llama":
+        return ()
     is_qwen = kind in ("qwen2", "qwen3")
-    slides = values["use_sliding_window"] if is_qwen else kind == "mistral"
+    slides = values["use_sliding_window"] if is_qwen else True
     window = None
     if slides and values["sliding_window"] is not None:
         window = _count(values, "sliding_window")
-    if is_qwen and values["layer_types"] is not None:
-        sliding = [_is_sliding(name, window) for name in values["layer_types"]]
+    names = values["layer_types"]
+    if not isinstance(names, list | None):
+        raise UserError(f"config.json: layer_types must be a list, not {names!r}")
+    if names is not None:
+        sliding = [_is_sliding(name, window) for name in names]
     else:
         first = _count(values, "max_window_layers", smallest=0) if is_qwen else 0
         sliding = [layer >= first for layer in range(num_layers)]

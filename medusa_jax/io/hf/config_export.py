@@ -9,6 +9,7 @@ from medusa_jax.io.hf.config import parse_config
 _CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "ministral": "MinistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
@@ -55,7 +56,9 @@ def _architecture(config: LlamaConfig) -> str:
         return "qwen3"
     if config.qkv_bias and not config.o_bias:
         return "qwen2"
-    return "mistral" if config.windows else "llama"
+    if not config.windows:
+        return "llama"
+    return "mistral" if None not in config.windows else "ministral"
 
 
 def _rope(rope: RopeConfig) -> dict[str, Any]:
@@ -90,9 +93,10 @@ def _windows(kind: str, config: LlamaConfig) -> dict[str, Any]:
     names = [
         "full_attention" if window is None else "sliding_attention" for window in config.windows
     ]
-    return {
+    raw = {"sliding_window": windows[0], "layer_types": names}
+    if kind == "ministral":
+        return raw
+    return raw | {
         "use_sliding_window": True,
-        "sliding_window": windows[0],
         "max_window_layers": names.index("sliding_attention"),
-        "layer_types": names,
     }

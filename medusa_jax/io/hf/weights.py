@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from medusa_jax.config import LlamaConfig
@@ -13,6 +14,9 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.placement import kept, place
 from medusa_jax.io.tensor_files import stored_tensors
 from medusa_jax.nn.params import backbone_params, by_path
+
+_EMBEDDING, _LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_ROWS = 1024  # of the vocabulary, compared at a time
 
 
 def param_shapes(config: LlamaConfig) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def load_safetensors(
     Tensors are read, converted and put on the device one at a time, so that the host never holds
     much more than the result. With several processes, each reads the rows that its devices need.
     Keys that the backbone does not use are ignored (Medusa heads, old rotary buffers, the LM head
-    of a tied model).
+    of a tied model if it is the embedding).
 
     Args:
       folder: with `model.safetensors`, or its shards and index, or (with torch) the same as
@@ -65,13 +69,15 @@ def load_safetensors(
 
     Raises:
       UserError: no, damaged or missing files; a tensor is missing or has the wrong shape or an
-        unsupported dtype.
+        unsupported dtype, or an LM head that is said to be tied differs from the embedding.
     """
     folder = Path(folder)
     stored = stored_tensors(folder)
     records = by_path(backbone_params(config))
     for record in records.values():
         _check(folder, stored, record.names["hf"], record.shape)
+    if config.tie_embeddings and _LM_HEAD in stored:
+        _check_tied(folder, stored)
     params = {}
     # Large tensors first: whatever a reader needs besides its result fits into what is still free.
     for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
@@ -85,13 +91,28 @@ def load_safetensors(
 def _check(folder: Path, stored: dict[str, Any], key: str, shape: tuple[int, ...]) -> None:
     if key not in stored:
         hint = "download the model again"
-        if key == "lm_head.weight":
+        if key == _LM_HEAD:
             hint = "if it is tied to the embedding, set tie_word_embeddings in config.json"
         raise UserError(f"tensor {key} {shape} is missing in {folder}: {hint}")
     if stored[key].shape != shape:
         raise UserError(
             f"tensor {key} in {folder} has shape {stored[key].shape}, but config.json asks for "
             f"{shape}: take both from the same model"
+        )
+
+
+def _check_tied(folder: Path, stored: dict[str, Any]) -> None:
+    """Refuses an LM head that is said to be the embedding and is not: which one is meant?"""
+    embedding, lm_head = stored[_EMBEDDING], stored[_LM_HEAD]
+    same = embedding.shape == lm_head.shape
+    for start in range(0, embedding.shape[0], _ROWS) if same else ():
+        rows = slice(start, start + _ROWS)
+        parts = (tensor.read(np.float32, rows) for tensor in (embedding, lm_head))
+        same = same and np.array_equal(*parts, equal_nan=True)
+    if not same:
+        raise UserError(
+            f"the LM head in {folder} is not the embedding, though config.json ties them: set "
+            "tie_word_embeddings to false there, or remove the LM head"
         )
 
 

@@ -1,5 +1,6 @@
 """Tests medusa_jax/io/hub.py with the real client: against a hub served here, and against none."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.hub import resolve
+from medusa_jax.io.heads.load import find_heads, resolve_heads
+from medusa_jax.io.hub import resolve, resolve_config
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COMMON = ["config.json", "tokenizer.json", "chat_template.jinja", "README.md", "evals/big.json"]
@@ -28,6 +30,10 @@ REPOS = {
     ],
     "org/bin-only": [*COMMON, "pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"],
     "org/heads": ["config.json", "medusa_lm_head.pt", "README.md"],
+    "org/export": [
+        *("config.json", "medusa_lm_head.safetensors", "acceptance.json", "log.txt"),
+        *("backbone/config.json", "backbone/model.safetensors", "backbone/tokenizer.json"),
+    ],
     "org/gated": ["config.json", "model.safetensors"],
 }
 
@@ -96,10 +102,12 @@ def hub():
 RESOLVE = """
 import sys
 from medusa_jax.errors import UserError
+from medusa_jax.io.heads.load import resolve_heads
 from medusa_jax.io.hub import resolve
 for reference in sys.argv[1:]:
+    is_heads = reference.startswith("heads:")
     try:
-        print(resolve(reference))
+        print((resolve_heads if is_heads else resolve)(reference.removeprefix("heads:")))
     except UserError as error:
         print(f"UserError: {error}")
 """
@@ -148,6 +156,19 @@ def test_downloads_only_what_is_read(tmp_path, hub):
     assert resolve_with(tmp_path, hub, *references, HF_HUB_OFFLINE="1") == [safe, bin_only, heads]
 
 
+def test_exported_heads_and_the_model_beside_them(tmp_path, hub):
+    (heads,) = resolve_with(tmp_path, hub, "heads:org/export")
+    own = {"config.json", "medusa_lm_head.safetensors", "acceptance.json"}
+    assert contents(heads) == own
+    model, again = resolve_with(tmp_path, hub, "org/export", "heads:org/export")
+    assert (model, again) == (f"{heads}/backbone", heads)
+    names = {str(path.relative_to(heads)) for path in Path(heads).rglob("*") if path.is_file()}
+    files = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert names == own | {f"backbone/{name}" for name in files}
+    offline = resolve_with(tmp_path, hub, "org/export", "heads:org/export", HF_HUB_OFFLINE="1")
+    assert offline == [model, heads]
+
+
 def test_unknown_and_gated(tmp_path, hub):
     unknown, gated = resolve_with(tmp_path, hub, "org/unknown", "org/gated")
     assert unknown.startswith("UserError: there is no folder org/unknown here")
@@ -193,6 +214,19 @@ def test_paths_that_do_not_exist(reference):
     with pytest.raises(UserError, match="does not exist") as error:
         resolve(reference)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("look", [resolve, resolve_config, resolve_heads, find_heads])
+def test_what_cannot_be_looked_at(monkeypatch, tmp_path, look):
+    """Such as somebody else's folder."""
+
+    def refuse(path, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("is_dir", "is_file", "exists"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match="cannot look at .* denied.*: name a path that you may"):
+        look(str(tmp_path))
 
 
 def test_a_file_that_is_no_model(tmp_path):

@@ -126,6 +126,19 @@ def test_damaged_times_are_refused_by_name(files, times):
         read_measured(*files)
 
 
+def test_somebody_else_s_cache_holds_nothing(files, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MEDUSA_JAX_CACHE", str(tmp_path / "file"))
+    assert read_measured(*files).acceptance is None
+
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    found = read_measured(*files)
+    assert (found.acceptance, found.times, found.fastest) == (None, {}, None)
+
+
 def test_a_cache_that_cannot_be_written_is_named(files, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MEDUSA_JAX_CACHE", str(tmp_path / "file"))

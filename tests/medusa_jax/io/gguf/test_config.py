@@ -1,5 +1,6 @@
 """The configuration that a GGUF file's metadata stands for."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -22,6 +23,20 @@ from tests.medusa_jax.io.gguf.gguf_files import (
 def config_with(tmp_path, edit, shapes=None, fixed=()):
     write(tmp_path / "m.gguf", shapes or all_shapes(), edit=edit, fixed=fixed)
     return load_gguf(tmp_path / "m.gguf", "float32")[0]
+
+
+def test_a_factor_without_a_kind_is_linear(tmp_path):
+    """As llama.cpp takes it; "none" stays none."""
+
+    def changes(writer, kind=None):
+        writer.add_rope_scaling_factor(4.0)
+        if kind is not None:
+            writer.add_rope_scaling_type(kind)
+
+    rope = config_with(tmp_path, changes).rope
+    assert (rope.kind, rope.factor) == ("linear", 4.0)
+    none = functools.partial(changes, kind=gguf.RopeScalingType.NONE)
+    assert config_with(tmp_path, none).rope.kind == "default"
 
 
 def test_rope_base_linear_scaling_and_window(tmp_path):

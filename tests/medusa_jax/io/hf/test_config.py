@@ -7,7 +7,7 @@ import transformers
 
 from medusa_jax.config import RopeConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.hf.config import parse_config, read_json
+from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
 
 
 def tiny(kind: str = "llama", **changes) -> dict:
@@ -114,6 +114,11 @@ def test_mistral_windows():
     assert parse_config(tiny("mistral", sliding_window=None)).windows == ()
     assert parse_config(tiny("mistral", sliding_window=9)).windows == (9, 9, 9, 9)
     assert parse_config(tiny("llama", sliding_window=9)).windows == ()
+    layers = ["full_attention", "sliding_attention"] * 2
+    for kind in ("mistral", "ministral"):  # as transformers' AutoConfig reads a mistral
+        named = tiny(kind, sliding_window=9, layer_types=layers)
+        assert parse_config(named).windows == (None, 9, None, 9)
+        assert parse_config(tiny(kind, sliding_window=9)).windows == (9, 9, 9, 9)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
@@ -148,6 +153,8 @@ def test_qwen_windows(kind):
         ({"num_hidden_layers": 0}, ["num_hidden_layers", "0"]),
         ({"rms_norm_eps": None}, ["rms_norm_eps"]),
         ({"head_dim": 7}, ["7"]),
+        ({"rope_theta": float("nan")}, ["rope_theta"]),
+        ({"rope_scaling": {"type": ["linear"]}}, ["rope scaling", "linear"]),
     ],
 )
 def test_bad_configs_are_refused_in_one_line(changes, words):
@@ -162,6 +169,7 @@ def test_bad_configs_are_refused_in_one_line(changes, words):
     ("changes", "word"),
     [
         ({"layer_types": ["full_attention"]}, "names 1 layers"),
+        ({"layer_types": 5}, "must be a list, not 5"),
         ({"layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
         ({"layer_types": ["sliding_attention"] * 4}, "use_sliding_window"),
         ({"use_sliding_window": True, "max_window_layers": None}, "max_window_layers"),
@@ -170,6 +178,20 @@ def test_bad_configs_are_refused_in_one_line(changes, words):
 def test_bad_windows_are_refused(changes, word):
     with pytest.raises(UserError, match=word):
         parse_config(tiny("qwen2") | changes)
+
+
+@pytest.mark.parametrize("found", ["</s>", "2", ["a"], [[2]], 2**40, True, 2.0])
+def test_ends_that_are_no_token_ids_are_refused(found):
+    for files in (({"eos_token_id": found},), ({}, {"eos_token_id": found})):
+        with pytest.raises(UserError, match="it must be a token id or a list of them"):
+            eos_ids(*files)
+
+
+def test_ends():
+    assert eos_ids({"eos_token_id": 2}) == (2,)
+    assert eos_ids({"eos_token_id": 2}, {"eos_token_id": [7, 8]}) == (7, 8)
+    assert eos_ids({"eos_token_id": 2}, {}) == (2,)
+    assert eos_ids({}, None) == ()
 
 
 def test_heads_in_place_of_a_model():

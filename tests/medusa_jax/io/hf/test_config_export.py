@@ -31,6 +31,7 @@ NETWORKS = {
         BASE, rope=RopeConfig(1e4, "dynamic", 4.0, original_max_position=128)
     ),
     "mistral": dataclasses.replace(BASE, windows=(64,) * 3),
+    "ministral": dataclasses.replace(BASE, windows=(None, 64, 64)),
     "qwen2": dataclasses.replace(BASE, qkv_bias=True),
     "qwen2 window": dataclasses.replace(BASE, qkv_bias=True, windows=(None, 64, 64)),
     "qwen3": dataclasses.replace(BASE, qk_norm=True),
@@ -61,7 +62,7 @@ def test_transformers_reads_the_same(name):
     assert read.rope_parameters["rope_type"] == config.rope.kind
     if config.rope.kind != "default":
         assert read.rope_parameters["factor"] == config.rope.factor
-    if raw["model_type"].startswith("qwen"):
+    if raw["model_type"].startswith(("qwen", "ministral")):
         sliding = [name == "sliding_attention" for name in read.layer_types]
         assert sliding == [window is not None for window in config.windows or (None,) * 3]
     if raw["model_type"] != "llama":
@@ -73,7 +74,7 @@ def test_transformers_reads_the_same(name):
     [
         {"o_bias": True},
         {"qkv_bias": True, "mlp_bias": True},
-        {"windows": (None, 64, 64)},
+        {"windows": (None, 64, 32)},
         {"qk_norm": True, "qkv_bias": True},
     ],
 )

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.io.hf import weights
 from medusa_jax.io.hf.config import parse_config, read_json
 from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
 
@@ -172,6 +173,7 @@ def test_real_models(request, tmp_path, model):
 def test_tied_lm_head_and_foreign_keys_are_ignored(tmp_path):
     config = LlamaConfig(*(11, 8, 12, 2, 4, 2, 6, 16), tie_embeddings=True)
     state = tiny_state()
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].copy()
     state["medusa_head.0.0.linear.weight"] = np.zeros((8, 8), np.float32)
     state["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(3, np.float32)
     state["model.some_counter"] = np.zeros(3, np.int64)
@@ -179,6 +181,19 @@ def test_tied_lm_head_and_foreign_keys_are_ignored(tmp_path):
     params = load_safetensors(tmp_path, config, jnp.float32)
     assert set(params) == {"embed", "layers_0", "layers_1", "final_norm"}
     assert set(params["layers_0"]["attn"]["q"]) == {"weight"}
+
+
+@pytest.mark.parametrize("rows", [11, 10])
+def test_a_tied_lm_head_that_is_not_the_embedding_is_refused(tmp_path, monkeypatch, rows):
+    """transformers 5 would not tie it, version 4 would."""
+    monkeypatch.setattr(weights, "_ROWS", 4)
+    config = LlamaConfig(*(11, 8, 12, 2, 4, 2, 6, 16), tie_embeddings=True)
+    state = tiny_state()
+    state["lm_head.weight"] = state["model.embed_tokens.weight"][:rows].copy()
+    state["lm_head.weight"][-1, -1] += 1e-3
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="set tie_word_embeddings to false"):
+        load_safetensors(tmp_path, config, jnp.float32)
 
 
 def test_sharding(tmp_path):
