@@ -13,7 +13,7 @@ last command chooses the tree, on replies to questions that the heads have not s
 
 Data: replies of up to 192 tokens (three of five greedy, two sampled at temperature 0.7) to 23,258
 prompts of 23 kinds, a third of them with a second turn. With the prompts they have 5.3 million
-tokens; 124 conversations are held out.
+tokens; 124 replies were held out (since 2026-11-29 others are: a conversation's stay together).
 Hardware: one H100: 3 minutes for the replies, and for the heads (2098 steps, 3 epochs) 4 minutes,
 beside ten other runs. runs/smollm2_cpu.sh does the same on two CPU cores, with less data.
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .48 .42 .39 .38, and 2.71

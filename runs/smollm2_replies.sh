@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=${OUT:-runs/smollm2_replies}
 PROMPTS=${PROMPTS:-24000}               # in total,
 SIZE=${SIZE:-600}                       # in a piece,
-PIECES=${PIECES:-$((PROMPTS / SIZE))}   # and pieces to answer
+PIECES=${PIECES:-$(((PROMPTS + SIZE - 1) / SIZE))}   # and pieces to answer
 PROBLEMS=${PROBLEMS:-}                  # training problems of GSM8K; if left out, none are asked
 LEAVE_OUT=${LEAVE_OUT:-}                # ShareGPT-format files whose conversations give no prompts
 mkdir -p "$OUT/pieces"

@@ -43,7 +43,7 @@ _DTYPE = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Exports a checkpoint of a run."""
     del argv
-    if _WORKDIR.value is None or _OUTPUT.value is None:
+    if not (_WORKDIR.value and _OUTPUT.value):
         raise UserError("--workdir and --output are both needed: see --help")
     workdir, output = run_path(_WORKDIR.value), run_path(_OUTPUT.value)
     if not isinstance(output, Path):

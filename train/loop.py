@@ -36,7 +36,7 @@ from train.setup import Experiment, abstract_state, compiled_update
 class _Window:
     """What happened since the last logged step."""
 
-    start: float = dataclasses.field(default_factory=time.perf_counter)
+    start: float = dataclasses.field(default_factory=lambda: time.perf_counter())
     end: float = 0.0  # of its last step, before evaluating and saving it
     waited: float = 0.0
     steps: int = 0
@@ -129,7 +129,9 @@ class Loop:
                 if last:
                     self._settle(running, state, window)
                 force = last or self._checkpoints.is_best(score and score.rank)
+                begin = time.perf_counter()
                 self._save(step, state, score, force=force)
+                window.start += time.perf_counter() - begin  # saving does not count either
                 if last:
                     break
         self._checkpoints.wait()

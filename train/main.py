@@ -29,7 +29,7 @@ flags.adopt_module_key_flags(distributed)
 def main(argv: list[str]) -> None:
     """Runs the configured training."""
     del argv
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if _CONFIG.value is None or not _WORKDIR.value:
         raise UserError("--config and --workdir are both needed: see --help")
     settings = settings_of(_CONFIG)
     distributed.initialize_from_flags()

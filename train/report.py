@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     _check_references([BASE, *(one.name for one in runs)])
     base = base_model(runs)
     settings = [own for one in runs for own in one.settings]
-    share = min(own.held_out for own in settings)
+    share, seq_len = min(own.held_out for own in settings), max(own.seq_len for own in settings)
     if not share:
         raise UserError("a run has config.held_out=0: no conversation is new to all of them")
     # A tree that is unknown or too deep is refused now rather than after the first model.
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     lm = load_lm(base, None, dtype="float32")
     sets = Sets(
-        held_out_conversations(lm, _DATA.value, share, _COUNT.value, _MAX_LENGTH.value),
+        held_out_conversations(lm, _DATA.value, share, seq_len, _COUNT.value, _MAX_LENGTH.value),
         tokenized_problems(lm, problems, _MAX_LENGTH.value),
         encoded_questions(lm, questions),
         _MAX_NEW_TOKENS.value,

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import time
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from tests.train.small_runs import (
     write_data,
     write_model,
 )
+from train.checkpoints import Checkpoints
 from train.held_out import HeldOut
 from train.interrupt import Interrupt
 from train.optimizer import learning_rate_schedule
@@ -148,6 +150,23 @@ def test_what_a_window_reports(files, tmp_path):
     losses = [row["loss"] for row in every]
     assert [row["loss"] for row in some] == [losses[2], losses[5]]
     assert [row["loss_max"] for row in some] == [max(losses[:3]), max(losses[3:])]
+
+
+def test_the_clock_stands_still_while_a_checkpoint_is_saved(files, tmp_path, monkeypatch):
+    """Also in the window after, which begins before the step that is logged is saved."""
+    lost, real, save = [0.0], time.perf_counter, Checkpoints.save
+
+    def slow(self, *arguments, **options):
+        lost[0] += 1000.0
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr("train.loop.time.perf_counter", lambda: real() + lost[0])
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    changes = PACKED | {"objective": "medusa1", "steps": 6, "eval_every": 6, "save_every": 2}
+    run(make(*files, **changes, log_every=3), tmp_path / "slow")
+    rows = [*map(json.loads, (tmp_path / "slow" / "metrics.jsonl").read_text().splitlines())]
+    assert (len(rows), lost[0]) == (2, 3000.0)
+    assert max(row["seconds_per_step"] for row in rows) < 300.0
 
 
 def break_evaluation(monkeypatch, name, good):

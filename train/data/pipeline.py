@@ -20,6 +20,9 @@ from train.data.sharegpt import describe_skipped
 from train.data.sources import Source, open_source
 from train.data.tokens import Tokens, tokenize_source
 
+# When more documents are held out than this many, and than this many times the share, say why.
+_MANY, _MUCH = 20, 3
+
 # What to do about a malformed row, and about a conversation that is longer than a sequence.
 DataErrors = Literal["stop", "cut", "skip"]
 DATA_ERRORS = get_args(DataErrors)
@@ -113,7 +116,7 @@ def load_data(
     splits = Splits(
         Documents(tokens, np.flatnonzero(is_usable_C & ~is_held_out_C), seq_len),
         Documents(tokens, np.flatnonzero(is_held_out_C), seq_len),
-        _summary(data, tokens, is_usable_C, is_held_out_C, seq_len),
+        _summary(data, tokens, is_usable_C, is_held_out_C, seq_len, held_out),
         source.fingerprint,
     )
     if progress:
@@ -155,7 +158,12 @@ def _is_held_out(hash_C: np.ndarray, is_usable_C: np.ndarray, share: float) -> n
 
 
 def _summary(
-    data: str, tokens: Tokens, is_usable_C: np.ndarray, is_held_out_C: np.ndarray, seq_len: int
+    data: str,
+    tokens: Tokens,
+    is_usable_C: np.ndarray,
+    is_held_out_C: np.ndarray,
+    seq_len: int,
+    held_out: float,
 ) -> str:
     is_cut_C = is_usable_C & (tokens.length_C > seq_len)
     lines = [
@@ -163,6 +171,11 @@ def _summary(
         f"{np.minimum(tokens.length_C[is_usable_C], seq_len).sum():,} tokens; "
         f"{is_cut_C.sum():,} cut at {seq_len} tokens"
     ]
+    if is_held_out_C.sum() > max(_MUCH * held_out * is_usable_C.sum(), _MANY):
+        lines.append(
+            "rows named NAME_0, NAME_1, ... count as one conversation, which is why so many are "
+            "held out: give rows names of their own"
+        )
     if tokens.skipped:
         lines.append(describe_skipped(tokens.skipped, tokens.first_skipped))
     if without := int((~is_usable_C).sum()):

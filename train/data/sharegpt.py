@@ -172,6 +172,16 @@ def base_ids(row_ids: Sequence[str]) -> list[str]:
     return [base if count[base] <= most else row_id for row_id, base in pairs]
 
 
+def split_names(row_ids: Sequence[str]) -> list[str]:
+    """What is held out, or not, together: the conversations of `base_ids`.
+
+    Prompts that were made of a conversation have a name of their own. `train.prompts` leaves out
+    all that would be held out by the conversation's, so that no such prompt ever would be.
+    """
+    pairs = zip(row_ids, base_ids(row_ids), strict=True)
+    return [f"prompts of {base}" if _PROMPT.fullmatch(name) else base for name, base in pairs]
+
+
 def told_apart(row_ids: Sequence[str]) -> list[str]:
     """Ids, with a number in place of those that say nothing: empty, null, the same everywhere."""
     count = Counter(row_ids)

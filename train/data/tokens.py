@@ -20,10 +20,10 @@ from medusa_jax import chat
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from train.data.builder import progress_bar, publish
-from train.data.sharegpt import SKIP_HINT, base_ids, split_hash, told_apart
+from train.data.sharegpt import SKIP_HINT, split_hash, split_names, told_apart
 from train.data.sources import Document, Source
 
-_FORMAT = 5
+_FORMAT = 6
 _AT_ONCE = 256
 
 
@@ -135,7 +135,7 @@ def _write(folder: Path, source: Source, tokenizer: Any, progress: bool) -> None
         raise UserError(f"{source.name} holds no text to train on ({len(refused)} rows refused)")
     np.save(folder / "end.npy", np.cumsum(lengths, dtype=np.int64))
     np.save(folder / "first_label.npy", np.asarray(first_labels, np.int64))
-    hashes = [split_hash(base_id) for base_id in base_ids(told_apart(names))]
+    hashes = [split_hash(name) for name in split_names(told_apart(names))]
     np.save(folder / "split_hash.npy", np.asarray(hashes, np.uint64))
     note = {
         "refused": len(refused),

@@ -80,7 +80,7 @@ def _rows(path: str, kinds: dict[str, type]) -> Iterator[dict[str, Any]]:
 
 
 def held_out_conversations(
-    lm: MedusaLM, data: str, share: float, count: int, max_length: int
+    lm: MedusaLM, data: str, share: float, seq_len: int, count: int, max_length: int
 ) -> list[Example]:
     """Conversations that no run has learned from, provided that their ids are the same.
 
@@ -88,19 +88,22 @@ def held_out_conversations(
       lm: the model whose tokens they get.
       data: see `load_data`.
       share: the smallest that a run has held out.
+      seq_len: the largest of a run: where no conversation falls into the share, the first of those
+        that can be used is held out.
       count: at most this many.
       max_length: longer ones are cut.
     """
     splits = load_data(
         data,
         lm.tokenizer,
-        seq_len=max_length,
+        seq_len=max(seq_len, max_length),
         held_out=share,
         data_errors="skip",  # what a run has accepted
         progress=False,
     )
-    rows = (splits.held_out[i] for i in range(min(count, len(splits.held_out))))
-    return [Example(row["token"], row["is_label"]) for row in rows]
+    rows = (splits.held_out[i] for i in range(len(splits.held_out)))
+    cut = (Example(row["token"][:max_length], row["is_label"][:max_length]) for row in rows)
+    return list(itertools.islice((one for one in cut if one.is_label_T.any()), count))
 
 
 def tokenized_problems(

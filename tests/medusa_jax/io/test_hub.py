@@ -225,7 +225,7 @@ def test_what_cannot_be_looked_at(monkeypatch, tmp_path, look):
 
     for name in ("is_dir", "is_file", "exists"):
         monkeypatch.setattr(Path, name, refuse)
-    with pytest.raises(UserError, match="cannot look at .* denied.*: name a path that you may"):
+    with pytest.raises(UserError, match=r"cannot look at .* denied.*: name a path that you may"):
         look(str(tmp_path))
 
 

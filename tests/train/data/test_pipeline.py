@@ -95,6 +95,17 @@ def test_cuts_and_what_is_left_out_are_counted(make_file, tokenizer, capsys):
     assert len(longer.train) == 3
 
 
+def test_small_collections_that_count_as_conversations_are_named(make_file, tokenizer):
+    """Ids such as "train_7" look like those of chunks; most of a file may be held out."""
+    names = [f"{name}_{i}" for name in ("first", "second") for i in range(30)]
+    path = make_file([row("a", "b", name=name) for name in names])
+    splits = load(path, tokenizer, held_out=0.02)
+    assert len(splits.held_out) == 30
+    assert "rows named NAME_0, NAME_1, ... count as one conversation" in splits.summary
+    for held_out in (0.0, 0.4):
+        assert "NAME_0" not in load(path, tokenizer, held_out=held_out).summary
+
+
 def test_long_conversations_of_the_sample_stop_and_bad_rows_do_not(
     make_file, tokenizer, monkeypatch
 ):

@@ -4,12 +4,14 @@ import gzip
 import json
 import lzma
 
+import numpy as np
 import pytest
 
 from medusa_jax import UserError
 from train.data import sharegpt
 from train.distill.kinds.material import read_sharegpt
 from train.distill.kinds.mix import Mix
+from train.distill.kinds.parts import part_of
 
 ROWS = [
     {"id": "a_0", "conversations": [{"from": "human", "value": "hi\u2028there"}]},
@@ -169,6 +171,19 @@ def test_prompts_made_of_a_conversation_are_parts_of_it(tmp_path):
     assert set(bases) <= {f"QWJ{i}" for i in range(60)}
     others = ["list:7", "problem:gsm8k.12", "a:b"]
     assert sharegpt.base_ids(others) == others
+
+
+def test_prompts_of_all_kinds_are_held_out():
+    """`train.prompts` makes none of conversations that are: their hash must not decide again."""
+    bases = [f"QWJ{i}" for i in range(3000)]
+    bases = [base for base in bases if part_of(base) == "train"]
+    kinds = ("first:{}_0", "summary:{}_11.4.20", "code:{}_0.1.2")
+    names = [kind.format(base) for base in bases for kind in kinds]
+    held_out = [sharegpt.split_hash(name) <= 0.02 * 2**64 for name in sharegpt.split_names(names)]
+    assert 0.015 < np.mean(held_out) < 0.025
+    assert held_out[::3] == held_out[1::3] == held_out[2::3]  # all of a conversation, or none
+    rows = ["a_0", "a_1", "b_0", "list:7"]
+    assert sharegpt.split_names(rows) == ["a", "a", "b", "list:7"]
 
 
 def test_the_name_of_a_collection_is_no_conversation():

@@ -8,9 +8,9 @@ from train.distill.kinds.choices import number
 
 T = TypeVar("T")
 
-# "held_out" is what training holds out of ShareGPT (`config.held_out` of all our recipes), and no
-# prompt is made of it. Trees and recipes are chosen on prompts of "choose"; "final" is for
-# measurements that nothing was chosen by. The rest is for training.
+# "held_out" is what `config.held_out=0.02` keeps of ShareGPT's own rows, and no prompt is made of
+# it. Trees and recipes are chosen on prompts of "choose"; "final" is for measurements that nothing
+# was chosen by. The rest is for training.
 _UP_TO = {"held_out": 0.02, "choose": 0.06, "final": 0.10}
 PARTS = ("train", "choose", "final")
 
