@@ -155,6 +155,19 @@ def test_torch_files(tmp_path, is_sharded, target):
         tensors["n"].read(target)
 
 
+def test_torch_files_from_before_1_6_are_read(tmp_path):
+    """They are no zip, and torch cannot map them into memory."""
+    torch = pytest.importorskip("torch")
+    state = {"x": torch.arange(6.0).reshape(2, 3)}
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    tensor = stored_tensors(tmp_path)["x"]
+    np.testing.assert_array_equal(tensor.read(np.float32), state["x"].numpy())
+    torch.save(
+        {"x": Path("/")}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    refuse(tmp_path, "not a readable torch checkpoint")
+
+
 def test_torch_file_with_code_in_it_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"x": Path("/")}, tmp_path / "pytorch_model.bin")

@@ -1,7 +1,10 @@
 """Heads that are damaged, incomplete or of another model get one line each."""
 
+import contextlib
+import json
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,10 +15,12 @@ from tests.medusa_jax.io.heads.head_files import (
     load,
     named_a,
     write,
+    write_torch,
 )
 
 A = named_a(HEADS["A"], random_heads(HEADS["A"]))
 C_DRAFT = named_a(HEADS["C, draft"], random_heads(HEADS["C, draft"]))
+MARKOV = named_a(HEADS["A, markov"], random_heads(HEADS["A, markov"]))
 BAD = {
     "other hidden size": (
         {"0.0.linear.weight": np.zeros((16, 16), np.float32)},
@@ -55,6 +60,10 @@ BAD = {
     "token_map negative": (C_DRAFT | {"token_map": TOKEN_MAP - 1}, "beyond the model's 24"),
     "token_map of floats": (C_DRAFT | {"token_map": TOKEN_MAP * 1.0}, "must hold int32 or int64"),
     "token_map not a list": (C_DRAFT | {"token_map": TOKEN_MAP[None]}, r"shape \[1, 5\]"),
+    "markov of no axes": (
+        MARKOV | {next(name for name in MARKOV if "markov" in name): np.zeros((), np.float32)},
+        "markov",
+    ),
     "token_map alone": ({"token_map": TOKEN_MAP}, "token_map and nothing else"),
     "no heads": ({"model.norm.weight": np.zeros(D)}, "no heads found"),
 }
@@ -66,6 +75,25 @@ def test_bad_heads_get_one_line(tmp_path, tensors, message):
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_torch_token_map_of_floats(tmp_path):
+    pytest.importorskip("torch")
+    tensors = C_DRAFT | {"token_map": TOKEN_MAP.astype(ml_dtypes.bfloat16)}
+    write_torch(tmp_path / "medusa_lm_head.pt", tensors)
+    with pytest.raises(UserError, match="must hold int32 or int64"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"), [(None, None), ("24", "of '24' tokens"), (24, None)]
+)
+def test_the_vocabulary_that_a_config_states(tmp_path, stated, message):
+    shared = named_a(HEADS["C"], random_heads(HEADS["C"]))
+    write(tmp_path / "medusa_lm_head.safetensors", shared)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": stated}))
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        load(tmp_path)
 
 
 def test_nothing_to_load(tmp_path):
