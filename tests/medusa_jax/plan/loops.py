@@ -34,6 +34,25 @@ LOOPS = """HloModule loops, is_scheduled=true, num_partitions=4, replica_count=2
   %i.3 = s32[] get-tuple-element(%carry.3), index=0
   ROOT %fused = pred[] fusion(%i.3, %limit.3), kind=kLoop, calls=%less
 }
+%downwards (carry.5: (s32[], f32[8])) -> pred[] {
+  %carry.5 = (s32[], f32[8]{0:S(1)}) parameter(0)
+  %limit.5 = s32[] constant(7)
+  %i.5 = s32[] get-tuple-element(%carry.5), index=0
+  ROOT %gt = pred[] compare(%i.5, %limit.5), direction=GT
+}
+%never (carry.6: (s32[], f32[8])) -> pred[] {
+  %carry.6 = (s32[], f32[8]{0:S(1)}) parameter(0)
+  %limit.6 = s32[] constant(1)
+  %i.6 = s32[] get-tuple-element(%carry.6), index=0
+  ROOT %lt.6 = pred[] compare(%i.6, %limit.6), direction=LT
+}
+%as_given (carry.7: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %carry.7 = (s32[], f32[8]{0}) parameter(0)
+  %i.7 = s32[] get-tuple-element(%carry.7), index=0
+  %x.7 = f32[8]{0} get-tuple-element(%carry.7), index=1
+  %next.7 = s32[] custom-call(%i.7), custom_call_target="Next"
+  ROOT %out.7 = (s32[], f32[8]{0}) tuple(%next.7, %x.7)
+}
 %two_at_once (carry.4: (s32[], f32[8])) -> (s32[], f32[8]) {
   %carry.4 = (s32[], f32[8]{0}) parameter(0)
   %i.4 = s32[] get-tuple-element(%carry.4), index=0
@@ -51,6 +70,9 @@ ENTRY %main (p: f32[8]) -> f32[8] {
   %from_two = (s32[], f32[8]{0}) while(%first), condition=%condition, body=%body
   %fused_loop = (s32[], f32[8]{0}) while(%first), condition=%fused_condition, body=%body
   %by_twos = (s32[], f32[8]{0}) while(%first), condition=%condition, body=%two_at_once
+  %down = (s32[], f32[8]{0}) while(%first), condition=%downwards, body=%body
+  %none = (s32[], f32[8]{0}) while(%first), condition=%never, body=%body
+  %untold = (s32[], f32[8]{0}) while(%first), condition=%condition, body=%as_given
   %open = (s32[], f32[8]{0}) while(%first), condition=%until_asked, body=%body
   ROOT %end = f32[8]{0} get-tuple-element(%open), index=1
 }

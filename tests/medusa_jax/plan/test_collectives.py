@@ -169,3 +169,11 @@ def test_a_sum_of_which_each_device_keeps_its_part(size, kind, result, wire):
     calls = f"  %s = f32[{size}] fusion(%x), kind=kCustom, calls=%scatter\n"
     found = costs_of(parse(HEADER + ADD + fused + entry(calls)))
     assert (found.collectives, found.wire_bytes) == ({kind: result}, wire)
+
+
+def test_a_sum_and_a_slice_that_are_not_one_instruction_are_two():
+    calls = """  %sum.1 = f32[16] all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%add
+  %id = u32[] partition-id()
+  %part = f32[2] dynamic-slice(%sum.1, %id), dynamic_slice_sizes={2}
+"""
+    assert costs_of(parse(HEADER + ADD + entry(calls))).collectives == {"all-reduce": 64}

@@ -66,6 +66,71 @@ def test_a_step_is_one_trip_of_the_open_loop():
     assert found.cycles == 100
 
 
+# What a program can call, and in which of two open loops it spends its time: that of more bytes.
+CALLS = """HloModule calls
+%called (p: f32[16]) -> f32[16] {
+  %p = f32[16] parameter(0)
+  ROOT %p1 = f32[16] negate(%p), backend_config={"estimated_cycles":"7"}
+}
+%dear (q: f32[16]) -> f32[16] {
+  %q = f32[16] parameter(0)
+  %q1 = f32[16] negate(%q), backend_config={"estimated_cycles":"11"}
+  ROOT %q2 = f32[16] negate(%q1), backend_config={"estimated_cycles":"11"}
+}
+%fused (r: f32[16]) -> f32[16] {
+  %r = f32[16] parameter(0)
+  %r1 = f32[16] negate(%r), backend_config={"estimated_cycles":"1000"}
+  ROOT %r2 = f32[16] negate(%r1), backend_config={"estimated_cycles":"1000"}
+}
+%asks (c: (s32[], f32[16])) -> pred[] {
+  %c = (s32[], f32[16]) parameter(0)
+  %x = f32[16] get-tuple-element(%c), index=1
+  %y = f32[16] negate(%x), backend_config={"estimated_cycles":"3"}
+  ROOT %ask = pred[] custom-call(%y), custom_call_target="Ask"
+}
+%multiplies (d: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %d = (s32[], f32[16]) parameter(0)
+  %i = s32[] get-tuple-element(%d), index=0
+  %v = f32[16] get-tuple-element(%d), index=1
+  %w = f32[] dot(%v, %v), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+  ROOT %next = (s32[], f32[16]) tuple(%i, %v)
+}
+%moves (e: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %e = (s32[], f32[16]) parameter(0)
+  %j = s32[] get-tuple-element(%e), index=0
+  %z = f32[16] get-tuple-element(%e), index=1
+  %a = f32[16] copy(%z)
+  %b = f32[16] copy(%a)
+  ROOT %then = (s32[], f32[16]) tuple(%j, %b)
+}
+ENTRY %main (z: f32[16], k: pred[], n: s32[]) -> (s32[], f32[16]) {
+  %z.1 = f32[16] parameter(0)
+  %k = pred[] parameter(1)
+  %n = s32[] parameter(2)
+  %one = f32[16] call(%z.1), to_apply=%called
+  %two = f32[16] conditional(%k, %one, %one), true_computation=%called, false_computation=%dear
+  %three = f32[16] fusion(%two), kind=kLoop, calls=%fused, backend_config={"estimated_cycles":"100"}
+  %first = (s32[], f32[16]) tuple(%n, %three)
+  %open = (s32[], f32[16]) while(%first), condition=%asks, body=%multiplies
+  ROOT %last = (s32[], f32[16]) while(%open), condition=%asks, body=%moves
+}
+"""
+
+
+def test_calls_conditions_and_the_edges_of_fusions():
+    found = costs_of(parse(CALLS))
+    # The call, the dearer branch, the fusion itself, and the condition of two loops.
+    assert found.cycles == 7 + 22 + 100 + 2 * 3
+    # Vectors of 64 bytes, read and written: in the call, twice in the branch, once in the fusion;
+    # in each condition (a vector and a byte for the answer), in the product, and two copies.
+    assert found.hbm_bytes == 128 * (1 + 2 + 1) + 2 * (128 + 64 + 1) + (128 + 4) + 2 * 128
+    assert found.flops == 2 * 16
+
+
+def test_the_step_is_in_the_loop_that_moves_most():
+    assert step_costs(parse(CALLS)).hbm_bytes == 2 * 128
+
+
 def test_without_an_open_loop_there_is_no_step():
     with pytest.raises(ValueError, match="no loop"):
         step_costs(parse(HEADER + "ENTRY %m () -> f32[] {\n  ROOT %c = f32[] constant(0)\n}\n"))

@@ -11,7 +11,7 @@ def test_a_program_is_taken_apart():
     program = parse(LOOPS)
     assert program.entry == "main"
     assert program.num_devices == 8
-    assert len(program.computations) == 7
+    assert len(program.computations) == 10
     body = program.computations["body"]
     assert body.root.name == "out"
     assert body.root.operands == ("next", "y")
@@ -40,6 +40,19 @@ def test_an_instruction_that_a_kernels_metadata_breaks_in_pieces():
     assert list(main.instructions) == ["p", "k", "c"]
     assert main.instructions["k"].attribute(r'"flops":"(\d+)"') == "77"
     assert main.root.cycles == 70
+
+
+def test_bounded_sizes_and_named_branches():
+    text = """HloModule bounds
+ENTRY %main (p: f32[<=8,4], k: s32[]) -> f32[<=8,4] {
+  %p = f32[<=8,4]{1,0} parameter(0)
+  %k = s32[] parameter(1)
+  ROOT %c = f32[<=8,4]{1,0} conditional(%k, %p, %p), called_computations={%a, %b}
+}
+"""
+    main = parse(text).computations["main"]
+    assert main.root.results == (Array("f32", (8, 4)),)
+    assert main.root.branches == ("a", "b")
 
 
 def test_no_program():

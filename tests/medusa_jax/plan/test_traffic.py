@@ -25,6 +25,9 @@ PROGRAM = """HloModule moves
   %in = f32[1000,8]{1,0} parameter(0)
   ROOT %flat = f32[8000]{0} bitcast(%in)
 }
+%pass_through (in.1: f32[1000,8]) -> f32[1000,8] {
+  ROOT %in.1 = f32[1000,8]{1,0} parameter(0)
+}
 %sum_all (t.2: f32[1000,8]) -> f32[] {
   %t.2 = f32[1000,8]{1,0} parameter(0)
   %nested = f32[8000]{0} fusion(%t.2), kind=kLoop, calls=%pass
@@ -64,6 +67,11 @@ ENTRY %main (table: f32[1000,8], rows: f32[4,8], i: s32[], near: f32[1000,8], ha
   %begun = (f32[1000,8]{1,0:S(1)}, f32[1000,8]{1,0}, u32[]{:S(2)}) copy-start(%table)
   %done = f32[1000,8]{1,0:S(1)} copy-done(%begun)
   %part = (f32[1000,8]{1,0}, f32[4,8]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[0:4],[0:8]}
+  %near_part = (f32[1000,8]{1,0:S(1)}, f32[4,8]{1,0}, s32[]{:S(2)}) slice-start(%near), slice={[0:4],[0:8]}
+  %begun_update = ((f32[1000,8]{1,0}), f32[1000,8]{1,0}, u32[]) async-update(%table), calls=%pass
+  %barred = f32[1000,8]{1,0} opt-barrier(%table)
+  %convolved = (f32[4,8]{1,0}, u8[4194304]{0}) custom-call(%rows, %table), custom_call_target="__cudnn$convForward"
+  %fused_pass = f32[8000]{0} fusion(%table), kind=kLoop, calls=%pass_through
   %viewed = f32[8000]{0} bitcast(%table)
   ROOT %out = (f32[1000,8]{1,0}) tuple(%table)
 }
@@ -92,6 +100,11 @@ TABLE, ROWS = 32_000, 128
         ("begun", TABLE),
         ("done", 0),
         ("part", ROWS),
+        ("near_part", ROWS),  # read in the core's own memory
+        ("begun_update", 0),
+        ("barred", 0),
+        ("convolved", TABLE + 2 * ROWS),
+        ("fused_pass", 2 * TABLE),
         ("viewed", 0),
         ("out", 0),
     ],
