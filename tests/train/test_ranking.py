@@ -10,6 +10,11 @@ from train.ranking import TOLERANCE, Judge, Score
 NAN, INF = float("nan"), float("inf")
 
 
+def test_the_tolerance_is_what_the_docs_say():
+    """docs/training.md: 5 % of perplexity."""
+    assert math.exp(TOLERANCE) == pytest.approx(1.05, abs=0.005)
+
+
 def report(accepted, *, head_loss=(2.0, 3.0), **base):
     return {"accepted": np.float32(accepted), "head_loss": np.asarray(head_loss), **base}
 

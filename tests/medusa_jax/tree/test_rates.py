@@ -53,6 +53,12 @@ def test_what_are_no_rates(value, message):
         Rates.from_json(value)
 
 
+def test_beyond_a_rank_that_is_not_told_apart_nothing_is_counted():
+    """The second position's first label has rank 2, of ranks 0 and 1."""
+    rates = measured_rates(np.array([[0, 1], [2, 0]]), num_ranks=2, num_parents=1)
+    np.testing.assert_allclose(rates.rate_MPK, [[[0.5, 0.0]], [[0.0, 1.0]]])
+
+
 def test_counts_by_hand():
     """Four positions; the third's first label is out of reach, the fourth's text ends."""
     rank_TM = np.array([[0, 1], [1, 0], [5, 0], [0, -1]])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medusa_jax.tuning.policy import Belief, Policy
+from medusa_jax.tuning.policy import Belief, Policy, _expected_saving
 from medusa_jax.tuning.prospect import _MEASURED_DOUBT
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -73,6 +73,24 @@ def regret(machine: Machine, belief: Belief, total: int) -> float:
 
 def belief(machine: Machine, doubt: float, trust: float) -> Belief:
     return Belief(machine.expected, trust, dict.fromkeys(SIZES, doubt), "x")
+
+
+@pytest.mark.parametrize(
+    ("mean", "sigma"), [(0.0, 0.1), (-0.2, 0.1), (0.3, 0.2), (-0.5, 0.6), (0.1, 1.0)]
+)
+def test_the_expected_saving_is_the_integral(mean, sigma):
+    x = np.linspace(mean - 12 * sigma, mean + 12 * sigma, 2_000_001)
+    density = np.exp(-(((x - mean) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    integral = np.sum(np.maximum(1 - np.exp(-x), 0) * density) * (x[1] - x[0])
+    assert _expected_saving(mean, sigma) == pytest.approx(integral, rel=1e-6)
+    assert _expected_saving(mean, 0.0) == max(1 - math.exp(-mean), 0.0)
+
+
+def test_gains_that_are_noise_change_nothing():
+    policy = Policy(Belief({1: 1.0, 8: 2.0}, 300, {1: 0.02, 8: 0.02}, "x"))
+    for seconds, expected in ((1.98, 1), (1.94, 8)):
+        decision = policy.decide({1: 1.0, 8: seconds}, remaining=1e4, current=1, ready={1, 8})
+        assert decision.nodes == expected
 
 
 def test_with_measurements_little_is_lost():

@@ -48,6 +48,11 @@ def test_measured_points_that_rise_are_kept_and_joined_by_lines():
     assert times.seconds(1, 8, 256) == pytest.approx(0.08)
 
 
+def test_of_several_measurements_of_a_size_the_median_counts():
+    points = (*(Point(1, 4, 256, s) for s in (0.05, 0.9, 0.04)), Point(1, 1, 256, 0.02))
+    assert StepTimes(points).seconds(4, 1, 256) == pytest.approx(0.05)
+
+
 def test_slots_cost_what_larger_caches_showed():
     """A machine whose steps take 10 ms + (2 us + 1 us per node) for each slot of a row."""
 
