@@ -172,6 +172,18 @@ def test_what_was_learned_is_kept_with_the_model(lm):
     assert auto_steering(other, GenerationConfig(), 1, 200) is not steering
 
 
+def test_an_array_that_was_replaced_is_used(lm):
+    tuned = dataclasses.replace(lm, measured=measured(8), params=dict(lm.params))
+    steering = auto_steering(tuned, GenerationConfig(), 1, 200)
+    before = steering.plan(260, remaining=1e5).runtime.params["backbone"]
+    tuned.params["final_norm"] = jax.tree.map(lambda x: 2 * x, lm.params["final_norm"])
+    again = auto_steering(tuned, GenerationConfig(), 1, 200)
+    after = again.plan(260, remaining=1e5).runtime.params["backbone"]
+    assert again is not steering
+    assert after["final_norm"]["scale"] is tuned.params["final_norm"]["scale"]
+    assert before["final_norm"]["scale"] is lm.params["final_norm"]["scale"]
+
+
 def test_other_programs_are_learned_about_apart(lm):
     """Filters and biases are parts of a program: one compiled without them is not theirs."""
     tuned = dataclasses.replace(lm, measured=measured(8))
