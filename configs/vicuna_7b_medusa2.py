@@ -16,10 +16,10 @@ Data: as for configs/vicuna_7b_medusa1.py, 230 million tokens in two epochs of e
 Hardware: the authors' files are for 8 GPUs. According to the compilers, both stages fit one H100
 (27.6 and 57.7 of 84.9 GB), a TPU v5e:2x4 (4.8 and 9.1 of 16.9 GB on each chip), a v5p:2x2x1 (8.6
 and 15.9 of 102.8), a v6e:2x2 (8.6 and 15.9 of 33.5) and, with 1.2 GB to spare, a v5e:2x2 (8.6 and
-15.7; docs/tpu.md).
+15.7; docs/tpu.md). The first stage also fits a v6e:1x1 (30.7).
 Hours: not in the paper; not measured here. The compilers' estimates, which leave out waiting: 1.2
 and 3.1 on one H100, 2.2 and 8.8 on a v5e:2x2, 1.2 and 4.1 on a v5e:2x4, 1.0 and 3.5 on a v5p:2x2x1,
-0.8 and 4.0 on a v6e:2x2.
+0.8 and 4.0 on a v6e:2x2; 4.0 for the first on a v6e:1x1.
 Expected: in the paper, MT-bench quality 6.18 (base model 6.17) at 2.83 times the speed, 3.47 tokens
 per step by typical acceptance (table 1). Joint training without the first stage lowered the quality
 to 5.925 (table 2).
