@@ -107,7 +107,7 @@ def test_stream_adds_up_to_generate(lm):
 
 
 def test_streamed_samples_equal_those_of_generate(lm):
-    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    options = {"temperature": 1.2, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
     for row, prompt in enumerate(PROMPTS):
         *_, last = medusa_jax.stream(lm, prompt, numbers=[row], **options)
@@ -115,7 +115,7 @@ def test_streamed_samples_equal_those_of_generate(lm):
 
 
 def test_numbers_choose_the_samples(lm):
-    options = {"temperature": 1.2, "sampled_root": True, "seed": 5, "max_new_tokens": 16}
+    options = {"temperature": 1.2, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
     order = [2, 0, 1]
     moved = [PROMPTS[i] for i in order]
