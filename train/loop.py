@@ -124,8 +124,7 @@ class Loop:
                 elif step == first + 1:
                     window = _Window(worst=window.worst)  # compiling does not count
                 advance(step, row, held_out)
-                stop = interrupt.reached(step)
-                last = stop or step == self._settings.num_steps
+                last = interrupt.reached(step) or step == self._settings.num_steps
                 if last:
                     self._settle(running, state, window)
                 force = last or self._checkpoints.is_best(score and score.rank)

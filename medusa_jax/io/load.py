@@ -46,8 +46,10 @@ def default_dtype(measured: Measured, device: Any) -> str:
     return "float16" if is_old else "bfloat16"
 
 
-def check_dtype(dtype: str, platform: str) -> None:
-    """Raises UserError where a platform has no kernels for a dtype."""
+def check_dtype(dtype: str | None, platform: str) -> None:
+    """Raises UserError unless it is one of `DTYPES` (None: the default), with kernels there."""
+    if dtype not in (None, *DTYPES):
+        raise UserError(f"dtype is {dtype!r}: choose from {', '.join(DTYPES)}")
     if platform == "tpu" and dtype == "float16":
         raise UserError("dtype float16 is for GPUs without bfloat16: choose bfloat16 on a TPU")
 
@@ -80,18 +82,16 @@ def load(
     Raises:
       UserError: something is missing, cannot be read or does not fit together.
     """
-    if dtype not in (None, *DTYPES):
-        raise UserError(f"dtype is {dtype!r}: choose from {', '.join(DTYPES)}")
     if quantize not in KINDS:
         raise UserError(f"quantize is {quantize!r}: choose from {', '.join(KINDS)}")
     mesh = parse_mesh(mesh) if isinstance(mesh, str) else mesh
+    check_dtype(dtype, _device(mesh).platform)
     # A tree that does not exist is refused before anything is downloaded or read.
     wanted = AUTO if tree is None or tree == AUTO else load_any_tree(tree)
     path, heads = find(model, medusa)
     decoding_config(model_config(path), mesh)  # a mesh that does not fit is refused as early
     measured = _measured(path, find(model, None if medusa == "none" else medusa)[1], mesh)
     dtype = dtype or default_dtype(measured, _device(mesh))
-    check_dtype(dtype, _device(mesh).platform)
     base = load_model(str(path), jnp.dtype(dtype), mesh, quantize)
     if heads is None and medusa is None:
         warnings.warn(
