@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -62,9 +63,9 @@ def _is_writable(folder: Path) -> bool:
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Parses flags, runs main and exits; `app.run` would print usage and tracebacks instead.
 
-    Exit codes: 0; 2 and one line on stderr for a `UserError`, a wrong flag or a device or disk
-    that is full; 130 for Ctrl-C; 141 when nobody reads stdout any more. Warnings are shown as notes
-    on stderr, a line each.
+    Exit codes: 0; 2 and one line on stderr for a `UserError`, a wrong flag, a device or disk that
+    is full, or a device that is not there; 130 for Ctrl-C; 141 when nobody reads stdout any more.
+    Warnings are shown as notes on stderr, a line each.
     """
     quiet_libtpu()
     _open_closed_streams()
@@ -98,10 +99,11 @@ def _run(main: Callable[[list[str]], None]) -> int:
     except (UserError, flags.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
+    except (RuntimeError, AssertionError) as error:
+        problem = _about_devices(error)
+        if problem is None:
             raise
-        print(f"error: {_no_memory(error)}", file=sys.stderr)
+        print(f"error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -116,6 +118,21 @@ def _run(main: Callable[[list[str]], None]) -> int:
         print(f"error: cannot write ({error.strerror}): make room", file=sys.stderr)
         return 2
     return 0
+
+
+def _about_devices(error: Exception) -> str | None:
+    """What to say of devices that are full or cannot be had; None if the error is another one."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and is_out_of_memory(error):
+        return _no_memory(error)
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    if "initialize backend" in str(error) or raised_in.endswith("xla_bridge.py"):
+        reason = " ".join(str(error).partition(" (set JAX_PLATFORMS")[0].split())
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX cannot use the devices that JAX_PLATFORMS={wanted} asks for"
+            f"{f' ({reason})' if reason else ''}: install jax for them, free them, or unset it"
+        )
+    return None
 
 
 def _no_memory(error: Exception) -> str:

@@ -4,11 +4,14 @@ Figures of the training data flatter the heads, which come to know it; those of 
 what decoding will give.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from train.distributed import is_first_process
 from train.ranking import TOLERANCE
 
 _LOSS = {
@@ -23,6 +26,37 @@ _SHOWN = (
     ("top-1", "head_top1", ".2f"),
     ("tokens/step", "accepted", ".2f"),
 )
+
+
+@contextlib.contextmanager
+def progress(total: int, objective: str, done: int) -> Iterator[Callable[..., None]]:
+    """A progress bar of the first process, with a line for whatever was measured.
+
+    Args:
+      total: steps of the run.
+      objective: `config.objective`.
+      done: steps done by earlier runs.
+
+    Yields:
+      What to call after a step, with its number, its row of `metrics.jsonl` and the means over the
+      held-out data; either may be empty.
+    """
+    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not is_first_process()) as bar:
+        task = bar.add_task("", total=total, completed=done)
+
+        def show(line: str) -> None:
+            if is_first_process():
+                bar.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+        def advance(step: int, row: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
+            bar.update(task, completed=step)
+            if row:
+                show(training_line(step, row, objective))
+            if held_out:
+                show(held_out_line(step, held_out))
+
+        yield advance
 
 
 def training_line(step: int, row: Mapping[str, Any], objective: str) -> str:

@@ -5,19 +5,18 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medusa_jax.errors import UserError
 from medusa_jax.sharding import replicated
 from medusa_jax.tree.build import Tree
 from train.checkpoints import Checkpoints
-from train.console import held_out_line, training_line
+from train.console import progress
 from train.data.ahead import Ahead
 from train.data.inputs import Data
 from train.distributed import global_batch, is_first_process
@@ -106,7 +105,8 @@ class Loop:
         state, first = self._start()
         step = first
         self._writer.truncate(first + 1)
-        with contextlib.closing(self), Interrupt() as interrupt, self._progress(first) as advance:
+        bar = progress(self._settings.num_steps, self._settings.objective, first)
+        with contextlib.closing(self), Interrupt() as interrupt, bar as advance:
             if self._judge.needs_reference and first == 0:
                 advance(0, {}, self._score(0, state)[1])
             window, running = _Window(), None
@@ -280,22 +280,3 @@ class Loop:
         if self._traces:  # not if the run was resumed after the first step
             jax.profiler.stop_trace()
             self._traces = False
-
-    @contextlib.contextmanager
-    def _progress(self, first: int) -> Iterator[Callable[..., None]]:
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=not is_first_process()) as progress:
-            task = progress.add_task("", total=self._settings.num_steps, completed=first)
-
-            def show(line: str) -> None:
-                if is_first_process():
-                    progress.console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-            def advance(step: int, row: dict[str, Any], held_out: dict[str, Any]) -> None:
-                progress.update(task, completed=step)
-                if row:
-                    show(training_line(step, row, self._settings.objective))
-                if held_out:
-                    show(held_out_line(step, held_out))
-
-            yield advance

@@ -68,6 +68,18 @@ def test_a_device_without_memory_is_one_line(monkeypatch, capsys):
     assert err.count("\n") == 1
 
 
+def test_devices_that_are_not_there_are_one_line(monkeypatch, capsys):
+    def main(argv):
+        jax.devices("abacus")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    assert run(main, monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: JAX cannot use the devices that JAX_PLATFORMS=abacus asks for (")
+    assert err.endswith(": install jax for them, free them, or unset it\n")
+    assert err.count("\n") == 1
+
+
 def test_other_errors_of_a_device_keep_their_traceback(monkeypatch):
     def main(argv):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")

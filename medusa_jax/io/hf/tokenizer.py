@@ -71,7 +71,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def _broken(folder: Path, error: Exception) -> UserError:
-    hint = "download it again"
+    hint = "mend its config.json or tokenizer files, or download it again"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         hint = "run pip install sentencepiece protobuf, which tokenizer.model needs, or " + hint
     reason = " ".join(str(error).split())[:200]
