@@ -11,8 +11,8 @@ of their loss rises from 0 along a sine.
 Data: about 100k conversations; seeds probably from UltraChat (the paper names it and ShareGPT for
 its two self-distilled models). The authors let Zephyr talk to itself instead of replaying prompts.
 Hardware: the authors' files are for 8 GPUs. According to the compilers, the run fits one H100 (71.3
-of 84.9 GB), two (47.9 each), a v5e:2x4 (12.0 of 16.9), a v5p:2x2x1 (21.6 of 102.8) or a v6e:2x2
-(21.8 of 33.5; docs/tpu.md).
+of 84.9 GB: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.9), two (47.9 each), a v5e:2x4 (12.0 of 16.9), a
+v5p:2x2x1 (21.6 of 102.8) or a v6e:2x2 (21.8 of 33.5; docs/tpu.md).
 Hours: not in the paper; not measured here. The compilers' estimates, which leave out waiting: 3.5
 on one H100, 1.7 on two, 3.9 on the v5e:2x4, 3.3 on the v5p:2x2x1 and 3.6 on the v6e:2x2, for 200
 million tokens (two epochs of conversations of 1000 tokens).

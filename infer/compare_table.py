@@ -71,9 +71,9 @@ def wide_sentences(comparison: Comparison) -> list[str]:
         return []
     nodes, tokens_per_step = comparison.wide
     return [
-        f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step. An accelerator can "
-        "turn most of that into speed: a pass over such a tree takes it 1.2 times as long as one "
-        "over one token (a 7B on an H100)."
+        f"With a tree of {nodes} nodes: {tokens_per_step:.2f} tokens per step. A large accelerator "
+        "can turn most of that into speed: with a 7B on an H100, a pass over such a tree takes 1.2 "
+        "times as long as one over one token."
     ]
 
 

@@ -6,7 +6,7 @@ loaded. Memory and collectives are facts of the compiled program; times are esti
 
 Examples:
   Llama-3.1-8B with a tree of 64 on one TPU v5p, with heads that share the LM head:
-    python -m infer.plan --shape llama-8b --topology v5p:2x2x1 --tree mc_sim_7b_63
+    python -m infer.plan --shape llama-8b --topology v5p:1x1x1 --tree mc_sim_7b_63
 
   In 8 bits, over the four chips of a v5e slice:
     python -m infer.plan --shape llama-8b --topology v5e:2x2 --mesh tensor=4 --quantize int8 \\
@@ -81,7 +81,7 @@ _HEADS = flags.DEFINE_enum(
     "heads",
     None,
     ["shared", "own"],
-    "Plan for five of the paper's heads, which share the LM head or have their own projections. "
+    "Plan for five heads of one block, which share the LM head or have projections of their own. "
     "Default: for the default model, the heads in the package; for others, shared.",
 )
 _DRAFT_VOCAB = flags.DEFINE_integer(

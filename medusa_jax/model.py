@@ -22,7 +22,7 @@ class MedusaLM:
 
     Attributes:
       config: architecture of the backbone.
-      params: its parameters (layout: docs/design/cpu.md).
+      params: its parameters (`medusa_jax.nn.params` lists them).
       heads_config: the Medusa heads, or None.
       heads_params: their parameters, or None.
       tokenizer: transformers tokenizer.

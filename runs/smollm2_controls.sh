@@ -47,7 +47,7 @@ export OUT DATA FLAGS
   done
 } | xargs -P "$JOBS" -L 1 bash -c 'train "$@"' _
 
-# 2. Compare them with the model that all started from, the paper's recipe, and no warm-up at all.
+# 2. Compare them with the model that all started from, adapters alone, and the paper's recipe.
 runs=""
 for variant in "${LONGER[@]}"; do runs+="${variant}_long=$OUT/${variant}_long,"; done
 for variant in "${VARIANTS[@]}"; do
@@ -55,5 +55,5 @@ for variant in "${VARIANTS[@]}"; do
   for seed in $SEEDS; do folders+="+$OUT/$variant/$seed"; done
   runs+="$variant=${folders#+},"
 done
-python -m train.report --runs "${runs%,}" --reference base,two_stage,naive --data "$DATA" --count 60 \
+python -m train.report --runs "${runs%,}" --reference base,lora_only,two_stage --data "$DATA" --count 60 \
   --problems "$PROBLEMS" --questions "$QUESTIONS" --tree smollm2_135m_63 --output "$OUT/report.json"

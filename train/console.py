@@ -75,7 +75,7 @@ def held_out_line(step: int, report: Mapping[str, Any]) -> str:
 
     Args:
       step: steps done.
-      report: means over the held-out data, of `objectives.objective.metrics`.
+      report: means over the held-out data, of `medusa_jax.objectives.metrics.metrics`.
     """
     return _line("held out", step, _SHOWN, report)
 

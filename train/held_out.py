@@ -40,7 +40,7 @@ class HeldOut:
           params: those that are trained.
 
         Returns:
-          The means of `objectives.objective.metrics`, as NumPy arrays.
+          The means of `medusa_jax.objectives.metrics.metrics`, as NumPy arrays.
         """
         total: Any = None
         for batch in self._batches:

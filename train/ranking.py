@@ -97,7 +97,7 @@ class Judge:
         return self._is_medusa2 and self.reference is None
 
     def score(self, report: Mapping[str, Any]) -> Score:
-        """Judges the held-out means of `objectives.objective.metrics`."""
+        """Judges the held-out means of `medusa_jax.objectives.metrics.metrics`."""
         loss = report.get("lm_loss", report.get("kl"))
         if loss is not None and self.needs_reference:
             self.reference = float(loss)

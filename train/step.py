@@ -76,7 +76,7 @@ class Step:
 
         Returns:
           The next state (the same one if the loss or a gradient is not finite) and the metrics:
-          "loss", those of `objective.metrics`, "heads_coef", "grad_norm/GROUP" before clipping, and
+          "loss", those of `medusa_jax.objectives.metrics.metrics`, "heads_coef", "grad_norm/GROUP" before clipping, and
           "is_good", whether the state has changed.
         """
         labels = self.objective.labels(frozen | state["params"], batch)

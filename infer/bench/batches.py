@@ -35,7 +35,7 @@ class BatchesJob(ModelJob):
     Attributes:
       prompts: repeated until there are `PROMPTS`.
       trees: as the user wrote them, besides plain decoding; None: a small one.
-      dtype: "float32" or "bfloat16".
+      dtype: "float32", "bfloat16" or "float16".
       batch_size: rows of the batch.
       rounds: repetitions, of which the median counts.
     """

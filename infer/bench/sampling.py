@@ -38,7 +38,7 @@ class SamplingJob(ModelJob):
     Attributes:
       prompts: what is asked.
       tree: the one that every step fills; None: a published one, as far as the heads reach.
-      dtype: "float32" or "bfloat16".
+      dtype: "float32", "bfloat16" or "float16".
       max_new_tokens: per prompt.
       seeds: how many answers to each prompt.
     """

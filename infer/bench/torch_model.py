@@ -18,7 +18,7 @@ from medusa_jax.io.hf.transformers_model import to_transformers
 def missing_reason(config: LlamaConfig, path: Path) -> str | None:
     """Why there is nothing to compare with here; None if there is."""
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed (pip install 'medusa-jax[parity]')"
+        return "torch is not installed (pip install torch)"
     if jax.default_backend() != "cpu" and not torch_module().cuda.is_available():
         return f"this torch cannot use the {jax.default_backend()} that JAX runs on"
     is_llama = not (config.qk_norm or config.windows) and config.qkv_bias == config.o_bias

@@ -20,7 +20,7 @@ class Decoder:
       model: architecture of the backbone.
       rule: how tokens are accepted and chosen.
       drafter: what a step proposes.
-      dtype: compute dtype, "float32" or "bfloat16".
+      dtype: compute dtype: "float32", "bfloat16" or "float16".
       cache_dtype: what keys and values are kept in, see `cache.storage_dtype`.
       logprobs: whether log-probabilities of the emitted tokens are wanted.
       mesh: what the model is spread over; None: it is on one device.

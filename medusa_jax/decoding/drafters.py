@@ -67,7 +67,7 @@ class Proposer:
     Attributes:
       heads: those that are used.
       top_k: proposals wanted of each head.
-      dtype: compute dtype, "float32" or "bfloat16".
+      dtype: compute dtype: "float32", "bfloat16" or "float16".
     """
 
     heads: MedusaConfig

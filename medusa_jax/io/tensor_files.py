@@ -198,8 +198,7 @@ def torch_load(file: Path) -> dict[str, Any]:
         torch = importlib.import_module("torch")
     except ImportError:
         raise UserError(
-            f"{file} needs torch: convert the model to safetensors, or "
-            "pip install 'medusa-jax[parity]'"
+            f"{file} needs torch: convert the model to safetensors, or pip install torch"
         ) from None
     load = functools.partial(torch.load, file, map_location="cpu", weights_only=True)
     try:

@@ -19,7 +19,7 @@ def missing_reason(job: Job) -> str | None:
     if job.objective != "medusa1" or job.dtype != "float32":
         return "it trains the heads alone, in float32"
     if importlib.util.find_spec("torch") is None:
-        return "torch is not installed (pip install 'medusa-jax[parity]')"
+        return "torch is not installed (pip install torch)"
     if jax.default_backend() != "cpu" and not _torch().cuda.is_available():
         return f"this torch cannot use the {jax.default_backend()} that JAX runs on"
     return None

@@ -40,6 +40,6 @@ on zephyr_7b_selfdistill.py h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_13b_medusa1.py h100:1 v5e:2x4 v6e:2x2
 on vicuna_13b_medusa2.py:stage1 v5e:2x2 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_13b_medusa2.py:stage2 h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
-on vicuna_33b_selfdistill.py h100:2 h100:4 v5p:2x2x1 v6e:2x4
+on vicuna_33b_selfdistill.py v5p:2x2x1 v6e:2x4
 
 python $here/gather.py $here $slices $here/slices.json

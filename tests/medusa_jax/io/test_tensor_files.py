@@ -122,7 +122,7 @@ def test_bad_index(tmp_path, index):
 def test_bin_without_torch(tmp_path, monkeypatch):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     monkeypatch.setitem(sys.modules, "torch", None)  # what Python does for a missing module
-    refuse(tmp_path, "pytorch_model.bin", "safetensors", "medusa-jax[parity]")
+    refuse(tmp_path, "pytorch_model.bin", "safetensors", "pip install torch")
 
 
 def test_safetensors_are_preferred(tmp_path):
