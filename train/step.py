@@ -76,8 +76,8 @@ class Step:
 
         Returns:
           The next state (the same one if the loss or a gradient is not finite) and the metrics:
-          "loss", those of `medusa_jax.objectives.metrics.metrics`, "heads_coef", "grad_norm/GROUP" before clipping, and
-          "is_good", whether the state has changed.
+          "loss", those of `medusa_jax.objectives.metrics.metrics`, "heads_coef", "grad_norm/GROUP"
+          before clipping, and "is_good", whether the state has changed.
         """
         labels = self.objective.labels(frozen | state["params"], batch)
         count = count_labels(labels)
