@@ -8,7 +8,7 @@ from infer import display
 from infer.totals import running
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError, generate_as_done, stream
 from medusa_jax.chat import Encoded, Prompt
-from medusa_jax.cli_console import note, waiting
+from medusa_jax.cli.console import note, waiting
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.runtime import Clock
 

@@ -46,9 +46,9 @@ from infer.bench.steps import ShapeJob, measure_shape
 from infer.bench.trees import DEFAULT_TREES, parse_trees
 from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_console import note
-from medusa_jax.cli_devices import define_mesh, define_quantize
+from medusa_jax.cli.console import note
+from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model, define_quantize
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
@@ -56,15 +56,8 @@ from medusa_jax.io.load import DTYPES
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.sharding import parse_mesh
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
-)
-_MEDUSA = flags.DEFINE_string(
-    "medusa",
-    None,
-    "Folder, file or hub id with Medusa heads; 'none': plain decoding only. Default: the heads "
-    "beside the model, or those that ship with the default model.",
-)
+_MODEL = define_model()
+_MEDUSA = define_medusa()
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
     None,

@@ -33,8 +33,8 @@ from infer.flags import MODEL, SYSTEM
 from infer.prompts import check_text
 from infer.totals import closing_line, totals
 from medusa_jax import Generation, GenerationConfig, UserError
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_console import note, waiting
+from medusa_jax.cli.console import note, waiting
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 
 flags.adopt_module_key_flags(shared)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from medusa_jax import Generation, GenerationConfig, MedusaLM, StreamEvent
 from medusa_jax.chat import Encoded
-from medusa_jax.cli_console import make_console, note
+from medusa_jax.cli.console import make_console, note
 from medusa_jax.decoding.auto import auto_choice
 from medusa_jax.tuning.choose import Choice
 

@@ -9,23 +9,14 @@ from absl import flags
 
 from infer.prompts import check_text
 from medusa_jax import GenerationConfig, MedusaLM, UserError, load
-from medusa_jax.cli_devices import define_mesh, define_quantize
+from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model, define_quantize
 from medusa_jax.decoding.options import ACCEPTANCES
 from medusa_jax.io.load import DTYPES
 
 _DEFAULTS = GenerationConfig()
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Hugging Face folder, hub id or GGUF file. Default: SmolLM2-135M-Instruct, downloaded once.",
-)
-MEDUSA = flags.DEFINE_string(
-    "medusa",
-    None,
-    "Folder, file or hub id with Medusa heads; 'none': plain (autoregressive) decoding. Default: "
-    "the heads beside the model, or those that ship with the default model.",
-)
+MODEL = define_model()
+MEDUSA = define_medusa()
 SYSTEM = flags.DEFINE_string(
     "system",
     None,

@@ -38,8 +38,8 @@ from infer.totals import closing_line, totals
 from infer.tree_picture import most_used_tree, tree_picture
 from medusa_jax import Generation, GenerationConfig, MedusaLM, UserError
 from medusa_jax.chat import Prompt
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_console import make_console, note
+from medusa_jax.cli.console import make_console, note
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.decoding.runtime import Clock
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.default_model import DEFAULT_MODEL_NAME

@@ -23,8 +23,9 @@ from jax.sharding import Mesh
 from infer.planning.abstract import Wish
 from infer.planning.decoding import plan_decoding
 from infer.planning.prefill import plan_prefill
-from medusa_jax.cli import run_main
-from medusa_jax.cli_console import waiting
+from medusa_jax.cli.console import waiting
+from medusa_jax.cli.model_flags import define_quantize
+from medusa_jax.cli.run import run_main
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
@@ -76,7 +77,7 @@ _DTYPE = flags.DEFINE_enum(
     list(DTYPES),
     "Number format of parameters and computation. Default: bfloat16; float16 on GPUs without it.",
 )
-_QUANTIZE = flags.DEFINE_enum("quantize", "none", ["none", "int8"], "Weights in 8 bits.")
+_QUANTIZE = define_quantize()
 _HEADS = flags.DEFINE_enum(
     "heads",
     None,

@@ -41,23 +41,17 @@ from infer.tuning import report
 from infer.tuning.keep import Kept
 from infer.tuning.measure import measure_acceptance, measure_times
 from medusa_jax.chat import Prompt
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_console import note
+from medusa_jax.cli.console import note
+from medusa_jax.cli.model_flags import define_medusa, define_model
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.load import DTYPES, default_dtype, find
 from medusa_jax.tuning.measured import Measured
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
-)
-_MEDUSA = flags.DEFINE_string(
-    "medusa",
-    None,
-    "Folder, file or hub id with Medusa heads. Default: the heads beside the model, or those that "
-    "ship with the default model.",
-)
+_MODEL = define_model()
+_MEDUSA = define_medusa()
 _PROMPT_FILE = flags.DEFINE_string(
     "prompt_file",
     None,

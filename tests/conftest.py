@@ -35,7 +35,7 @@ SHARED = TESTS.parents[1] / "shared"
 # Files that take longest. They start first, or one worker would wait at the end for another's.
 LONGEST = (
     "infer/test_in_process.py",
-    "medusa_jax/decoding/test_engine.py",
+    "medusa_jax/decoding/engine/test_engine.py",
     "medusa_jax/decoding/test_auto.py",
     "train/test_two_process_training.py",
     "infer/test_benchmark.py",

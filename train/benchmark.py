@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli.model_flags import define_model
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
@@ -31,9 +32,7 @@ from medusa_jax.model_shapes import SHAPES
 from train.bench.job import Job
 from train.bench.measure import TOLERANCE, measure, num_advances
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "Hugging Face folder, hub id or GGUF file; default: SmolLM2-135M-Instruct."
-)
+_MODEL = define_model()
 _SHAPE = flags.DEFINE_enum(
     "shape", None, list(SHAPES), "Measure random weights of this shape instead of a real model."
 )

@@ -42,8 +42,8 @@ from rich.table import Table
 import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example, tokenize
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_devices import define_mesh
+from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
@@ -62,13 +62,8 @@ from train.evaluation.divergence import mean_divergence
 from train.evaluation.scores import Scores, score
 
 flags.adopt_module_key_flags(distributed)
-_MODEL = flags.DEFINE_string("model", None, "Folder, hub id or GGUF file; default: SmolLM2.")
-_MEDUSA = flags.DEFINE_string(
-    "medusa",
-    None,
-    "Folder, file or hub id with heads; 'none': the base head alone. Default: heads beside the "
-    "model, or the shipped ones of the default model.",
-)
+_MODEL = define_model()
+_MEDUSA = define_medusa()
 _DATA = flags.DEFINE_string(
     "data", None, "Conversations as ShareGPT JSON or JSON lines, plain, .gz or .xz."
 )

@@ -15,7 +15,7 @@ from typing import cast
 
 from absl import flags
 
-from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import ExportFormat
 from medusa_jax.sharding import make_mesh

@@ -12,7 +12,7 @@ recipes. Rerun the same command to resume a run from the last checkpoint in its 
 from absl import flags
 from ml_collections import config_flags
 
-from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from train import distributed
 from train.recipe import settings_of

@@ -20,8 +20,8 @@ import dataclasses
 from absl import flags
 from ml_collections import config_flags
 
-from medusa_jax.cli import run_main
-from medusa_jax.cli_console import waiting
+from medusa_jax.cli.console import waiting
+from medusa_jax.cli.run import run_main
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json

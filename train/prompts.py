@@ -29,7 +29,7 @@ import json
 
 from absl import flags
 
-from medusa_jax.cli import run_main
+from medusa_jax.cli.run import run_main
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.paths import user_path

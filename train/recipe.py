@@ -5,7 +5,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from medusa_jax.cli_config import loaded
+from medusa_jax.cli.config import loaded
 from train.settings import Settings, make_settings
 
 

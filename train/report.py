@@ -34,7 +34,7 @@ from absl import flags
 from rich.progress import BarColumn, TextColumn
 
 from medusa_jax import MedusaLM
-from medusa_jax.cli import run_main, setup_compilation_cache
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json

@@ -45,11 +45,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import medusa_jax
 from medusa_jax import GenerationConfig, MedusaLM
-from medusa_jax.cli import run_main, setup_compilation_cache
-from medusa_jax.cli_devices import define_mesh
+from medusa_jax.cli.model_flags import define_mesh, define_model
+from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
-from medusa_jax.io.default_model import DEFAULT_MODEL_NAME
 from medusa_jax.io.load import DTYPES
 from medusa_jax.paths import user_path
 from medusa_jax.sharding import parse_mesh
@@ -59,9 +58,7 @@ from train.distill import dialogues, files, replies
 from train.distill.conversations import Conversation, read_conversations
 
 flags.adopt_module_key_flags(distributed)
-_MODEL = flags.DEFINE_string(
-    "model", None, f"Hugging Face folder, hub id or GGUF file. Default: {DEFAULT_MODEL_NAME}."
-)
+_MODEL = define_model()
 _MEDUSA = flags.DEFINE_string(
     "medusa",
     "none",

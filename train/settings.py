@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from medusa_jax.cli_config import unknown
+from medusa_jax.cli.config import unknown
 from medusa_jax.config import Conditioning, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.objective import HeadLabels

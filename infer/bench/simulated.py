@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.drafting.draft import Draft, pick
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Verdict, longest_path
 from medusa_jax.decoding.state import Request

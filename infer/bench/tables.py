@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from infer.bench.near_ties import NEAR
-from medusa_jax.cli_console import make_console
+from medusa_jax.cli.console import make_console
 
 _PIPE_WIDTH = 120
 

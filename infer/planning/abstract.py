@@ -12,8 +12,8 @@ from medusa_jax.decoding import programs, step
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder, lone_nodes
-from medusa_jax.decoding.drafters import Drafter, NoDrafter
-from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.drafting.drafters import Drafter, NoDrafter
+from medusa_jax.decoding.drafting.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.state import Request
 from medusa_jax.io.hf.weights import abstract_params
@@ -165,7 +165,7 @@ def _request(rows: int) -> Any:
         budget_B=_array((rows,), jnp.int32),
         eos_BE=_array((rows, _EOS_SLOTS), jnp.int32),
         key_B2=_array((rows, 2), jnp.uint32),
-        numbers=(),
+        rule_numbers=(),
     )
 
 

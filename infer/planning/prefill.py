@@ -12,8 +12,8 @@ from infer.planning.abstract import DecodeProgram, Wish, decode_program
 from infer.planning.decoding import CHANGE
 from medusa_jax.decoding import prefill, programs
 from medusa_jax.decoding.buckets import cache_slots, prompt_width
-from medusa_jax.decoding.chunks import CHUNK
-from medusa_jax.decoding.drafters import NoDrafter
+from medusa_jax.decoding.drafting.drafters import NoDrafter
+from medusa_jax.decoding.engine.chunks import CHUNK
 from medusa_jax.io.atomic import write_text
 from medusa_jax.nn.prefix_attention import reads_valid_slots
 from medusa_jax.plan.build import Built, build, sizes_of

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from infer.tuning.keep import Kept
 from medusa_jax import MedusaLM
-from medusa_jax.cli_console import make_console
+from medusa_jax.cli.console import make_console
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.tuning.choose import PLAIN
 from medusa_jax.tuning.measured import Acceptance, Measured

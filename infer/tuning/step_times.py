@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
-from medusa_jax.cli_console import note
+from medusa_jax.cli.console import note
 from medusa_jax.decoding import step
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.decoding.runtime import Clock, Runtime, make_request, make_runtime

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from medusa_jax.decoding.buckets import cache_slots
-from medusa_jax.decoding.make_drafter import for_tree
+from medusa_jax.decoding.drafting.make_drafter import for_tree
+from medusa_jax.decoding.engine.steering import Call, OneTree, Plan, Steering
 from medusa_jax.decoding.options import GenerationConfig, make_rule
 from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.programs import abstract
 from medusa_jax.decoding.runtime import Runtime, make_runtime
-from medusa_jax.decoding.steering import Call, OneTree, Plan, Steering
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tuning.choose import Choice, choice

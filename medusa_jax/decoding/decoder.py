@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.decoding.drafters import Drafter
+from medusa_jax.decoding.drafting.drafters import Drafter
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.nn.llama import Llama
 

@@ -5,7 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from medusa_jax.chat import Encoded, Prompt, encode_text, is_integer
-from medusa_jax.decoding.jobs import Job, answer_all, check_bias, check_tree
+from medusa_jax.decoding.engine.jobs import Job, answer_all, check_bias, check_tree
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import Generation, StreamEvent
 from medusa_jax.decoding.runtime import Clock

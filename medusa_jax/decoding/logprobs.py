@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import pick
+from medusa_jax.decoding.drafting.draft import pick
 from medusa_jax.decoding.rules.rule import Verdict
 from medusa_jax.decoding.state import Logprobs, write_output
 

@@ -12,7 +12,7 @@ from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding import logprobs
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.draft import pick
+from medusa_jax.decoding.drafting.draft import pick
 from medusa_jax.decoding.state import Prefilled, Request
 from medusa_jax.nn.llama import causal_mask
 

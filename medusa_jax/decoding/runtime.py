@@ -15,8 +15,8 @@ from medusa_jax.decoding import prefill, step
 from medusa_jax.decoding.buckets import batch_shape, prompt_width
 from medusa_jax.decoding.cache import storage_dtype
 from medusa_jax.decoding.decoder import Decoder, lone_nodes
-from medusa_jax.decoding.drafters import Drafter, NoDrafter
-from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.drafting.drafters import Drafter, NoDrafter
+from medusa_jax.decoding.drafting.make_drafter import make_drafter
 from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
@@ -260,7 +260,7 @@ def make_request(
         "eos_BE": np.tile(eos_E, (len(budgets), 1)),
         "key_B2": _key_data(seed, number_B, sample_B),
     }
-    return Request(**arrays, numbers=rule_numbers, bias_BV=bias_BV)
+    return Request(**arrays, rule_numbers=rule_numbers, bias_BV=bias_BV)
 
 
 def _key_data(seed: int, number_B: np.ndarray, sample_B: np.ndarray) -> np.ndarray:

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 
 from medusa_jax.chat import Message
-from medusa_jax.decoding.admission import Ticket
 from medusa_jax.decoding.cache import KVCache
-from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.jobs import (
+from medusa_jax.decoding.engine.admission import Ticket
+from medusa_jax.decoding.engine.jobs import (
     Job,
     answers,
     check_bias,
@@ -19,6 +18,7 @@ from medusa_jax.decoding.jobs import (
     make_engine,
     tickets,
 )
+from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.results import StreamEvent
 from medusa_jax.decoding.runtime import Clock

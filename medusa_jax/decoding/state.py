@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from medusa_jax.decoding.cache import KVCache
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 
 
 @jax.tree_util.register_dataclass
@@ -19,14 +19,14 @@ class Request:
       eos_BE: int32 [B, E], token ids that end the row; -1 pads. E is 8 unless there are more.
       key_B2: uint32 [B, 2], the data of one threefry key per row. Rules fold it with a token's
         position (`position_keys`), so that a row's tokens do not depend on the rest of the batch.
-      numbers: the rule's own, a pytree of arrays with a leading axis B.
+      rule_numbers: the rule's own, a pytree of arrays with a leading axis B.
       bias_BV: float32, added to the base model's logits before the rule sees them; None: nothing.
     """
 
     budget_B: jax.Array
     eos_BE: jax.Array
     key_B2: jax.Array
-    numbers: Any
+    rule_numbers: Any
     bias_BV: jax.Array | None = None
 
     def position_keys(self, position_B: jax.Array) -> jax.Array:

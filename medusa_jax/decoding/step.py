@@ -15,7 +15,7 @@ from medusa_jax.decoding import cache as kv_cache
 from medusa_jax.decoding import logprobs
 from medusa_jax.decoding.cache import KVCache
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.draft import Draft, pick, root_draft
+from medusa_jax.decoding.drafting.draft import Draft, pick, root_draft
 from medusa_jax.decoding.state import DecodeState, Prefilled, Progress, Request, write_output
 
 
@@ -36,17 +36,13 @@ def idle(decoder: Decoder, params: Any, request: Request, *, capacity: int) -> D
     """
     batch = request.budget_B.shape[0]
     zero_B, false_B = jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.bool_)
-    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
-    draft = jax.eval_shape(
-        lambda *args: _draft(decoder, *args), params, request, zero_B, hidden_BD, zero_B
-    )
     cache = kv_cache.empty_cache(decoder.model, batch, capacity, jnp.dtype(decoder.cache_dtype))
     slots = _output_size(decoder, cache.capacity)
     output_BO = jnp.zeros((batch, slots), jnp.int32)
     return DecodeState(
         request=request,
         cache=cache,
-        draft=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), draft),
+        draft=_empty_draft(decoder, params, request),
         output_BO=output_BO,
         made_at_BO=output_BO,
         node_BO=output_BO,
@@ -111,20 +107,26 @@ def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
       params: {"backbone", "drafter"}, of the new drafter too.
       state: made with another one; its cache has room for the deeper of both.
     """
-    batch = state.done_B.shape[0]
-    zero_B = jnp.zeros((batch,), jnp.int32)
-    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
-    like: Draft = jax.eval_shape(
-        lambda *args: _draft(decoder, *args), params, state.request, zero_B, hidden_BD, zero_B
-    )
-    padding = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    empty = _empty_draft(decoder, params, state.request)
+    shape = empty.mask_BRR.shape
     draft = dataclasses.replace(
-        padding,
-        token_BR=padding.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
-        mask_BRR=jnp.broadcast_to(jnp.eye(like.mask_BRR.shape[1], dtype=bool), like.mask_BRR.shape),
+        empty,
+        token_BR=empty.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
+        mask_BRR=jnp.broadcast_to(jnp.eye(shape[1], dtype=bool), shape),
     )
     state = dataclasses.replace(state, draft=draft)
     return _resized(state, _output_size(decoder, state.cache.capacity))
+
+
+def _empty_draft(decoder: Decoder, params: Any, request: Request) -> Draft:
+    """Zeros in the shapes of the decoder's drafts."""
+    batch = request.budget_B.shape[0]
+    zero_B = jnp.zeros((batch,), jnp.int32)
+    hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
+    like: Draft = jax.eval_shape(
+        lambda *args: _draft(decoder, *args), params, request, zero_B, hidden_BD, zero_B
+    )
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
 
 
 def _resized(state: DecodeState, size: int) -> DecodeState:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.engine.admission import Ticket
 from medusa_jax.decoding.state import Progress
 from medusa_jax.tree.dynamic import AnyTree
 

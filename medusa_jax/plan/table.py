@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from medusa_jax.cli_console import make_console
+from medusa_jax.cli.console import make_console
 from medusa_jax.plan.estimate import Plan
 
 # Attribute, what to call it, unit: bytes, a number, or milliseconds.

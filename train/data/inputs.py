@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
-from medusa_jax.cli_console import note
+from medusa_jax.cli.console import note
 from medusa_jax.errors import UserError
 from medusa_jax.objectives.labels import IGNORE
 from train.data import hidden_states

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from medusa_jax.cli import run_main
+from medusa_jax.cli.run import run_main
 from medusa_jax.errors import UserError
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf.tokenizer import build_tokenizer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.cli_console import note
+from medusa_jax.cli.console import note
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.paths import user_path

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.drafting.draft import Draft, pick
 from medusa_jax.decoding.rules.rule import RankedByLogits, Verdict, longest_path
 from medusa_jax.decoding.state import Request
 from medusa_jax.nn.vocabulary import best_token

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.drafting.draft import Draft, pick
 from medusa_jax.decoding.noise import gumbel
 from medusa_jax.decoding.rules.filters import Filters, filtered
 from medusa_jax.decoding.rules.rule import Verdict, is_hot
@@ -44,7 +44,7 @@ class Lossless:
 
     def first(self, logits_BV: jax.Array, request: Request, position_B: jax.Array) -> jax.Array:
         """See `Rule.first`."""
-        numbers: LosslessNumbers = request.numbers
+        numbers: LosslessNumbers = request.rule_numbers
         logits_BV = logits_BV.astype(jnp.float32)
         score_BV = _scaled(logits_BV, numbers)
         if numbers.filters is not None:
@@ -67,10 +67,10 @@ class Lossless:
         noise_BXV = _noise(request, position_BX, logits_BXV.shape[-1], token_V)
         # Multiplied by the temperature, which changes no rank: noise that still stands for what the
         # head does not know has the size that it has in training, 1.
-        noisy_BXV = logits_BXV + noise_BXV * request.numbers.temperature_B[:, None, None]
-        if request.numbers.filters is None:
+        noisy_BXV = logits_BXV + noise_BXV * request.rule_numbers.temperature_B[:, None, None]
+        if request.rule_numbers.filters is None:
             return noisy_BXV
-        kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.numbers)
+        kept_BXV = jax.vmap(_kept, in_axes=(1, None), out_axes=1)(logits_BXV, request.rule_numbers)
         return jnp.where(kept_BXV, noisy_BXV, logits_BXV - _BEHIND)
 
     def judge(
@@ -136,4 +136,4 @@ def _noise(
     """Noise of the given or of all tokens, [B, X, V]; 0 in rows of temperature 0."""
     token_V = jnp.arange(size, dtype=jnp.uint32) if token_V is None else token_V
     noise_BXV = gumbel(request.key_B2, position_BX, token_V)
-    return jnp.where(is_hot(request.numbers.temperature_B)[:, None, None], noise_BXV, 0.0)
+    return jnp.where(is_hot(request.rule_numbers.temperature_B)[:, None, None], noise_BXV, 0.0)

@@ -6,7 +6,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.drafting.draft import Draft, pick
 from medusa_jax.decoding.state import Request
 
 
@@ -38,7 +38,7 @@ class Rule(Protocol):
 
         Args:
           logits_BV: float32 [B, V], the base model's at the last token of the prompt.
-          request: its numbers are the rule's own.
+          request: its `rule_numbers` are the rule's own.
           position_B: int32 [B], where the token will stand.
         """
         ...
@@ -51,7 +51,7 @@ class Rule(Protocol):
         Args:
           draft: the tree.
           logits_BRV: float32 [B, R, V], the base model's at every node.
-          request: its numbers are the rule's own.
+          request: its `rule_numbers` are the rule's own.
           position_B: int32 [B], where the root stands; a node stands its depth further.
         """
         ...
@@ -70,7 +70,7 @@ class Rule(Protocol):
 
         Args:
           logits_BXV: float32 [B, X, V], or [B, X, Vd], of X heads or branches.
-          request: its numbers are the rule's own.
+          request: its `rule_numbers` are the rule's own.
           position_BX: int32 [B, X], or [B, 1], where the proposed tokens would stand.
           token_V: int32 [Vd], the tokens of a draft vocabulary; None: all of them.
         """

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import Draft, pick
+from medusa_jax.decoding.drafting.draft import Draft, pick
 from medusa_jax.decoding.rules.rule import RankedByLogits, Verdict, is_hot, longest_path
 from medusa_jax.decoding.state import Request
 from medusa_jax.nn.vocabulary import best_token
@@ -50,13 +50,13 @@ class Typical(RankedByLogits):
         """See `Rule.first`."""
         if not self.sampled_root:
             return best_token(logits_BV)
-        return sample_typical(request.position_keys(position_B), logits_BV, request.numbers)
+        return sample_typical(request.position_keys(position_B), logits_BV, request.rule_numbers)
 
     def judge(
         self, draft: Draft, logits_BRV: jax.Array, request: Request, position_B: jax.Array
     ) -> Verdict:
         """See `Rule.judge`; among the longest paths the one with the highest sum of ln q wins."""
-        ok_BR, log_q_BR = _accepted(draft, logits_BRV, request.numbers)
+        ok_BR, log_q_BR = _accepted(draft, logits_BRV, request.rule_numbers)
         num_B, nodes_BA, last_B = longest_path(draft, ok_BR, log_q_BR)
         # The token after the root and num_B accepted ones.
         next_root_B = self.first(pick(logits_BRV, last_B), request, position_B + num_B + 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infer.bench.simulated import Simulated, simulated
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.dynamic import DynamicTree

@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 import medusa_jax
 from infer import tune
 from infer.tuning import step_times
-from medusa_jax.cli import run_main
+from medusa_jax.cli.run import run_main
 from medusa_jax.decoding.auto import auto_choice
 from medusa_jax.io.measurements import acceptance_file, read_measured, write_content
 

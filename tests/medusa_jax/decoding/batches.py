@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.chat import Encoded
-from medusa_jax.decoding.jobs import Job, make_engine, tickets
+from medusa_jax.decoding.engine.jobs import Job, make_engine, tickets
 from medusa_jax.decoding.options import GenerationConfig
 from medusa_jax.decoding.rules.typical import TypicalNumbers
 from medusa_jax.decoding.runtime import Clock, make_request, make_runtime

@@ -10,9 +10,9 @@ import medusa_jax
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import auto
 from medusa_jax.decoding.auto import AutoTree, auto_choice, auto_steering
+from medusa_jax.decoding.engine.steering import Call, OneTree, Plan
 from medusa_jax.decoding.options import GenerationConfig, make_rule
 from medusa_jax.decoding.runtime import Clock
-from medusa_jax.decoding.steering import Call, OneTree, Plan
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tuning.measured import Acceptance, Measured, assumed_acceptance
@@ -58,8 +58,8 @@ def test_switching_changes_no_token(lm, monkeypatch, options, batch_size):
     """Also while rows are refilled and the cache grows."""
     options = {"batch_size": batch_size, "max_new_tokens": 40, "logprobs": True, **options}
     plain = medusa_jax.generate(lm, PROMPTS, tree="chain:0", **options)
-    monkeypatch.setattr("medusa_jax.decoding.jobs.auto_steering", Restless)
-    monkeypatch.setattr("medusa_jax.decoding.engine._ROOM", 8)
+    monkeypatch.setattr("medusa_jax.decoding.engine.jobs.auto_steering", Restless)
+    monkeypatch.setattr("medusa_jax.decoding.engine.engine._ROOM", 8)
     restless = medusa_jax.generate(lm, PROMPTS, tree="auto", **options)
     for a, b in zip(plain, restless, strict=True):
         assert a.token_ids == b.token_ids
@@ -152,7 +152,7 @@ def test_what_a_change_costs_is_what_its_programs_took_to_compile(lm, monkeypatc
             super().observe(call)
             calls.append(call)
 
-    monkeypatch.setattr("medusa_jax.decoding.jobs.auto_steering", Recorded)
+    monkeypatch.setattr("medusa_jax.decoding.engine.jobs.auto_steering", Recorded)
     clock = Clock(compile=1000.0)
     own = dataclasses.replace(lm.config, rms_norm_eps=1.5e-5)  # so that no program is there yet
     other = dataclasses.replace(lm, config=own)

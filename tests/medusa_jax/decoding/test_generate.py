@@ -11,7 +11,7 @@ import medusa_jax
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import programs
-from medusa_jax.decoding.engine import Engine
+from medusa_jax.decoding.engine.engine import Engine
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads

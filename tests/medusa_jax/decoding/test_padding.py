@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.decoding import make_drafter, programs, runtime, step
+from medusa_jax.decoding import programs, runtime, step
 from medusa_jax.decoding.decoder import lone_nodes
-from medusa_jax.decoding.draft import root_draft
+from medusa_jax.decoding.drafting import make_drafter
+from medusa_jax.decoding.drafting.draft import root_draft
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.tree.build import build_tree

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import RopeConfig
-from medusa_jax.decoding import chunks
-from medusa_jax.decoding.chunks import Chunks
+from medusa_jax.decoding.engine import chunks
+from medusa_jax.decoding.engine.chunks import Chunks
 from medusa_jax.decoding.runtime import Clock, make_request, make_runtime
 from tests.medusa_jax.tiny import last_hidden, tiny_lm
 

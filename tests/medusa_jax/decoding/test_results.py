@@ -5,9 +5,9 @@ import time
 import pytest
 
 import medusa_jax
-from medusa_jax.decoding import jobs
 from medusa_jax.decoding.auto import AutoTree
-from medusa_jax.decoding.steering import Plan
+from medusa_jax.decoding.engine import jobs
+from medusa_jax.decoding.engine.steering import Plan
 from medusa_jax.tree.presets import load_tree
 
 PROMPTS = ["Once upon a time", "The cat saw a dog", "Lily"]

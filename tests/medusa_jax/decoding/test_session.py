@@ -6,7 +6,7 @@ import pytest
 
 import medusa_jax
 from medusa_jax import Session, UserError
-from medusa_jax.decoding import admission, chunks
+from medusa_jax.decoding.engine import admission, chunks
 from medusa_jax.decoding.generate import encode_prompt
 
 TEMPLATE = (

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 
 
 @dataclasses.dataclass(frozen=True)

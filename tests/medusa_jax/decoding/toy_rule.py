@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from medusa_jax.decoding.draft import pick
+from medusa_jax.decoding.drafting.draft import pick
 from medusa_jax.decoding.rules.rule import Verdict, longest_path
 
 
 @dataclasses.dataclass(frozen=True)
 class Favourite:
-    """Among the `k` most likely tokens, the one closest to `request.numbers` (int32 [B])."""
+    """Among the `k` most likely tokens, the one closest to `request.rule_numbers` (int32 [B])."""
 
     k: int
 
@@ -22,11 +22,11 @@ class Favourite:
 
     def first(self, logits_BV, request, position_B):
         del position_B
-        return self._best(logits_BV, request.numbers[:, None])
+        return self._best(logits_BV, request.rule_numbers[:, None])
 
     def judge(self, draft, logits_BRV, request, position_B):
         del position_B
-        best_BR = self._best(logits_BRV, request.numbers[:, None, None])
+        best_BR = self._best(logits_BRV, request.rule_numbers[:, None, None])
         num_B, nodes_BA, last_B = longest_path(draft, draft.token_BR == draft.at_parent(best_BR))
         return Verdict(num_B, nodes_BA, last_B, pick(best_BR, last_B))
 

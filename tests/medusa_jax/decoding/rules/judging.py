@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.typical import Typical, TypicalNumbers
 from medusa_jax.decoding.state import Request

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from medusa_jax.decoding.draft import root_draft
+from medusa_jax.decoding.drafting.draft import root_draft
 from medusa_jax.decoding.noise import gumbel
 from medusa_jax.decoding.rules.filters import Filters, filtered
 from medusa_jax.decoding.rules.lossless import Lossless, LosslessNumbers
@@ -272,7 +272,7 @@ def test_drafts_are_ranked_as_the_filters_will_have_it(filters):
         assert (score_BMV[:, head].argmax(-1) == drawn_B).mean() > 0.9
     scaled_BMV = (logits_BMV - logits_BMV.max(-1, keepdims=True)) / np.float32(0.9)
     for row, head in np.ndindex(rows, 2):
-        numbers = jax.tree.map(lambda x, row=row: x[row : row + 1], request.numbers.filters)
+        numbers = jax.tree.map(lambda x, row=row: x[row : row + 1], request.rule_numbers.filters)
         stays_V = np.isfinite(filtered(scaled_BMV[row, head][None], numbers)[0])
         assert set(np.flatnonzero(stays_V)) <= set(np.flatnonzero(score_BMV[row, head] > -500))
         for is_first, expected in (True, noisy_BMV), (False, logits_BMV):

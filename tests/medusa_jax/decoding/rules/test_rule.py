@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 from medusa_jax.decoding.rules.rule import longest_path
 from medusa_jax.tree.build import build_tree
 

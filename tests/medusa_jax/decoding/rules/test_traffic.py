@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from medusa_jax.decoding.draft import Draft
+from medusa_jax.decoding.drafting.draft import Draft
 from medusa_jax.decoding.rules.filters import Filters
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.lossless import Lossless, LosslessNumbers

@@ -25,8 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding import step
 from medusa_jax.decoding.decoder import Decoder
-from medusa_jax.decoding.drafters import NoDrafter
-from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.drafting.drafters import NoDrafter
+from medusa_jax.decoding.drafting.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.runtime import make_request
 from medusa_jax.io.hf.weights import abstract_params

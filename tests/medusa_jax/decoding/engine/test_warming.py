@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.decoding import jobs, programs, warming
-from medusa_jax.decoding.admission import Admission, Ticket
+from medusa_jax.decoding import programs
 from medusa_jax.decoding.buckets import prompt_width
-from medusa_jax.decoding.engine import Engine
+from medusa_jax.decoding.engine import jobs, warming
+from medusa_jax.decoding.engine.admission import Admission, Ticket
+from medusa_jax.decoding.engine.engine import Engine
+from medusa_jax.decoding.engine.warming import Warmer
 from medusa_jax.decoding.runtime import Runtime, make_runtime
-from medusa_jax.decoding.warming import Warmer
 from medusa_jax.io.load import for_decoding
 from medusa_jax.sharding import param_shardings, parse_mesh
 

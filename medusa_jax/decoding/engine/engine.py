@@ -16,14 +16,14 @@ import jax
 import numpy as np
 
 from medusa_jax.decoding import step
-from medusa_jax.decoding.admission import Admission, Admitted, MakeRequest, Ticket
 from medusa_jax.decoding.buckets import cache_slots
-from medusa_jax.decoding.rows import Flight, Row, when_ready
+from medusa_jax.decoding.engine.admission import Admission, Admitted, MakeRequest, Ticket
+from medusa_jax.decoding.engine.rows import Flight, Row, when_ready
+from medusa_jax.decoding.engine.steering import Call, Steering
+from medusa_jax.decoding.engine.warming import Warmer
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import DecodeState, Progress, Request
-from medusa_jax.decoding.steering import Call, Steering
 from medusa_jax.decoding.updates import Token, Update, emitted, next_root, roots
-from medusa_jax.decoding.warming import Warmer
 from medusa_jax.tree.dynamic import AnyTree
 
 # Ctrl-C waits for the call in flight, and a call costs a few milliseconds.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medusa_jax.decoding.make_drafter import make_drafter
+from medusa_jax.decoding.drafting.make_drafter import make_drafter
 from medusa_jax.decoding.options import GenerationConfig, rule_numbers
 from medusa_jax.decoding.rules.lossless import Lossless
 from medusa_jax.decoding.runtime import make_request, make_runtime

@@ -4,10 +4,14 @@ import dataclasses
 from typing import Any
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding.branch_drafters import BranchDrafter, DynamicBranchDrafter, branches_of
-from medusa_jax.decoding.branching import make_brancher
-from medusa_jax.decoding.drafters import Drafter, MedusaDrafter, make_proposer
-from medusa_jax.decoding.dynamic import MOST_RANKS, DynamicDrafter
+from medusa_jax.decoding.drafting.branch_drafters import (
+    BranchDrafter,
+    DynamicBranchDrafter,
+    branches_of,
+)
+from medusa_jax.decoding.drafting.branching import make_brancher
+from medusa_jax.decoding.drafting.drafters import Drafter, MedusaDrafter, make_proposer
+from medusa_jax.decoding.drafting.dynamic import MOST_RANKS, DynamicDrafter
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree, heads_used
 from medusa_jax.tree.pad import padded

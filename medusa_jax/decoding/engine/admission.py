@@ -9,7 +9,7 @@ import jax
 
 from medusa_jax.decoding.buckets import group_size, prompt_width
 from medusa_jax.decoding.cache import KVCache
-from medusa_jax.decoding.chunks import CHUNK, Chunks
+from medusa_jax.decoding.engine.chunks import CHUNK, Chunks
 from medusa_jax.decoding.prefill import choose_first
 from medusa_jax.decoding.runtime import Clock, Runtime
 from medusa_jax.decoding.state import Prefilled, Request

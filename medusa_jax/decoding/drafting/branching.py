@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding.drafters import Rank, best_proposals, shared_lm_head, with_lm_head
+from medusa_jax.decoding.drafting.drafters import Rank, best_proposals, shared_lm_head, with_lm_head
 from medusa_jax.nn.branch import branch_term, correction, first_heads, head_hidden, own_params
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import project, take_rows

@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -26,6 +28,8 @@ def explain(argv: Sequence[str], error: Exception) -> str:
       One line that names the key or the file, and how to mend it.
     """
     for name, file in _config_files(argv):
+        if missing := _missing(name, file):
+            return missing
         try:
             config = flags.FLAGS[name].parser.parse(file)
             types = dict(_types(config))
@@ -52,6 +56,9 @@ def loaded(config: Any) -> Any:
     try:
         config.to_dict()
     except OSError as error:
+        for name, file in _config_files(sys.argv):
+            if missing := _missing(name, file):
+                raise UserError(missing) from error
         reason = str(error).partition("Failed loading config file")[2] or str(error)
         raise UserError(f"cannot load --config: {reason}") from error
     return config
@@ -68,6 +75,17 @@ def unknown(prefix: str, key: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {prefix}{close[0]}?" if close else f"choose from {', '.join(known)}"
     return f"{prefix}{key} is unknown: {hint}"
+
+
+def _missing(name: str, file: str) -> str:
+    """What to say of a configuration file that is not there; "" if it is."""
+    path = Path(file.partition(":")[0])
+    if path.exists():
+        return ""
+    return (
+        f"cannot load --{name}={file}: there is no {path} here (recipes lie in the clone's "
+        "configs/: run the command in the clone, or name the whole path)"
+    )
 
 
 def _config_files(argv: Sequence[str]) -> Iterator[tuple[str, str]]:

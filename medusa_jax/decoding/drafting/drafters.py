@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.decoding.draft import Draft, root_draft, tree_draft
+from medusa_jax.decoding.drafting.draft import Draft, root_draft, tree_draft
 from medusa_jax.nn.branch import first_heads
 from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import draft_rows, take_rows

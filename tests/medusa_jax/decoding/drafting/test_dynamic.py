@@ -14,7 +14,7 @@ import pytest
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.decoding import programs, step
-from medusa_jax.decoding.dynamic import ancestors, best_nodes
+from medusa_jax.decoding.drafting.dynamic import ancestors, best_nodes
 from medusa_jax.decoding.rules.typical import Typical
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.errors import UserError

@@ -15,8 +15,8 @@ from typing import NoReturn
 import jax
 from absl import flags, logging
 
-from medusa_jax.cli_config import explain
-from medusa_jax.cli_console import drop, show_warning
+from medusa_jax.cli.config import explain
+from medusa_jax.cli.console import drop, show_warning
 from medusa_jax.errors import UserError, is_out_of_memory
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.paths import user_path

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding.draft import Draft
-from medusa_jax.decoding.drafters import Proposer, Rank
+from medusa_jax.decoding.drafting.draft import Draft
+from medusa_jax.decoding.drafting.drafters import Proposer, Rank
 
 # Heads are surer of themselves on new text than they should be. docs/benchmarks.md has the figures.
 _TEMPERATURE = 1.4

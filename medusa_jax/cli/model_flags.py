@@ -1,10 +1,30 @@
-"""Flags about where, and how exactly, a model is kept, for commands whose other flags differ."""
+"""Flags about a model, for commands whose other flags differ: which, where and how exactly."""
 
 from absl import flags
 
 from medusa_jax.nn.quantize import KINDS
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them
+
+
+def define_model() -> flags.FlagHolder[str | None]:
+    """The flag --model."""
+    return flags.DEFINE_string(
+        "model",
+        None,
+        "Hugging Face folder, hub id or GGUF file. Default: SmolLM2-135M-Instruct, which is "
+        "downloaded once.",
+    )
+
+
+def define_medusa() -> flags.FlagHolder[str | None]:
+    """The flag --medusa."""
+    return flags.DEFINE_string(
+        "medusa",
+        None,
+        "Folder, file or hub id with Medusa heads; 'none': the model alone. Default: the heads "
+        "beside the model, or those that ship with the default model.",
+    )
 
 
 def define_mesh() -> flags.FlagHolder[str | None]:

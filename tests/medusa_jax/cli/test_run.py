@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from medusa_jax.cli import _flag_help, run_main
+from medusa_jax.cli.run import _flag_help, run_main
 from medusa_jax.errors import UserError
 from tests.commands import ROOT, quick
 
@@ -95,8 +95,8 @@ def test_unexpected_arguments_are_refused(monkeypatch, capsys):
 
 
 PROGRAM = """
-from medusa_jax.cli import run_main
-from medusa_jax.cli_console import make_console, note
+from medusa_jax.cli.run import run_main
+from medusa_jax.cli.console import make_console, note
 run_main(lambda argv: (note("dim"), make_console().print("text")))
 """
 

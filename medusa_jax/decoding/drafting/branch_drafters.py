@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.decoding.branching import Brancher
-from medusa_jax.decoding.draft import Draft, tree_draft
-from medusa_jax.decoding.drafters import Rank
-from medusa_jax.decoding.dynamic import ancestors, best_of_levels, log_p
+from medusa_jax.decoding.drafting.branching import Brancher
+from medusa_jax.decoding.drafting.draft import Draft, tree_draft
+from medusa_jax.decoding.drafting.drafters import Rank
+from medusa_jax.decoding.drafting.dynamic import ancestors, best_of_levels, log_p
 from medusa_jax.tree.build import Tree
 
 _MOST_EXPANDED = 8  # nodes of one depth of a dynamic tree that may get children
@@ -77,7 +77,7 @@ def branches_of(tree: Tree, size: int) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicBranchDrafter:
-    """Grows a tree of its own for every row; see `decoding.dynamic`.
+    """Grows a tree of its own for every row; see `decoding.drafting.dynamic`.
 
     Only the best nodes of each depth get children, and a node's value is the product of what the
     heads say along its own branch.

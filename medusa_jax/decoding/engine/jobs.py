@@ -8,16 +8,16 @@ import jax
 import numpy as np
 
 from medusa_jax.chat import Encoded
-from medusa_jax.decoding.admission import Ticket
 from medusa_jax.decoding.auto import auto_steering
-from medusa_jax.decoding.engine import Engine
+from medusa_jax.decoding.engine.admission import Ticket
+from medusa_jax.decoding.engine.engine import Engine
+from medusa_jax.decoding.engine.steering import OneTree, Steering
+from medusa_jax.decoding.engine.warming import Warmer
 from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_numbers
 from medusa_jax.decoding.prepared import prepared
 from medusa_jax.decoding.results import Answer, StreamEvent
 from medusa_jax.decoding.runtime import Clock, Runtime, make_request
 from medusa_jax.decoding.state import Request
-from medusa_jax.decoding.steering import OneTree, Steering
-from medusa_jax.decoding.warming import Warmer
 from medusa_jax.errors import UserError
 from medusa_jax.model import MedusaLM
 from medusa_jax.tree.build import build_tree
@@ -112,7 +112,7 @@ def _warmer(lm: MedusaLM, runtime: Runtime, idle: Request) -> Warmer | None:
 def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
     """What a row asks for; None: nothing."""
     if ticket is None:
-        numbers = _numbers(job, job.config)
+        numbers = _rule_numbers(job, job.config)
         return make_request([0], lm.eos_ids, rule_numbers=numbers, bias_BV=_bias(lm, job, {}))
     config = job.configs[ticket.index]
     return make_request(
@@ -121,12 +121,12 @@ def _request(lm: MedusaLM, job: Job, ticket: Ticket | None) -> Request:
         seed=config.seed,
         numbers=[job.numbers[ticket.index]],
         samples=[ticket.sample],
-        rule_numbers=_numbers(job, config),
+        rule_numbers=_rule_numbers(job, config),
         bias_BV=_bias(lm, job, config.logit_bias),
     )
 
 
-def _numbers(job: Job, config: GenerationConfig) -> Any:
+def _rule_numbers(job: Job, config: GenerationConfig) -> Any:
     """The rule's numbers for one row; alike in structure for all, which one program decodes."""
     return rule_numbers([config], filters=any(config.has_filters for config in job.configs))
 

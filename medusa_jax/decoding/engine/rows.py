@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import jax
 
-from medusa_jax.decoding.admission import Ticket
+from medusa_jax.decoding.engine.admission import Ticket
 from medusa_jax.decoding.state import Progress
 from medusa_jax.tree.dynamic import AnyTree
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.decoding import admission, chunks, engine, step
-from medusa_jax.decoding.engine import Engine
+from medusa_jax.decoding import step
+from medusa_jax.decoding.engine import admission, chunks, engine
+from medusa_jax.decoding.engine.engine import Engine
 from medusa_jax.decoding.runtime import Clock, Runtime, make_request
 
 RULES = {
