@@ -53,8 +53,8 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
 from medusa_jax.io.load import DTYPES
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.model_shapes import SHAPES
-from medusa_jax.sharding import parse_mesh
 
 _MODEL = define_model()
 _MEDUSA = define_medusa()

@@ -32,12 +32,12 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
 from medusa_jax.io.heads.load import heads_config
 from medusa_jax.io.load import DTYPES, SHIPPED_HEADS, check_dtype
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
 from medusa_jax.plan.models import model_config
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import Topology, find_topology
-from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.dynamic import heads_used
 from medusa_jax.tree.presets import load_any_tree
 

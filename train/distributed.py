@@ -199,7 +199,7 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
     part, so that parts can be fewer than processes.
 
     Args:
-      mesh: from `medusa_jax.sharding.make_mesh`.
+      mesh: from `medusa_jax.mesh.make_mesh`.
 
     Raises:
       UserError: the rows of two processes overlap in part.
@@ -222,7 +222,7 @@ def global_batch(mesh: Mesh, batch: Any) -> Any:
     """A batch on the mesh, to which each process contributes its part.
 
     Args:
-      mesh: from `medusa_jax.sharding.make_mesh`.
+      mesh: from `medusa_jax.mesh.make_mesh`.
       batch: pytree of numpy arrays, rows first: part i of n (see `batch_part`) of each.
 
     Returns:

@@ -48,10 +48,10 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.io.load import DTYPES
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.nn.quantize import KINDS
 from medusa_jax.objectives.accuracy import TOP
 from medusa_jax.paths import user_path
-from medusa_jax.sharding import parse_mesh
 from medusa_jax.tree.build import Tree, build_tree
 from medusa_jax.tree.presets import load_fitting_tree, load_tree
 from medusa_jax.tree.search import search_tree

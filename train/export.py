@@ -18,7 +18,7 @@ from absl import flags
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import ExportFormat
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from train.checkpoints import read_params
 from train.export_files import check_empty, export_run
 from train.folder import run_path

@@ -25,10 +25,10 @@ from medusa_jax.cli.run import run_main
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
+from medusa_jax.mesh import make_mesh
 from medusa_jax.plan.models import model_config
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import make_mesh
 from train.random_model import RANDOM_TINY, base_config
 from train.recipe import settings_of
 

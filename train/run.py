@@ -14,7 +14,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_tree
 from train.checkpoints import Checkpoints

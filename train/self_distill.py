@@ -50,8 +50,8 @@ from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
 from medusa_jax.io.load import DTYPES
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.paths import user_path
-from medusa_jax.sharding import parse_mesh
 from train import distributed
 from train.data import sharegpt
 from train.distill import dialogues, files, replies

@@ -11,7 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medusa_jax import MedusaLM
-from medusa_jax.sharding import mesh_of, replicated
+from medusa_jax.mesh import mesh_of
+from medusa_jax.sharding import replicated
 
 
 def first_rows(lm: MedusaLM) -> bytes:

@@ -8,10 +8,11 @@ from jax.sharding import Mesh
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.hf.weights import abstract_params
+from medusa_jax.key_heads import decoding_config
 from medusa_jax.model import MedusaLM
 from medusa_jax.model_shapes import SHAPES, random_like
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.sharding import decoding_config, param_shardings, with_shardings
+from medusa_jax.sharding import param_shardings, with_shardings
 from medusa_jax.tree.build import build_tree
 
 NUM_HEADS = 5

@@ -25,7 +25,7 @@ from medusa_jax.decoding import step
 from medusa_jax.decoding.buckets import prompt_width
 from medusa_jax.decoding.runtime import Batch, Clock, Runtime, make_request, make_runtime
 from medusa_jax.decoding.state import Prefilled
-from medusa_jax.sharding import parse_mesh
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.tree.dynamic import AnyTree, heads_used
 from medusa_jax.tuning.measured import assumed_acceptance
 

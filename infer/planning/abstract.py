@@ -17,9 +17,10 @@ from medusa_jax.decoding.drafting.make_drafter import make_drafter
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.state import Request
 from medusa_jax.io.hf.weights import abstract_params
+from medusa_jax.key_heads import decoding_config
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.quantize import int8
-from medusa_jax.sharding import decoding_config, param_shardings, replicated, with_shardings
+from medusa_jax.sharding import param_shardings, replicated, with_shardings
 from medusa_jax.tree.dynamic import AnyTree
 
 _EOS_SLOTS = 8

@@ -21,8 +21,9 @@ from medusa_jax.decoding.programs import abstract, compiled
 from medusa_jax.decoding.rules.greedy import Greedy
 from medusa_jax.decoding.rules.rule import Rule
 from medusa_jax.decoding.state import DecodeState, Request
+from medusa_jax.mesh import mesh_of
 from medusa_jax.model import MedusaLM, check_tree
-from medusa_jax.sharding import mesh_of, param_shardings, replicated
+from medusa_jax.sharding import param_shardings, replicated
 from medusa_jax.tree.dynamic import AnyTree
 
 ALL_STEPS = np.iinfo(np.int32).max

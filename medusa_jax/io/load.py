@@ -15,9 +15,10 @@ from medusa_jax.io.heads import load as head_files
 from medusa_jax.io.hub import resolve
 from medusa_jax.io.measurements import read_measured
 from medusa_jax.io.model import LoadedModel, load_model, model_config
+from medusa_jax.key_heads import decoding_config, with_repeated_heads
+from medusa_jax.mesh import parse_mesh
 from medusa_jax.model import AUTO, MedusaLM
 from medusa_jax.nn.quantize import KINDS, int8_matrices
-from medusa_jax.sharding import decoding_config, parse_mesh, with_repeated_heads
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_any_tree
 from medusa_jax.tuning.measured import Measured
@@ -75,7 +76,7 @@ def load(
       tree: "auto", the default: what fits the machine, batch and context, chosen while decoding;
         or a preset, file, "chain:K" or "dynamic:N" (`medusa_jax.tree.presets.load_any_tree`).
       mesh: devices to spread the parameters and the cache over, as text ("tensor=4", see
-        `medusa_jax.sharding.parse_mesh`) or from `make_mesh`; default: all on the default device.
+        `medusa_jax.mesh.parse_mesh`) or from `make_mesh`; default: all on the default device.
       quantize: "none", or "int8": all matrices in 8 bits with a scale per output, still computed in
         `dtype`.
 
@@ -110,7 +111,7 @@ def for_decoding(lm: MedusaLM, mesh: jax.sharding.Mesh | None, quantize: str) ->
 
     Args:
       lm: on the mesh; its backbone may be quantised already.
-      mesh: see `medusa_jax.sharding.decoding_config`.
+      mesh: see `medusa_jax.key_heads.decoding_config`.
       quantize: "none" or "int8".
 
     Raises:

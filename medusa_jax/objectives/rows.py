@@ -24,7 +24,7 @@ class Rows:
     cut off.
 
     Attributes:
-      mesh: from `medusa_jax.sharding.make_mesh`; None: one device has everything.
+      mesh: from `medusa_jax.mesh.make_mesh`; None: one device has everything.
       dtype: the compute dtype, in which matrices are gathered; None: their own. Gradients keep the
         dtype of the parameter: they are added up in it, on a device and over the devices.
     """

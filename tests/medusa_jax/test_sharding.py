@@ -6,15 +6,14 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from medusa_jax import sharding
-from medusa_jax.errors import UserError
 from medusa_jax.io.hf.weights import abstract_params
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.lora import init_lora
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.sharding import param_shardings
 from tests.medusa_jax.tiny import CONFIG, tiny_lm
 
 LAYER = {
@@ -50,48 +49,6 @@ def specs(tree) -> dict:
 
 def struct(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "shape"),
-    [
-        ({}, (8, 1, 1)),
-        ({"data": 1, "fsdp": -1}, (1, 8, 1)),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
-        ({"tensor": 4}, (2, 1, 4)),
-        ({"data": 1}, (1, 1, 1)),
-        ({"data": 1, "tensor": 4}, (1, 1, 4)),
-    ],
-)
-def test_mesh(sizes, shape):
-    mesh = make_mesh(**sizes)
-    assert dict(mesh.shape) == dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
-    assert set(mesh.axis_types) == {AxisType.Auto}
-    assert len({device.id for device in mesh.devices.flat}) == mesh.size
-
-
-def test_mesh_of_given_devices():
-    assert make_mesh(fsdp=2, devices=jax.devices()[4:]).shape["data"] == 2
-
-
-@pytest.mark.parametrize(
-    ("sizes", "words"),
-    [
-        ({"data": 16}, ("data=16 fsdp=1 tensor=1 needs 16 devices", "there are 8")),
-        ({"data": 3}, ("needs 3 devices", "there are 8")),
-        ({"fsdp": 3}, ("needs a multiple of 3 devices", "there are 8")),
-        ({"fsdp": 16}, ("needs a multiple of 16 devices", "there are 8")),
-        ({"data": -1, "tensor": -1}, ("only one", "-1")),
-        ({"tensor": 0}, ("tensor=0", "positive")),
-        ({"tensor": -2}, ("tensor=-2", "positive")),
-    ],
-)
-def test_mesh_that_does_not_fit(sizes, words):
-    with pytest.raises(UserError) as error:
-        make_mesh(**sizes)
-    assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value)
 
 
 def test_backbone():

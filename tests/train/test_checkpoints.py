@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from medusa_jax.sharding import make_mesh, param_shardings, with_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings, with_shardings
 from tests.train.saved_states import assert_same, make, refused, steps_on_disk
 from train.checkpoints import read_params
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.train.saved_states import assert_same, make, refused
 from tests.train.test_checkpoints import MESH, make_data, make_state
 from train.checkpoints import read_params

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from medusa_jax.errors import UserError
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.train.processes import free_port, outputs_of
 from tests.train.small_runs import CACHED, make
 from tests.train.two_processes import ROWS

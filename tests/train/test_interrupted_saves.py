@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.train.saved_states import assert_same, make, steps_on_disk
 from tests.train.small_disk import largest_file
 from train.checkpoints import read_params

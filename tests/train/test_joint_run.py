@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from medusa_jax.mesh import make_mesh
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.lora import merge_lora
-from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.packed import SMALL, packed_batch, quick_jit, random_backbone, random_lora
 from train.settings import make_settings

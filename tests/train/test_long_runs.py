@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import medusa_jax
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.train.small_runs import (
     CACHED,
     REPLY,

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec
 from configs import tiny
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io.placement import place_params
+from medusa_jax.mesh import make_mesh
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn import attention
-from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
 from train.distributed import global_batch

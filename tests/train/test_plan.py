@@ -10,8 +10,8 @@ from configs import base, tiny
 from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.mesh import make_mesh
 from medusa_jax.plan.models import model_config
-from medusa_jax.sharding import make_mesh
 from tests.commands import run_many
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler, told_nothing
 from train.flops import Work, flops_per_token

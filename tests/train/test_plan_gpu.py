@@ -3,9 +3,9 @@
 import jax
 import pytest
 
+from medusa_jax.mesh import make_mesh
 from medusa_jax.plan.build import build
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_gpu_compiler
 from tests.train.small_runs import CONFIG, LORA, make
 from train.planning.experiment import train_program

@@ -10,8 +10,8 @@ from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.io.hf.tokenizer import load_tokenizer
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.heads import init_heads
-from medusa_jax.sharding import make_mesh
 from train.random_model import RANDOM_TINY, base_config, byte_tokenizer, load_base, load_lm
 
 TEXTS = ["Hello, world!", "", " two  spaces ", "tab\tnew\nline\r\n", "Grüße 漢字 🙂", "\x00\x7f"]

@@ -5,10 +5,10 @@ import pytest
 
 from configs import tiny
 from medusa_jax.config import LlamaConfig
+from medusa_jax.mesh import make_mesh
 from medusa_jax.plan.build import build
 from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 from train.planning.experiment import train_program
 from train.settings import make_settings

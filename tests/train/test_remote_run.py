@@ -12,7 +12,7 @@ import pytest
 
 import medusa_jax
 from medusa_jax.errors import UserError
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.train.buckets import a_bucket
 from tests.train.small_runs import (
     LORA,

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 import medusa_jax
 from medusa_jax.errors import UserError
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.commands import quick, run_many
 from tests.train.small_runs import (
     CACHED,

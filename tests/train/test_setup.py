@@ -12,9 +12,10 @@ import pytest
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.placement import place_params
+from medusa_jax.mesh import make_mesh
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.llama import lm_head_weight
-from medusa_jax.sharding import make_mesh, replicated
+from medusa_jax.sharding import replicated
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone, random_heads
 from tests.train.small_runs import CONFIG, make

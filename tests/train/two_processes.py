@@ -17,7 +17,8 @@ import numpy as np
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.placement import place
-from medusa_jax.sharding import make_mesh, param_shardings, with_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings, with_shardings
 from train.checkpoints import Checkpoints
 from train.distributed import (
     batch_part,

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax import MedusaLM
+from medusa_jax.mesh import make_mesh
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.plan.chips import peak_flops
-from medusa_jax.sharding import make_mesh
 from medusa_jax.tree.presets import load_tree
 from train.bench.job import Job
 from train.distributed import global_batch

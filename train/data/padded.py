@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.gpu import product_options
+from medusa_jax.mesh import mesh_of
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.labels import shift_labels
 from medusa_jax.pin import Pin
-from medusa_jax.sharding import batch_sharding, mesh_of, replicated
+from medusa_jax.sharding import batch_sharding, replicated
 
 _MIN_WIDTH = 64
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
+from medusa_jax.mesh import mesh_of
 from medusa_jax.objectives.accuracy import TOP, expected_tokens
 from medusa_jax.objectives.labels import IGNORE, to_draft_vocabulary
-from medusa_jax.sharding import logical_sharding, mesh_of
+from medusa_jax.sharding import logical_sharding
 from medusa_jax.tree.build import Tree
 from train.data.padded import batches_of_like_length, hidden_and_labels, in_order, pad
 from train.distributed import own_share, sum_over_processes

@@ -33,7 +33,7 @@ def on_each_device(
 
     Args:
       local: a function of arrays.
-      mesh: from `medusa_jax.sharding.make_mesh`; None: there is one device.
+      mesh: from `medusa_jax.mesh.make_mesh`; None: there is one device.
       num_kv_heads: K; where "tensor" does not divide it, every device has all heads.
       axes: of the arrays and of the results.
     """

@@ -10,11 +10,11 @@ from jax.sharding import AxisType, Mesh
 from infer.planning.abstract import decode_program
 from infer.planning.decoding import plan_decoding
 from medusa_jax.decoding import programs
+from medusa_jax.mesh import AXES, make_mesh
 from medusa_jax.plan.build import build
 from medusa_jax.plan.costs import unknown_loops
 from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import AXES, make_mesh
 from medusa_jax.tree.presets import load_any_tree
 from tests.infer.planning.wishes import CONFIG, MATRICES, wish
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler

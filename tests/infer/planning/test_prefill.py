@@ -7,8 +7,8 @@ import pytest
 
 from infer.planning import prefill
 from infer.planning.prefill import plan_prefill
+from medusa_jax.mesh import AXES
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import AXES
 from medusa_jax.tree.presets import load_any_tree
 from tests.infer.planning.test_decoding import PARAMETERS, WISH
 from tests.infer.planning.wishes import CONFIG, MATRICES

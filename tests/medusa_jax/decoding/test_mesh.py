@@ -18,7 +18,8 @@ from medusa_jax.decoding.options import GenerationConfig, make_rule, rule_number
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.errors import UserError
 from medusa_jax.io.load import for_decoding
-from medusa_jax.sharding import param_shardings, parse_mesh, replicated
+from medusa_jax.mesh import parse_mesh
+from medusa_jax.sharding import param_shardings, replicated
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, queued, rows
 from tests.medusa_jax.tiny import CONFIG, tiny_lm
 

@@ -10,7 +10,8 @@ import pytest
 from medusa_jax.decoding.buckets import batch_shape, bucket
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.errors import UserError
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, rows
 from tests.medusa_jax.tiny import tiny_lm

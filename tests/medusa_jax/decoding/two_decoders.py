@@ -12,7 +12,7 @@ import jax
 
 from medusa_jax.decoding.runtime import make_request, make_runtime
 from medusa_jax.io.placement import place_params
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.medusa_jax.decoding.batches import PROMPTS, queued, rows
 from tests.medusa_jax.tiny import tiny_lm
 

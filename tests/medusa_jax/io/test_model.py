@@ -11,7 +11,8 @@ import pytest
 from medusa_jax.errors import UserError
 from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.io.model import load_model
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings
 
 
 def copy(source, target):

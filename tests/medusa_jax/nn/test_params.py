@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import MedusaConfig
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
 from medusa_jax.nn.params import backbone_params, by_path, heads_config_of, heads_params, untied
-from medusa_jax.sharding import logical_sharding, make_mesh
+from medusa_jax.sharding import logical_sharding
 from tests.medusa_jax.tiny import CONFIG
 
 FLAGS = ("tie_embeddings", "qkv_bias", "o_bias", "mlp_bias", "qk_norm")

@@ -11,6 +11,7 @@ import pytest
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import init_lora
@@ -27,7 +28,6 @@ from medusa_jax.objectives.labels import count_labels
 from medusa_jax.objectives.logits import lm_heads
 from medusa_jax.objectives.objective import Objective
 from medusa_jax.pin import Pin
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import quick_jit
 from tests.medusa_jax.tiny import CONFIG as SMALL
 from tests.medusa_jax.tiny import tiny_lm

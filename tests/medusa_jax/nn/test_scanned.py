@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.io.placement import place_params
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.llama import Llama
 from medusa_jax.nn.lora import Lora
 from medusa_jax.nn.packed_attention import Packed
@@ -16,7 +17,6 @@ from medusa_jax.nn.scanned import period, stacked, worth_a_copy
 from medusa_jax.pin import Pin
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.parse import parse
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import (
     SMALL,
     packed_batch,

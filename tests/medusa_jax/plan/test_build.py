@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.product import product
 from medusa_jax.nn.vocabulary import best_tokens
 from medusa_jax.plan.costs import costs_of
 from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 from tests.medusa_jax.plan.small_programs import (
     attention_with_gradients,

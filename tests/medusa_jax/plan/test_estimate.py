@@ -6,12 +6,12 @@ import jax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from medusa_jax.mesh import make_mesh
 from medusa_jax.plan.build import Built, local_bytes
 from medusa_jax.plan.chips import Chip
 from medusa_jax.plan.costs import Costs
 from medusa_jax.plan.estimate import common
 from medusa_jax.plan.topology import Topology
-from medusa_jax.sharding import make_mesh
 
 CHIP = Chip(flops=100.0, hbm=10.0, wire=2.0, clock=5.0)
 TOPOLOGY = Topology("toy:2", "tpu", (type("Device", (), {"device_kind": "Toy"})(),) * 2, CHIP, 1000)

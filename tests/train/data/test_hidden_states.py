@@ -8,8 +8,9 @@ import pytest
 
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
+from medusa_jax.mesh import make_mesh
 from medusa_jax.objectives.labels import IGNORE
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.sharding import param_shardings
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm
 from tests.train.small_disk import largest_file
 from train.data import hidden_states

@@ -10,9 +10,9 @@ import pytest
 
 import medusa_jax
 from medusa_jax.errors import UserError
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.labels import IGNORE
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.packed import quick_jit
 from tests.train.small_runs import make, write_data, write_model
 from train.data import inputs

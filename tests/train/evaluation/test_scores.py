@@ -8,8 +8,9 @@ import pytest
 
 from medusa_jax.chat import Example
 from medusa_jax.decoding.runtime import make_request, make_runtime
+from medusa_jax.mesh import make_mesh
 from medusa_jax.objectives.accuracy import MISS
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.sharding import param_shardings
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.tiny import _WIDTH, _forward, tiny_lm

@@ -19,7 +19,8 @@ from medusa_jax.decoding.engine.engine import Engine
 from medusa_jax.decoding.engine.warming import Warmer
 from medusa_jax.decoding.runtime import Runtime, make_runtime
 from medusa_jax.io.load import for_decoding
-from medusa_jax.sharding import param_shardings, parse_mesh
+from medusa_jax.mesh import parse_mesh
+from medusa_jax.sharding import param_shardings
 
 BEGIN = 2  # calls of the loop, after which everything else was to be foreseen
 

@@ -15,7 +15,8 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.io.gguf.file import read_header
 from medusa_jax.io.gguf.load import load_gguf
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings
 from tests.medusa_jax.io.gguf.gguf_files import (
     F16,
     F32,

@@ -12,7 +12,8 @@ import pytest
 from medusa_jax.config import MedusaConfig
 from medusa_jax.io.heads.load import find_heads, heads_config, load_heads
 from medusa_jax.io.load import SHIPPED_HEADS
-from medusa_jax.sharding import make_mesh, param_shardings
+from medusa_jax.mesh import make_mesh
+from medusa_jax.sharding import param_shardings
 from tests.medusa_jax.head_params import TOKEN_MAP, D, M, V, assert_same, random_heads
 from tests.medusa_jax.io.heads.head_files import (
     BASE_CONFIG,

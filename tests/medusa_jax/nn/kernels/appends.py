@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medusa_jax.sharding import make_mesh
+from medusa_jax.mesh import make_mesh
 from tests.medusa_jax.nn.kernels.device import INTERPRETED, skip_on_one_device
 
 

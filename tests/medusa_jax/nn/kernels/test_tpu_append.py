@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.kernels import tpu_append as module
 from medusa_jax.nn.kernels.tpu_append import MOST_TOKENS, fused_append
-from medusa_jax.sharding import make_mesh
 from tests.medusa_jax.nn.kernels.appends import (
     check_dtype,
     check_mesh,
