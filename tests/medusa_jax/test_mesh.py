@@ -1,4 +1,4 @@
-"""Tests medusa_jax/mesh.py on 8 fake devices; tests/medusa_jax/decoding/test_mesh.py parses texts."""
+"""Tests medusa_jax/mesh.py on 8 fake devices; texts of meshes: decoding/test_mesh.py."""
 
 import jax
 import pytest
