@@ -195,7 +195,9 @@ def _example(marked: MarkedText, tokens: list[int], offsets: list[tuple[int, int
     start_T, end_T = np.asarray(offsets, np.int64).reshape(-1, 2).T
     is_label_T = np.zeros(start_T.shape, bool)
     for first, last in marked.spans:
-        is_label_T |= (start_T >= first) & (end_T <= last) & (end_T > start_T)
+        # Some tokenizers leave white space out: the offsets of such a token are empty, at its end.
+        is_inside_T = (end_T > start_T) | (start_T > first)
+        is_label_T |= (start_T >= first) & (end_T <= last) & is_inside_T
     return Example(np.asarray(tokens, np.int32), is_label_T)
 
 
@@ -203,8 +205,8 @@ def _render(tokenizer: Any, messages: list[Message], prompt: bool = False) -> st
     """The conversation's text; with `prompt`, up to where the assistant starts to write."""
     if not tokenizer.chat_template:
         raise UserError(
-            "the tokenizer has no chat template: pass plain text with --nochat, or put a template "
-            "beside the tokenizer (chat_template.jinja)"
+            "the tokenizer has no chat template: put one beside it (chat_template.jinja), or let "
+            "the model continue plain text (in infer.generate --nochat)"
         )
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
@@ -222,7 +224,9 @@ def _span(
     if not text.startswith(through):
         raise UserError(_REWRITES)
     if truncated:
-        written, content = through[first:], messages[turn]["content"].rstrip()
+        written = through[first:]
+        # A reply may end inside a character: the tokens of its replacement were never written.
+        content = messages[turn]["content"].rstrip().rstrip("\ufffd").rstrip()
         if content not in written:  # some templates trim it
             content = content.lstrip()
         return first, first + max(written.find(content), 0) + len(content)

@@ -57,7 +57,7 @@ class Checkpoints:
         self._workdir = _absolute(workdir)
         with reaching(self._workdir):
             _make(self._workdir)
-            is_started = _has_steps(self._workdir)
+            is_started = has_steps(self._workdir)
             claim(self._workdir, fingerprint, is_started=is_started, free=free, added=added)
         self._save_every = save_every
         with reaching(self._workdir):
@@ -228,7 +228,8 @@ def _make(workdir: AnyPath) -> None:
         ) from None
 
 
-def _has_steps(workdir: AnyPath) -> bool:
+def has_steps(workdir: AnyPath) -> bool:
+    """Whether a folder has checkpoints."""
     folder = workdir / _FOLDER
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from medusa_jax import MedusaLM
 from medusa_jax.config import LlamaConfig
+from medusa_jax.errors import UserError
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf.config import read_config
@@ -95,7 +96,10 @@ def load_lm(
     Raises:
       UserError: something is missing, cannot be read or does not fit together.
     """
-    heads = None if medusa is None else resolve_heads(medusa)
+    try:
+        heads = None if medusa is None else resolve_heads(medusa)
+    except UserError as error:
+        raise UserError(f"heads to start from: {error}") from None
     return with_heads(load_base(model, jnp.dtype(dtype), mesh), heads, dtype, mesh, heads_dtype)
 
 

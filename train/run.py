@@ -15,9 +15,10 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.mesh import make_mesh
+from medusa_jax.model import check_tree
 from medusa_jax.tree.build import Tree
 from medusa_jax.tree.presets import load_tree
-from train.checkpoints import Checkpoints
+from train.checkpoints import Checkpoints, has_steps
 from train.console import closing_lines
 from train.data import inputs
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
@@ -94,8 +95,10 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
     sized = with_steps(settings, per_epoch)
     _say(describe_length(sized, per_epoch))
     experiment = build(sized, lm, mesh, token_map)
+    check_tree(tree, experiment.heads)
     if settings.export_format != "none":
         check_format(experiment.heads, settings.export_format)
+        _check_no_export(folder)
     with Checkpoints(
         folder.path,
         save_every=settings.save_every,
@@ -214,6 +217,21 @@ def _fingerprint(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in noted.items() if v != late[k]}
 
 
+def _check_no_export(folder: Folder) -> None:
+    """Refuses a new run where an earlier one has left its export, which would pass for its own."""
+    if not has_steps(folder.path) and _exported(folder):
+        raise UserError(
+            f"{folder} holds the export of an earlier run, but none of its checkpoints: move the "
+            "export away, or choose another --workdir"
+        )
+
+
+def _exported(folder: Folder) -> bool:
+    target = folder.path / "export"
+    # An upload that was cut short lacks its last file; local folders appear whole.
+    return (target if isinstance(target, Path) else target / "config.json").exists()
+
+
 def _closing(checkpoints: Checkpoints, tree: str) -> list[str]:
     last, best = checkpoints.latest, checkpoints.best
     if last is None:
@@ -230,12 +248,10 @@ def _export(
     folder: Folder,
 ) -> None:
     target = folder.path / "export"
-    is_local = isinstance(target, Path)
-    # An upload that was cut short lacks its last file; local folders appear whole.
-    if (target if is_local else target / "config.json").exists():
+    if _exported(folder):
         _say(f"{target} is there already: `python -m train.export` writes another")
         return
-    address = None if is_local else str(target)
+    address = None if isinstance(target, Path) else str(target)
     scratch = folder.local / "export"
     export_run(scratch, settings, params, token_map=token_map, mesh=mesh, address=address)
     folder.upload("export")

@@ -56,6 +56,7 @@ from train import distributed
 from train.data import sharegpt
 from train.distill import dialogues, files, replies
 from train.distill.conversations import Conversation, read_conversations
+from train.weights import weights_digest
 
 flags.adopt_module_key_flags(distributed)
 _MODEL = define_model()
@@ -139,7 +140,8 @@ def main(argv: list[str]) -> None:
     done = files.read_rows(path, record).keys()
     setup_compilation_cache()
     lm = medusa_jax.load(_MODEL.value, _MEDUSA.value, dtype=_DTYPE.value, mesh=mesh)
-    record |= {"dtype": lm.dtype}
+    template = hashlib.sha256(str(lm.tokenizer.chat_template).encode()).hexdigest()[:16]
+    record |= {"dtype": lm.dtype, "weights": weights_digest(lm), "chat_template": template}
     if done:
         files.check_settings(path, record)
     dialogues.check_context(lm, settings)

@@ -39,7 +39,8 @@ _SHARES = {
     "lora_dropout": (True, False),
 }
 _SEED_LIMIT = 2**32
-_LARGEST = 2**31 - 1  # of counts, which the device has as int32
+LARGEST = 2**31 - 1  # of counts, which the device has as int32
+_FEW = 1e-12  # rates and factors, so that their products and squares are float32 numbers
 
 
 def check_settings(settings: "Settings") -> None:
@@ -60,12 +61,14 @@ def _check_ranges(settings: "Settings") -> None:
         value = getattr(settings, key)
         if value is not None and not smallest <= value < float("inf"):
             raise UserError(f"config.{key} is {value}: it must be {smallest} or more")
-        if key != "seed" and value is not None and value > _LARGEST:
-            raise UserError(f"config.{key} is {value}: it must be {_LARGEST} or less")
+        if key != "seed" and value is not None and value > LARGEST:
+            raise UserError(f"config.{key} is {value}: it must be {LARGEST} or less")
     for key in _ABOVE_ZERO:
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"config.{key} is {value}: it must be more than 0")
+        if key != "epochs" and value is not None and not _FEW < value < 1 / _FEW:
+            raise UserError(f"config.{key} is {value}: it must lie between {_FEW} and {1 / _FEW:g}")
     for key, (zero, one) in _SHARES.items():
         value = getattr(settings, key)
         if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):

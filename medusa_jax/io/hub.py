@@ -75,10 +75,12 @@ def download(reference: str, *, backbone: bool = True) -> Path:
     """
     if _HUB_ID.fullmatch(reference) and not reference.lower().endswith(".gguf"):
         return _download(reference, backbone)
-    raise UserError(
-        f"{reference!r} does not exist: pass a model folder, a .gguf file or a hub id like "
-        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    wanted = (
+        "pass a model folder, a .gguf file or a hub id like HuggingFaceTB/SmolLM2-135M-Instruct"
     )
+    if not backbone:
+        wanted = "pass a folder or file with heads (DIR/export of a run), or a hub id"
+    raise UserError(f"{reference!r} does not exist: {wanted}")
 
 
 def resolve_config(reference: str) -> Path:

@@ -37,7 +37,7 @@ CASES = {
     "long prompt": ("--prompt_file={files}/long.txt", "only 512: shorten the prompt"),
     "second prompt": ("--prompt=a --prompt_file={files}/long.txt", "prompt 2: the prompt has"),
     "messages": ("--prompt_file={files}/chat.jsonl", "no chat template"),
-    "chat": ("--chat", "no chat template: pass plain text with --nochat"),
+    "chat": ("--chat", "plain text (in infer.generate --nochat)"),
     "system": ("--nochat --system=Rhyme", "--system needs the chat template"),
     "nochat": ("--nochat --prompt_file={files}/chat.jsonl", "leave out --nochat"),
     "temperature": ("--temperature=-1", "temperature is -1.0: it must be 0 or more"),

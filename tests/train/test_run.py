@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -135,6 +136,14 @@ def test_a_finished_run_is_left_as_it_is(finished, capsys):
     after = contents(workdir)
     assert {path: after[path] for path in before} == before
     assert "is there already" in capsys.readouterr().out
+
+
+def test_the_export_of_a_run_whose_checkpoints_are_gone(finished, tmp_path):
+    settings, workdir = finished("medusa2_lora")
+    shutil.copytree(workdir / "export", tmp_path / "run" / "export")
+    with pytest.raises(UserError, match="holds the export of an earlier run"):
+        run(dataclasses.replace(settings, seed=3), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["export"]
 
 
 def test_the_folder_of_another_run(finished, data, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,22 @@ def test_processes_of_a_cluster_take_a_share_each_on_meshes_of_their_own(setting
     assert all("3 conversations, of which 3 new" in out for out in printed)
     assert output.read_bytes().splitlines() == whole.read_bytes().splitlines()[:6]
     assert sorted(os.listdir(tmp_path)) == ["r.jsonl", "r.jsonl.meta.json"]
+
+
+def test_a_file_made_by_another_model_of_that_name_is_refused(
+    settings, whole, brief_chat_model, tmp_path
+):
+    output = Path(shutil.copy(whole, tmp_path / "r.jsonl"))
+    beside = shutil.copy(f"{whole}.meta.json", f"{output}.meta.json")
+    made = json.loads(Path(beside).read_text())
+    for key in ("weights", "chat_template"):
+        Path(beside).write_text(json.dumps(made | {key: "0"}))
+        with pytest.raises(UserError, match=f"was made with {key}"):
+            run(settings, output=str(output))
+        # Earlier versions did not note it.
+        Path(beside).write_text(json.dumps({k: v for k, v in made.items() if k != key}))
+        run(settings, output=str(output))
+    assert output.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_missing_key_is_named():
         ("learning_rate", 0.0, "more than 0"),
         ("learning_rate", float("inf"), "more than 0"),
         ("grad_clip", -1.0, "more than 0"),
+        ("grad_clip", 1e-50, "between 1e-12 and 1e+12"),
+        ("learning_rate", 1e38, "between 1e-12 and 1e+12"),
         ("held_out", 1.0, "from 0 to below 1"),
         ("head_decay", 0.0, "above 0 to 1"),
         ("heads_ramp", 1.1, "above 0 to 1"),

@@ -8,7 +8,7 @@ from medusa_jax.errors import UserError
 from train.data.packing import count_rows
 from train.data.pipeline import Documents
 from train.settings import Settings
-from train.settings_checks import check_profile
+from train.settings_checks import LARGEST, check_profile
 
 
 def steps_per_epoch(settings: Settings, documents: Documents) -> float:
@@ -50,11 +50,13 @@ def with_steps(settings: Settings, per_epoch: float) -> Settings:
       per_epoch: from `steps_per_epoch`.
 
     Raises:
-      UserError: `config.profile` names steps after the last.
+      UserError: there are more steps than can be counted, or `config.profile` names later ones.
     """
     if settings.epochs is None:
         return settings
     steps = max(1, round(settings.epochs * per_epoch))
+    if steps > LARGEST:
+        raise UserError(f"config.epochs is {settings.epochs:g}: that is more than {LARGEST} steps")
     check_profile(settings.profile, steps)
     return dataclasses.replace(settings, steps=steps)
 

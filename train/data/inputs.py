@@ -46,14 +46,22 @@ def packed(settings: Settings, splits: Splits, mesh: Mesh) -> Data:
         "shard_index": index,
         "shard_count": count,
     }
-    held_out = []
-    if len(splits.held_out):
-        batches = iter(held_out_batches(splits.held_out, **shape))
-        held_out = list(itertools.islice(batches, _MAX_HELD_OUT_BATCHES))
-        if next(batches, None) is not None:
-            _say_bounded(settings)
+    held_out = _some_batches(splits.held_out, _MAX_HELD_OUT_BATCHES + 1, shape)
+    if len(held_out) > _MAX_HELD_OUT_BATCHES:
+        _say_bounded(settings)
+        # A file's first conversations are no fair sample where it is sorted.
+        order_C = np.random.default_rng(0).permutation(splits.held_out.number_C)
+        mixed = dataclasses.replace(splits.held_out, number_C=order_C)
+        held_out = _some_batches(mixed, _MAX_HELD_OUT_BATCHES, shape)
     batches = train_batches(splits.train, seed=settings.seed, **shape)
     return Data(batches, held_out)
+
+
+def _some_batches(documents: Documents, count: int, shape: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first batches, none where there are no documents."""
+    if not len(documents):
+        return []
+    return list(itertools.islice(iter(held_out_batches(documents, **shape)), count))
 
 
 def cached(settings: Settings, splits: Splits, lm: MedusaLM, workdir: Path, mesh: Mesh) -> Data:

@@ -23,7 +23,7 @@ from train.data.builder import progress_bar, publish
 from train.data.sharegpt import SKIP_HINT, split_hash, split_names, told_apart
 from train.data.sources import Document, Source
 
-_FORMAT = 6
+_FORMAT = 7
 _AT_ONCE = 256
 
 

@@ -17,7 +17,7 @@ from medusa_jax.io.atomic import write_json, write_text
 from train.folder import read_json
 
 # What earlier versions did not note.
-_ADDED = ("dtype",)
+_ADDED = ("dtype", "weights", "chat_template")
 
 
 def part_path(path: Path, index: int, count: int) -> Path:

@@ -80,6 +80,8 @@ def test_data_without_a_reply_are_refused(documents, hidden_states):
 def test_steps_are_left_alone_and_a_run_has_at_least_one():
     by_steps = settings_of(steps=7, epochs=None)
     assert with_steps(by_steps, 100.0) is by_steps
+    with pytest.raises(UserError, match="more than 2147483647 steps"):
+        with_steps(settings_of(epochs=1e12), 10.0)
     short = with_steps(settings_of(epochs=0.01), 10.0)
     assert (short.steps, short.epochs) == (1, 0.01)
     with pytest.raises(ValueError, match="call with_steps"):

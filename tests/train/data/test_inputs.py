@@ -162,16 +162,34 @@ def same(a, b) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def documents_of(batch) -> frozenset[bytes]:
+    """The tokens of every document in a packed batch."""
+    segments = zip(batch["token"], batch["segment"], strict=True)
+    return frozenset(
+        row_T[segment_T == number].tobytes()
+        for row_T, segment_T in segments
+        for number in range(1, segment_T.max() + 1)
+    )
+
+
 def test_packed_batches_are_those_of_the_pipeline(splits, monkeypatch):
-    monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", 2)
     settings = settings_of(objective="medusa1", seed=3)
     data = inputs.packed(settings, splits, make_mesh(1, 1, 1))
     shape = {"batch_size": ROWS, "seq_len": T}
     train = train_batches(splits.train, seed=3, **shape)
     assert all(same(next(data.train), next(train)) for _ in range(9))
     held_out = list(held_out_batches(splits.held_out, **shape))
-    assert len(data.held_out) == min(2, len(held_out))
-    assert all(same(a, b) for a, b in zip(data.held_out, held_out, strict=False))
+    assert len(held_out) > 1
+    assert all(same(a, b) for a, b in zip(data.held_out, held_out, strict=True))
+    monkeypatch.setattr(inputs, "_MAX_HELD_OUT_BATCHES", len(held_out) - 1)
+    some = inputs.packed(settings, splits, make_mesh(1, 1, 1)).held_out
+    assert len(some) == len(held_out) - 1
+    # Not those that come first in the file.
+    assert not all(same(a, b) for a, b in zip(some, held_out, strict=False))
+    known = {documents_of(batch) for batch in held_out}
+    assert {documents_of(batch) for batch in some} != known
+    whole = set().union(*known)
+    assert set().union(*(documents_of(batch) for batch in some)) < whole
 
 
 def test_nothing_is_held_out(lm, tmp_path):
