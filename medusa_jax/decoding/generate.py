@@ -1,12 +1,15 @@
 """Generation: prompts in; texts, tokens and their measurements out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from medusa_jax.chat import Encoded, Prompt, encode_text, is_integer
 from medusa_jax.decoding.engine.jobs import Job, answer_all, check_bias, check_tree
-from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.options import GenerationConfig, make_config
 from medusa_jax.decoding.results import Generation, StreamEvent
 from medusa_jax.decoding.runtime import Clock
 from medusa_jax.errors import UserError
@@ -59,6 +62,7 @@ def generate_batches(
 
     Errors are raised at once, not when the first answer is asked for.
     """
+    prompts = _listed(prompts)
     answers = generate_as_done(lm, prompts, each=each, **options)
     own = each or [{}] * len(prompts)
     counts = [{"num_samples": 1, **options, **one}["num_samples"] for one in own]
@@ -149,18 +153,20 @@ def _job(
     each: Sequence[Mapping[str, Any]] | None,
     options: dict[str, Any],
 ) -> Job:
-    if isinstance(prompts, str):
-        raise UserError("prompts is a single text: put it into a list, generate(lm, [text])")
+    prompts = _listed(prompts)
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be a whole number, at least 1")
-    numbers = range(len(prompts)) if numbers is None else numbers
+    given = {"numbers": numbers, "each": each}
+    for name, values in given.items():
+        if values is not None and not isinstance(values, Sequence | np.ndarray):
+            raise UserError(f"{name} is {reprlib.repr(values)}: give a list with one per prompt")
+        if values is not None and len(values) != len(prompts):
+            raise UserError(f"{name} has {len(values)} entries for {len(prompts)} prompts")
+    numbers = range(len(prompts)) if numbers is None else list(numbers)
     each = [{}] * len(prompts) if each is None else each
-    for name, given in {"numbers": numbers, "options": each}.items():
-        if len(given) != len(prompts):
-            raise UserError(f"{len(given)} {name} for {len(prompts)} prompts: give one for each")
     _check_numbers(numbers)
-    common = GenerationConfig(**options)
-    configs = [GenerationConfig(**{**options, **own}) for own in each]
+    common = make_config(options)
+    configs = [make_config(own, options) for own in each]
     first = configs[0] if configs else common
     for own in configs:
         check_bias(lm, own)
@@ -172,6 +178,18 @@ def _job(
         for prompt, own in zip(prompts, configs, strict=True)
     ]
     return Job(encoded, batch_size, numbers, configs, first)
+
+
+def _listed(prompts: Any) -> list[Any]:
+    """The prompts as a list, which their caller may change meanwhile."""
+    if isinstance(prompts, str | bytes | Encoded | Mapping | Set):
+        raise UserError(
+            f"prompts is {reprlib.repr(prompts)}: put a single prompt into a list, "
+            "generate(lm, [prompt])"
+        )
+    if not isinstance(prompts, Iterable):
+        raise UserError(f"prompts is {reprlib.repr(prompts)}: give a list of prompts")
+    return list(prompts)
 
 
 def _kind(config: GenerationConfig) -> tuple[str, bool | None]:

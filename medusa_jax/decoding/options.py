@@ -1,6 +1,8 @@
 """Options of decoding, and the rule and the numbers that follow from them."""
 
 import dataclasses
+import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -72,8 +74,12 @@ class GenerationConfig:
     tree: str | AnyTree | None = None
 
     def __post_init__(self) -> None:
+        _check_switches(self)
         _check_numbers(self)
         _check_texts(self)
+        # Copies: the caller may change theirs while prompts are waiting.
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+        object.__setattr__(self, "stop", tuple(self.stop))
         if self.acceptance not in (None, *ACCEPTANCES):
             choices = f"{', '.join(ACCEPTANCES[:-1])} or {ACCEPTANCES[-1]}"
             raise UserError(f"acceptance is {self.acceptance!r}: choose {choices}")
@@ -100,6 +106,36 @@ class GenerationConfig:
     def has_filters(self) -> bool:
         """Whether fewer tokens than all may be sampled."""
         return (self.top_k, self.top_p, self.min_p) != (0, 1, 0)
+
+
+def make_config(
+    options: Mapping[str, Any], common: Mapping[str, Any] | None = None
+) -> GenerationConfig:
+    """Options by name.
+
+    Args:
+      options: see `GenerationConfig`.
+      common: others, which `options` replace.
+
+    Raises:
+      UserError: an option that does not exist or is out of range, or options that exclude each
+        other.
+    """
+    if not isinstance(options, Mapping):
+        raise UserError(f"each has {reprlib.repr(options)}: give options by name, {{}} for none")
+    known = [field.name for field in dataclasses.fields(GenerationConfig)]
+    if unknown := next((name for name in options if name not in known), None):
+        close = difflib.get_close_matches(str(unknown), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+        raise UserError(f"there is no option {unknown!r}: {hint}")
+    return GenerationConfig(**{**(common or {}), **options})
+
+
+def _check_switches(config: GenerationConfig) -> None:
+    for name in ("logprobs", "ignore_eos", "sampled_root"):
+        value = getattr(config, name)
+        if not (isinstance(value, bool | np.bool_) or (name == "sampled_root" and value is None)):
+            raise UserError(f"{name} is {value!r}: it must be True or False")
 
 
 def _check_numbers(config: GenerationConfig) -> None:

@@ -198,6 +198,9 @@ def make_runtime(
         drafter, params["drafter"] = make_drafter(
             lm.heads_config, heads, params["backbone"], tree, lm.dtype, lm.platform
         )
+        if mesh is not None and "lm_head" in params["drafter"]:  # made whole, on every device
+            lm_head = {"lm_head": params["drafter"]["lm_head"]}
+            params["drafter"] |= jax.device_put(lm_head, param_shardings(mesh, lm_head))
     decoder = Decoder(
         lm.config,
         rule or Greedy(),

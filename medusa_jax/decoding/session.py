@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from medusa_jax.decoding.engine.jobs import (
     tickets,
 )
 from medusa_jax.decoding.generate import encode_prompt
-from medusa_jax.decoding.options import GenerationConfig
+from medusa_jax.decoding.options import GenerationConfig, make_config
 from medusa_jax.decoding.results import StreamEvent
 from medusa_jax.decoding.runtime import Clock
 from medusa_jax.decoding.state import DecodeState
@@ -44,7 +45,7 @@ class Session:
         Raises:
           UserError: an option out of range.
         """
-        self._lm, self._config = lm, _one_answer(lm, GenerationConfig(**options))
+        self._lm, self._config = lm, _one_answer(lm, make_config(options))
         self._ids: tuple[int, ...] = ()
         self._cache: KVCache | None = None
         self._prompt_length = 0
@@ -61,6 +62,11 @@ class Session:
         Raises:
           UserError: at once; the messages are no conversation, or do not fit the context.
         """
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+            raise UserError(
+                f"messages is {reprlib.repr(messages)}: give a list of messages, "
+                '[{"role": "user", "content": "..."}]'
+            )
         encoded = encode_prompt(self._lm, list(messages), True, self._config.max_context)
         job = Job([encoded], 1, [0], [self._config], self._config)
         (ticket,) = tickets(self._lm, job)
@@ -79,7 +85,7 @@ class Session:
         Raises:
           UserError: an option out of range; nothing is changed.
         """
-        self._config = _one_answer(self._lm, dataclasses.replace(self._config, **options))
+        self._config = _one_answer(self._lm, make_config(options, vars(self._config)))
 
     def reset(self) -> None:
         """Forgets the conversation."""

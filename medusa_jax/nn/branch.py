@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
-from medusa_jax.nn.layers import project
+from medusa_jax.nn.layers import project, rounded
 
 
 def unit_size(embedding: jax.Array) -> jax.Array:
@@ -163,7 +163,7 @@ def head_hidden(own: dict[str, Any], hidden: jax.Array, term: jax.Array, dtype: 
             y = y + term if layer == 0 else y
             if "bias" in block:
                 y = y + jnp.broadcast_to(block["bias"].astype(jnp.float32), y.shape)
-            x = (x.astype(jnp.float32) + nn.silu(y)).astype(dtype)
+            x = rounded(x.astype(jnp.float32) + nn.silu(y), dtype)
     return x
 
 

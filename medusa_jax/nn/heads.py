@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from medusa_jax.config import MedusaConfig
 from medusa_jax.nn.branch import branch_terms, correction, head_hidden, own_params, unit_size
-from medusa_jax.nn.layers import Weights, draft_rows, project
+from medusa_jax.nn.layers import Weights, draft_rows, project, rounded
 from medusa_jax.nn.params import heads_params
 from medusa_jax.nn.product import product
 
@@ -109,7 +109,7 @@ class MedusaHeads(nn.Module):
                     y = y + _per_head(e, self.modules["root"]()["weight"], self.dtype)
                 if c.bias:
                     y = y + jnp.broadcast_to(block["bias"].astype(jnp.float32), shape)
-                x = (x.astype(jnp.float32) + nn.silu(y)).astype(self.dtype)
+                x = rounded(x.astype(jnp.float32) + nn.silu(y), self.dtype)
         return x
 
 

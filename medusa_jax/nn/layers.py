@@ -19,7 +19,7 @@ def sum_dtype(dtype: Any) -> Any:
     return jnp.float32 if dtype == jnp.float16 else dtype
 
 
-def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
     """x in `dtype`; what exceeds float16 becomes its largest number, not infinity."""
     if dtype == jnp.float16:
         x = jnp.clip(x, -_FLOAT16_MAX, _FLOAT16_MAX)
@@ -38,7 +38,7 @@ def project(x: jax.Array, weight: Any, dtype: Any) -> jax.Array:
       [..., out] in float32.
     """
     # Two axes: with more, XLA's CPU backend transposes a bfloat16 weight before the product.
-    x_XD = _rounded(x, dtype).reshape(-1, x.shape[-1])
+    x_XD = rounded(x, dtype).reshape(-1, x.shape[-1])
     return product("XD,FD->XF", x_XD, weight, dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -49,10 +49,10 @@ def take_rows(table_VD: Any, index: jax.Array) -> jax.Array:
       [..., D] in the table's dtype (that of the scales where it is quantised).
     """
     if is_quantized(table_VD):
-        rows = jax.tree.map(lambda x: jnp.take(x, index, axis=0), table_VD)
+        rows = jax.tree.map(lambda x: _take(x, index), table_VD)
         return widened(rows, rows.dtype)
     if table_VD.dtype != jnp.bfloat16:
-        return jnp.take(table_VD, index, axis=0)
+        return _take(table_VD, index)
     return _take_bfloat16(table_VD, index)
 
 
@@ -74,12 +74,30 @@ def draft_rows(table_VD: Any, token_map: Any) -> Any:
     return take_rows(table_VD, index)
 
 
+def _take(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of an array.
+
+    XLA makes a slice of a lone row, for which the GPUs of a mesh would gather the whole table: they
+    take two.
+    """
+
+    def take(table: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.take(table, index, axis=0)
+
+    def take_two(table: jax.Array, index: jax.Array) -> jax.Array:
+        rows = take(table, jnp.broadcast_to(index.reshape(1), (2,)))
+        return rows[:1].reshape(*index.shape, *table.shape[1:])
+
+    if index.size > 1:
+        return take(table, index)
+    return jax.lax.platform_dependent(table, index, cuda=take_two, default=take)
+
+
 @jax.custom_jvp
 def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
     """Takes rows as bits on CPUs, where XLA would widen a whole bfloat16 table before it gathers.
 
-    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table. XLA makes a
-    slice of a lone row, for which the GPUs of a mesh would gather the whole table: they take two.
+    Elsewhere a gather is a gather, and the bits would cost a TPU a copy of the table.
     """
 
     def take_bits(table_VD: jax.Array, index: jax.Array) -> jax.Array:
@@ -88,18 +106,7 @@ def _take_bfloat16(table_VD: jax.Array, index: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(table_VD, jnp.uint16)
         return jax.lax.bitcast_convert_type(jnp.take(bits, index, axis=0), jnp.bfloat16)
 
-    def take(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-        return jnp.take(table_VD, index, axis=0)
-
-    def take_several(table_VD: jax.Array, index: jax.Array) -> jax.Array:
-        if index.size > 1:
-            return take(table_VD, index)
-        rows_2D = take(table_VD, jnp.broadcast_to(index.reshape(1), (2,)))
-        return rows_2D[:1].reshape(*index.shape, table_VD.shape[1])
-
-    return jax.lax.platform_dependent(
-        table_VD, index, cpu=take_bits, cuda=take_several, default=take
-    )
+    return jax.lax.platform_dependent(table_VD, index, cpu=take_bits, default=_take)
 
 
 @_take_bfloat16.defjvp
@@ -143,7 +150,7 @@ class Linear(nn.Module):
         if "bias" in params:
             bias = params["bias"].astype(jnp.float32)
             y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
-        return y.astype(self.result or self.dtype)
+        return rounded(y, self.result or self.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -128,7 +128,8 @@ def best_proposals(
 
 def shared_lm_head(params: dict[str, Any]) -> Any:
     """The rows of the LM head that heads without projections of their own share: [V or Vd, D]."""
-    return params["drafter"].get("lm_head", lm_head_weight(params["backbone"]))
+    own = params["drafter"].get("lm_head")
+    return lm_head_weight(params["backbone"]) if own is None else own["weight"]
 
 
 def with_lm_head(
@@ -142,12 +143,13 @@ def with_lm_head(
       backbone: the base model's.
 
     Returns:
-      {"heads"}, with "lm_head" [Vd, D] where heads without projections of their own have a draft
-      vocabulary: the rows that it names.
+      {"heads"}, with "lm_head" {"weight" [Vd, D]} where heads without projections of their own have
+      a draft vocabulary: the rows that it names, split as the LM head is on a mesh.
     """
     if not config.draft_vocab or config.own_projection:
         return {"heads": heads}
-    return {"heads": heads, "lm_head": draft_rows(lm_head_weight(backbone), heads["token_map"])}
+    lm_head = {"weight": draft_rows(lm_head_weight(backbone), heads["token_map"])}
+    return {"heads": heads, "lm_head": lm_head}
 
 
 def make_proposer(

@@ -91,20 +91,30 @@ def test_exact_float32_uses_kernels_that_are_compiled_already():
     assert "gemm_fusion" not in built.text
 
 
-@pytest.mark.parametrize("tree", ["chain:0", "mc_sim_7b_63"])
-def test_tensor_parallel_decoding(tree):
+@pytest.mark.parametrize(
+    ("tree", "options"),
+    [
+        ("chain:0", {}),
+        ("mc_sim_7b_63", {}),
+        ("chain:0", {"dtype": "float16"}),
+        ("chain:0", {"quantize": "int8"}),
+    ],
+)
+def test_tensor_parallel_decoding(tree, options):
     """Two sums over devices per layer, and nothing as large as a matrix is gathered."""
     topology = find_topology("h100:8")
     mesh = jax.make_mesh(
         (1, 1, 4), AXES, axis_types=(AxisType.Auto,) * 3, devices=topology.devices[:4]
     )
     assert isinstance(mesh, Mesh)
-    plan = plan_decoding(topology, mesh, dataclasses.replace(WISH, tree=load_any_tree(tree)))
+    wish = dataclasses.replace(WISH, tree=load_any_tree(tree), **options)
+    plan = plan_decoding(topology, mesh, wish)
     assert plan.num_devices == 4
     moved = plan.collective_bytes
     rows = 1 if tree == "chain:0" else 64
-    # Of two layers, float32; of the embedding, bfloat16: of a lone row it looks two up.
-    sums = 2 * 2 * rows * 2048 * 4 + max(rows, 2) * 2048 * 2
+    # Of two layers, float32; of the embedding, 16 or 8 bits: of a lone row it looks two up.
+    width = 1 if options.get("quantize") else 2
+    sums = 2 * 2 * rows * 2048 * 4 + max(rows, 2) * 2048 * width
     assert moved["all-reduce"] + 4 * moved["reduce-scatter"] == pytest.approx(sums, rel=0.01)
     assert moved["all-gather"] < 8 * rows * 2048 * 2 * 2
 

@@ -114,6 +114,32 @@ def test_streamed_samples_equal_those_of_generate(lm):
         assert last.result.token_ids == results[row].token_ids
 
 
+def test_options_are_those_that_were_given(lm):
+    """Whatever their caller does to them while prompts are waiting."""
+    bias, stop, numbers = {7: 2.5}, ["zq"], [5, 6, 7]
+    options = {"temperature": 1.0, "max_new_tokens": 6}
+    expected = medusa_jax.generate(
+        lm, PROMPTS[:3], logit_bias=dict(bias), stop=[*stop], numbers=[*numbers], **options
+    )
+    prompts = PROMPTS[:3]
+    answers = medusa_jax.generate_batches(
+        lm, prompts, logit_bias=bias, stop=stop, numbers=numbers, **options
+    )
+    found = [next(answers)]
+    bias[9999], bias["x"] = 1.0, "y"
+    stop.append("")
+    numbers.clear()
+    prompts.clear()
+    found += answers
+    assert [x.token_ids for x in found] == [x.token_ids for x in expected]
+
+
+def test_prompts_may_be_a_generator(lm):
+    expected = medusa_jax.generate(lm, PROMPTS[:2], max_new_tokens=3)
+    found = medusa_jax.generate(lm, (prompt for prompt in PROMPTS[:2]), max_new_tokens=3)
+    assert [x.token_ids for x in found] == [x.token_ids for x in expected]
+
+
 def test_numbers_choose_the_samples(lm):
     options = {"temperature": 1.2, "seed": 5, "max_new_tokens": 16}
     results = medusa_jax.generate(lm, PROMPTS, **options)
@@ -121,7 +147,7 @@ def test_numbers_choose_the_samples(lm):
     moved = [PROMPTS[i] for i in order]
     again = medusa_jax.generate(lm, moved, batch_size=2, numbers=order, **options)
     assert [r.token_ids for r in again] == [results[i].token_ids for i in order]
-    with pytest.raises(UserError, match="2 numbers for 3 prompts"):
+    with pytest.raises(UserError, match="numbers has 2 entries for 3 prompts"):
         medusa_jax.generate(lm, PROMPTS, numbers=[0, 1])
 
 

@@ -150,6 +150,16 @@ def test_a_model_is_loaded_into_its_shards(stories260k, quantize):
     assert rows(decoded(lm, [prompt], [12])) == rows(decoded(one, [prompt], [12]))
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_draft_vocabularys_lm_head_is_split_as_the_lm_head_is(quantize):
+    lm = spread(model(2, draft=True), "tensor=4", quantize)
+    lm_head = make_runtime(lm).params["drafter"]["lm_head"]["weight"]
+    leaves = jax.tree.leaves(lm_head)
+    whole = max(leaves, key=lambda x: x.size)
+    assert whole.shape[0] % 4 == 0
+    assert whole.sharding.shard_shape(whole.shape) == (whole.shape[0] // 4, whole.shape[1])
+
+
 def test_each_key_head_is_repeated_for_its_own_queries():
     """Against attention written out: query head n reads key head n // (N / K)."""
     lm = model(2)

@@ -158,8 +158,51 @@ def test_seeds_beyond_64_bits_are_refused(seed):
 
 
 def test_one_text_is_not_taken_for_a_list_of_letters(lm):
-    with pytest.raises(UserError, match="a single text: put it into a list"):
-        medusa_jax.generate(lm, "Why")
+    for single in ("Why", {"role": "user", "content": "Why"}, {"Why"}, Encoded("Why", (1,))):
+        for call in (medusa_jax.generate, medusa_jax.generate_batches):
+            with pytest.raises(UserError, match="put a single prompt into a list"):
+                call(lm, single)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": None}, "prompts is None: give a list of prompts"),
+        ({"prompts": 5}, "prompts is 5: give a list of prompts"),
+        ({"numbers": 3}, "numbers is 3: give a list with one per prompt"),
+        ({"numbers": [3]}, "numbers has 1 entries for 2 prompts"),
+        ({"each": {"temperature": 1.0}}, "each is {.*}: give a list with one per prompt"),
+        ({"each": [{}]}, "each has 1 entries for 2 prompts"),
+        ({"each": [{}, None]}, "each has None: give options by name"),
+        ({"each": [{}, "ab"]}, "each has 'ab': give options by name"),
+        ({"each": [{}, {"temprature": 1.0}]}, "no option 'temprature': did you mean temperature?"),
+        ({"temprature": 1.0}, "there is no option 'temprature': did you mean temperature?"),
+        ({"zzz": 1.0}, "there is no option 'zzz': choose from max_new_tokens, temperature"),
+        ({"ignore_eos": "no"}, "ignore_eos is 'no': it must be True or False"),
+        (
+            {"logprobs": np.array([1, 2])},
+            "logprobs is array.*: it must be True or False",
+        ),
+        ({"sampled_root": 1, "acceptance": "typical"}, "sampled_root is 1: it must be True or"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_at_once(lm, options, message):
+    prompts = options.get("prompts", ["One", "Two"])
+    options = {name: value for name, value in options.items() if name != "prompts"}
+    for call in (medusa_jax.generate_as_done, medusa_jax.generate_batches):
+        with pytest.raises(UserError, match=message) as error:
+            call(lm, prompts, **options)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("messages", [None, "Hi", b"Hi", {"role": "user", "content": "Hi"}])
+def test_a_conversation_is_a_list_of_messages(lm, messages):
+    session = medusa_jax.Session(lm)
+    with pytest.raises(UserError, match="give a list of messages"):
+        session.reply(messages)
+    for call in (medusa_jax.Session, lambda _, **options: session.change(**options)):
+        with pytest.raises(UserError, match="there is no option 'seeed': did you mean seed"):
+            call(lm, seeed=1)
 
 
 def test_what_is_wrong_is_said_before_the_first_answer_is_asked_for(lm):

@@ -1,13 +1,16 @@
 """Rows of tables and lone rows of products: what only a program for a CPU may contain; norms."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medusa_jax.nn.heads import _per_head
-from medusa_jax.nn.layers import RMSNorm, draft_rows, project, take_rows
+from medusa_jax.nn.layers import Linear, RMSNorm, draft_rows, project, take_rows
 from medusa_jax.nn.params import layer_params
+from medusa_jax.nn.quantize import int8_matrices
 from tests.medusa_jax.packed import SMALL
 
 V, D, M = 32, 16, 3
@@ -65,6 +68,38 @@ def test_programs_for_accelerators_have_no_tricks_but_their_own(name, platform, 
     assert any(mark in lowered(PROGRAMS[name], "cpu") for mark in (BITS, REPEATED))
     program = lowered(PROGRAMS[name], platform)
     assert {mark for mark in (BITS, REPEATED) if mark in program} <= marks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_a_gpu_looks_two_rows_up_where_one_is_wanted(dtype):
+    """XLA makes a slice of one, for which a mesh would gather the table."""
+    table = TABLE.astype(jnp.float32 if dtype == "int8" else dtype)
+    table = int8_matrices({"weight": table})["weight"] if dtype == "int8" else table
+    for index in (INDEX[:1, :1], INDEX[0, :1], INDEX[0, 0]):
+        traced = jax.jit(take_rows).trace(table, index)
+        rows = {
+            platform: {
+                int(found[1])
+                for line in traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+                if "stablehlo.gather" in line and (found := re.search(r"-> tensor<(\d+)x", line))
+            }
+            for platform in ("cuda", "tpu")
+        }
+        assert rows["cuda"] == {2}
+        assert 2 not in rows["tpu"]
+        exact = np.asarray(take_rows(table, INDEX), np.float32)
+        got = np.asarray(jax.jit(take_rows)(table, index), np.float32)
+        np.testing.assert_array_equal(got.reshape(-1, D)[0], exact[0, 0])
+        assert got.shape == (*index.shape, D)
+
+
+def test_float16_has_no_infinity():
+    records = layer_params(SMALL)["attn"]["v"]
+    weight = jnp.full((SMALL.num_kv_heads * SMALL.head_dim, SMALL.hidden_size), 100, jnp.float16)
+    row = jnp.full((1, SMALL.hidden_size), 1000, jnp.float16)
+    for sign in (1, -1):
+        value = Linear(records, jnp.float16).apply({"params": {"weight": weight}}, sign * row)
+        np.testing.assert_array_equal(np.asarray(value), sign * np.float16(65504))
 
 
 @pytest.mark.parametrize("name", ALL)
