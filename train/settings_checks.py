@@ -40,7 +40,8 @@ _SHARES = {
 }
 _SEED_LIMIT = 2**32
 LARGEST = 2**31 - 1  # of counts, which the device has as int32
-_FEW = 1e-12  # rates and factors, so that their products and squares are float32 numbers
+_LEAST, _MOST = 1e-30, 1e30  # of rates and factors, which the device has as float32
+_FLOAT32_MAX = 3.4e38
 
 
 def check_settings(settings: "Settings") -> None:
@@ -67,8 +68,13 @@ def _check_ranges(settings: "Settings") -> None:
         value = getattr(settings, key)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"config.{key} is {value}: it must be more than 0")
-        if key != "epochs" and value is not None and not _FEW < value < 1 / _FEW:
-            raise UserError(f"config.{key} is {value}: it must lie between {_FEW} and {1 / _FEW:g}")
+        if key != "epochs" and value is not None and not _LEAST <= value <= _MOST:
+            raise UserError(f"config.{key} is {value}: it must lie between {_LEAST} and {_MOST}")
+    rate = settings.learning_rate * settings.head_lr_multiplier
+    if rate > _FLOAT32_MAX:
+        raise UserError(
+            f"config.learning_rate times config.head_lr_multiplier is {rate:g}: lower one of them"
+        )
     for key, (zero, one) in _SHARES.items():
         value = getattr(settings, key)
         if not (0 < value < 1 or (zero and value == 0) or (one and value == 1)):

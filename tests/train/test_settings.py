@@ -121,8 +121,8 @@ def test_missing_key_is_named():
         ("learning_rate", 0.0, "more than 0"),
         ("learning_rate", float("inf"), "more than 0"),
         ("grad_clip", -1.0, "more than 0"),
-        ("grad_clip", 1e-50, "between 1e-12 and 1e+12"),
-        ("learning_rate", 1e38, "between 1e-12 and 1e+12"),
+        ("grad_clip", 1e-50, "between 1e-30 and 1e+30"),
+        ("learning_rate", 1e38, "between 1e-30 and 1e+30"),
         ("held_out", 1.0, "from 0 to below 1"),
         ("head_decay", 0.0, "above 0 to 1"),
         ("heads_ramp", 1.1, "above 0 to 1"),
@@ -200,6 +200,11 @@ def test_contradictions_are_refused_before_hours_are_spent(changes, named, mend)
     message = refusal(config_with(**changes))
     assert message.startswith(f"config.{named}")
     assert mend in message
+
+
+def test_the_heads_learning_rate_is_a_number_of_float32():
+    with pytest.raises(UserError, match=r"times config.head_lr_multiplier is 1e\+50"):
+        make_settings(config_with(learning_rate=1e25, head_lr_multiplier=1e25))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A small real model with heads that are right now and then."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,3 +28,12 @@ def stories_heads(stories260k, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stories_lm(stories260k, stories_heads):
     return medusa_jax.load(str(stories260k), str(stories_heads), tree="mc_sim_7b_63")
+
+
+@pytest.fixture(scope="module")
+def short_lm(stories_lm):
+    """Its first two of five layers, for tests that compile much and do not read the text."""
+    config = dataclasses.replace(stories_lm.config, num_layers=2)
+    cut = ("layers_2", "layers_3", "layers_4")
+    params = {name: value for name, value in stories_lm.params.items() if name not in cut}
+    return dataclasses.replace(stories_lm, config=config, params=params)

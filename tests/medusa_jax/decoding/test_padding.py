@@ -52,12 +52,12 @@ SAMPLED = {"temperature": 1.5, "seed": 3}
 
 
 @pytest.mark.parametrize("options", [{}, SAMPLED, SAMPLED | {"acceptance": "typical"}])
-def test_a_padded_root_decodes_as_a_bare_one(stories_lm, monkeypatch, options):
+def test_a_padded_root_decodes_as_a_bare_one(short_lm, monkeypatch, options):
     """As on TPUs, where only the root of a lone row is padded."""
     shapes = []
 
     def run(*prompts):
-        lm = stories_lm.with_tree("chain:0")  # a model remembers how it decoded last
+        lm = short_lm.with_tree("chain:0")  # a model remembers how it decoded last
         options_of_all = {"tree": "chain:0", "max_new_tokens": 20, "logprobs": True} | options
         return medusa_jax.generate(lm, prompts, batch_size=len(prompts), **options_of_all)
 

@@ -14,8 +14,8 @@ PROMPTS = ["Once upon a time", "The cat saw a dog", "Lily"]
 
 
 @pytest.fixture(scope="module")
-def lm(stories_lm):
-    return stories_lm
+def lm(short_lm):
+    return short_lm
 
 
 def tokens_per_step(lm, prompt, **options):

@@ -17,9 +17,9 @@ QUESTIONS = ["Tell me about a dog.", "And about Lily?", "What did they see in th
 
 
 @pytest.fixture
-def lm(stories_lm, monkeypatch):
-    monkeypatch.setattr(stories_lm.tokenizer, "chat_template", TEMPLATE)
-    return stories_lm
+def lm(short_lm, monkeypatch):
+    monkeypatch.setattr(short_lm.tokenizer, "chat_template", TEMPLATE)
+    return short_lm
 
 
 def reply(session, messages):

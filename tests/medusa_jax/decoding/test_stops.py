@@ -8,8 +8,8 @@ from medusa_jax.decoding.stops import TextSoFar
 
 
 @pytest.fixture(scope="module")
-def lm(stories_lm):
-    return stories_lm
+def lm(short_lm):
+    return short_lm
 
 
 def cut(lm, token_ids, stops):

@@ -19,8 +19,8 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def lm(stories_lm):
-    return stories_lm
+def lm(short_lm):
+    return short_lm
 
 
 def work(seed, count, longest=60, most=70):
@@ -118,7 +118,7 @@ def test_a_long_prompt_is_run_in_chunks_between_the_steps_of_others(lm, monkeypa
     monkeypatch.setattr(admission, "CHUNK", 64)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(3, 500, n).tolist() for n in (9, 5, 300, 6)]
-    each = [{"max_new_tokens": n} for n in (100, 3, 20, 9)]
+    each = [{"max_new_tokens": n} for n in (400, 3, 20, 9)]
     expected = alone(lm.with_tree("chain:0"), prompts, each)
     ran.clear()
     answers = medusa_jax.generate(lm, prompts, batch_size=2, each=each)

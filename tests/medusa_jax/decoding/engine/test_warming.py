@@ -84,26 +84,26 @@ def tokens(lm):
     return [answer.token_ids for answer in medusa_jax.generate(lm, prompts, **work)]
 
 
-def test_what_is_foreseen_is_what_is_needed(stories_lm, late, monkeypatch):
+def test_what_is_foreseen_is_what_is_needed(short_lm, late, monkeypatch):
     programs.forget()
-    cold = tokens(stories_lm)
+    cold = tokens(short_lm)
     assert {"grow", "decode", "prefill_rows", "insert"} <= set(late)
     late.clear()
     late.calls = 0
     programs.forget()
     use(monkeypatch, AtOnce())
-    assert tokens(stories_lm) == cold
+    assert tokens(short_lm) == cold
     assert not late
 
 
-def test_the_programs_of_a_mesh_are_foreseen(stories_lm, late, monkeypatch):
+def test_the_programs_of_a_mesh_are_foreseen(short_lm, late, monkeypatch):
     mesh = parse_mesh("tensor=2")
     params, heads = (
         jax.device_put(x, param_shardings(mesh, x))
-        for x in (stories_lm.params, stories_lm.heads_params)
+        for x in (short_lm.params, short_lm.heads_params)
     )
-    spread = dataclasses.replace(stories_lm, params=params, heads_params=heads)
-    cold = tokens(stories_lm)
+    spread = dataclasses.replace(short_lm, params=params, heads_params=heads)
+    cold = tokens(short_lm)
     late.clear()
     late.calls = 0
     use(monkeypatch, AtOnce())
@@ -146,18 +146,18 @@ def test_decoding_waits_for_a_program_that_is_being_compiled(monkeypatch):
     programs.forget()
 
 
-def test_what_fails_ahead_does_not_end_the_decoding(stories_lm, monkeypatch):
+def test_what_fails_ahead_does_not_end_the_decoding(short_lm, monkeypatch):
     failed = []
 
     def broken(*_):
         failed.append(1)
         raise ValueError("the compiler is out of memory")
 
-    cold = tokens(stories_lm)
+    cold = tokens(short_lm)
     monkeypatch.setattr(warming, "_grown", broken)
     monkeypatch.setattr(warming, "_inserted", broken)
     use(monkeypatch, ThreadPoolExecutor(1))
-    assert tokens(stories_lm) == cold
+    assert tokens(short_lm) == cold
     assert failed
 
 
@@ -208,10 +208,10 @@ def test_a_cache_that_need_not_grow_is_left_alone(monkeypatch):
     assert asked == [384, 512]
 
 
-def test_only_tpus_of_one_process_are_warmed_for(stories_lm):
+def test_only_tpus_of_one_process_are_warmed_for(short_lm):
     """Whose compiler is their host's, and has nobody to agree with."""
-    runtime = make_runtime(stories_lm)
-    assert jobs._warmer(stories_lm, runtime, None) is None
+    runtime = make_runtime(short_lm)
+    assert jobs._warmer(short_lm, runtime, None) is None
     assert jobs._warmer(SimpleNamespace(platform="gpu"), runtime, None) is None
     tpu = SimpleNamespace(platform="tpu")
     assert jobs._warmer(tpu, runtime, None)
