@@ -41,7 +41,7 @@ def _what_is_learned(c: ConfigDict) -> None:
     c.stop_lm_head = False  # True: the heads' loss does not train a shared LM head (ours).
 
     # The heads.
-    c.num_heads = 5  # M; the published trees use 4.
+    c.num_heads = 5  # M; the published trees use 4, that of the 33B 3.
     c.num_layers = 1  # Residual blocks per head.
     c.own_projection = True  # Each head has its own projection; else all share the LM head.
     # What heads also see (not in the paper): "root", the token that the base head just chose;

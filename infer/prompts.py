@@ -89,8 +89,10 @@ def _parse_row(line: str, where: str) -> Prompt:
         ) from None
     except (ValueError, RecursionError):  # an endless number or nesting
         raise UserError(f"{where}: not valid JSON; {_ROW}") from None
-    kinds = {"prompt", "messages", "turns"} & set(row) if isinstance(row, dict) else set()
-    if len(kinds) != 1:
+    kinds = sorted({"prompt", "messages", "turns"} & set(row)) if isinstance(row, dict) else []
+    if len(kinds) > 1:
+        raise UserError(f"{where}: it has {' and '.join(kinds)}: keep one of them")
+    if not kinds:
         raise UserError(f"{where}: neither a prompt nor a conversation; {_ROW}")
     if "messages" in row:
         return _check_messages(row["messages"], where)

@@ -1,7 +1,7 @@
 """From trained parameters to a folder that other software, and `infer.generate`, can load."""
 
 import contextlib
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from medusa_jax.io.model import LoadedModel
 from medusa_jax.nn.llama import lm_head_weight
 from medusa_jax.nn.lora import merge_lora
 from medusa_jax.nn.params import heads_config_of
-from medusa_jax.paths import user_path
+from medusa_jax.paths import looking_at, user_path
 from train.distributed import together
 from train.random_model import RANDOM_TINY, base_config, load_base
 from train.settings import Settings
@@ -159,9 +159,11 @@ def check_empty(folder: Path) -> None:
     Raises:
       UserError: something is there.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
+    with looking_at(str(folder)):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+            return
+        is_there = folder.exists() or folder.is_symlink()
+    if is_there:
         raise UserError(f"{folder} exists: name a new folder, or remove it first")
 
 
@@ -205,7 +207,8 @@ def _on_host(heads: dict[str, Any], dtype: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` at the end, unless the block fails."""
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # No process of another machine has the same one, which a process number would allow.
+    scratch = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         _make(scratch)
         yield scratch

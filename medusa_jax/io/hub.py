@@ -110,7 +110,8 @@ def _download_config(repo: str) -> Path:
 
     try:
         path = Path(hf_hub_download(repo, "config.json", etag_timeout=_TIMEOUT_S))
-        if "model_type" not in read_json(path):  # that of heads, with a model of their own or none
+        # That of heads, with a model of their own or none (format "vllm" has the type).
+        if read_json(path).get("model_type") in (None, "medusa"):
             with contextlib.suppress(EntryNotFoundError):
                 name = f"{BACKBONE}/config.json"
                 path = Path(hf_hub_download(repo, name, etag_timeout=_TIMEOUT_S))
@@ -132,9 +133,13 @@ def _download(repo: str, backbone: bool) -> Path:
 
     try:
         siblings = HfApi().model_info(repo, timeout=_TIMEOUT_S).siblings or []
-        patterns = _patterns([sibling.rfilename for sibling in siblings], backbone)
+        files = [sibling.rfilename for sibling in siblings]
+        _check_files(repo, files)
+        patterns = _patterns(files, backbone)
     except RepositoryNotFoundError as error:
         raise _no_access(repo) from error
+    except UserError:
+        raise
     except Exception as error:  # the network stack's errors have no common base class
         return _cached(repo, backbone, error)
     try:
@@ -145,6 +150,15 @@ def _download(repo: str, backbone: bool) -> Path:
         raise UserError(
             f"downloading {repo} failed ({_reason(error)}): run it again, finished files are kept"
         ) from error
+
+
+def _check_files(repo: str, files: Sequence[str]) -> None:
+    ggufs = [name for name in files if name.lower().endswith(".gguf")]
+    if ggufs and not any(fnmatch(name, "*config.json") for name in files):
+        raise UserError(
+            f"{repo} holds GGUF files only: download one (hf download {repo} {ggufs[0]}) and pass "
+            "its path"
+        )
 
 
 def _patterns(files: Sequence[str], backbone: bool) -> list[str]:

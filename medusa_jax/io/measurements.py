@@ -31,6 +31,7 @@ def times_file(model: Path, heads: Path, device: Any) -> Path:
         "model": _identity(model),
         "heads": _identity(heads),
         "device": [device.platform, device.device_kind],
+        "runtime": " ".join(device.client.platform_version.split()),  # CUDA's, libtpu's
         "host": [cpu_model(), cores()],
         "versions": [package_version(p) for p in ("jax", "jaxlib", "medusa-jax")],
     }

@@ -177,7 +177,7 @@ def safetensors_header(file: Path) -> list[SafetensorsTensor]:
             if stored is not None and end - begin != math.prod(tensor.shape) * stored.itemsize:
                 raise ValueError(f"{key} has {end - begin} bytes for shape {tensor.shape}")
             tensors.append(tensor)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(file, str(error)) from error
     return tensors
 

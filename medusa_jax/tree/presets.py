@@ -131,7 +131,7 @@ def _count(spec: str, text: str, letter: str, low: int, high: int) -> int:
 
 def _read_file(spec: str) -> list[list[int]]:
     try:
-        content = json.loads(user_path(spec).read_text(encoding="utf-8"))
+        content = json.loads(user_path(spec).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"tree {spec}: cannot read the file ({error.strerror})") from None
     except json.JSONDecodeError as error:

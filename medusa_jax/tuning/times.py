@@ -94,9 +94,19 @@ class StepTimes:
         return (1 - share) * self._at(low, nodes) + share * self._at(high, nodes)
 
     def _at(self, batch: int, nodes: int) -> float:
-        """Seconds at a measured batch size: no less than at any smaller one."""
-        smaller = [curve for b, curve in self._curves.items() if b <= batch]
-        return max(_on_curve(*curve, nodes) for curve in smaller)
+        """Seconds at a measured batch size: no less than at a smaller one, no more than at a larger.
+
+        `infer.tune` leaves out trees that cannot pay with a batch but may with another. So beyond a
+        curve's end its last time is all that it says of larger batches, and what a larger batch
+        took there bounds its own.
+        """
+        ends = {b: min(nodes, int(curve[0][-1])) for b, curve in self._curves.items() if b < batch}
+        smaller = [_on_curve(*self._curves[b], end) for b, end in ends.items()]
+        seconds = max([_on_curve(*self._curves[batch], nodes), *smaller])
+        larger = [b for b in self._curves if b > batch]
+        if larger and nodes > self._curves[batch][0][-1]:
+            return min(seconds, self._at(larger[0], nodes))
+        return seconds
 
     def _slot_seconds(self, nodes: int, batch: int) -> float:
         """Seconds of one more slot in every row; a larger batch never takes less."""

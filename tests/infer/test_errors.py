@@ -33,6 +33,10 @@ CASES = {
     "no prompt file": ("--prompt_file={files}/none.txt", "cannot read the prompt file"),
     "prompt file row": ("--prompt_file={files}/row.jsonl", "row.jsonl:2: not valid JSON, column"),
     "prompt file key": ("--prompt_file={files}/key.jsonl", "key.jsonl:3: neither a prompt nor"),
+    "prompt file keys": (
+        "--prompt_file={files}/keys.jsonl",
+        "keys.jsonl:1: it has messages and prompt: keep one of them",
+    ),
     "prompt file name": ("--prompt_file={files}/a.csv", "must end in .txt or .jsonl"),
     "long prompt": ("--prompt_file={files}/long.txt", "only 512: shorten the prompt"),
     "second prompt": ("--prompt=a --prompt_file={files}/long.txt", "prompt 2: the prompt has"),
@@ -90,6 +94,7 @@ def paths(tmp_path_factory, model_copy, heads):
     (files / "tree.json").write_text("[[0],\n[0, 0]")
     (files / "parent.json").write_text("[[0, 1]]")
     (files / "row.jsonl").write_text('{"prompt": "a"}\n{"prompt": b}\n')
+    (files / "keys.jsonl").write_text('{"prompt": "a", "messages": [], "id": 3}\n')
     (files / "key.jsonl").write_text('{"prompt": "a"}\n\n{"text": "b"}\n')
     (files / "a.csv").write_text("a")
     other = {"unfinished call": {"model": "another"}, "format": 2}

@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: pass a complete Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object: download it again")
@@ -169,7 +169,7 @@ def _architecture(raw: dict[str, Any]) -> str:
     kind = raw.get("model_type")
     if isinstance(kind, str) and kind in _DEFAULTS:
         return kind
-    if "medusa_num_heads" in raw and kind in (None, "medusa"):
+    if kind == "medusa" or ("medusa_num_heads" in raw and kind is None):
         raise UserError(
             "config.json describes Medusa heads, not a language model: pass this with --medusa and "
             f"its base model with --model ({raw.get('base_model_name_or_path', 'see its card')})"

@@ -44,8 +44,7 @@ def load_tokenizer(folder: Path) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # tokenizers raises bare Exception for a damaged file
             raise _broken(folder, error) from error
-    names = folder.absolute().parts[-3:]  # a cached hub repository is two levels up
-    if not tokenizer.chat_template and any("vicuna" in name.lower() for name in names):
+    if not tokenizer.chat_template and "vicuna" in _name(folder).lower():
         tokenizer.chat_template = _VICUNA_TEMPLATE
     return tokenizer
 
@@ -68,6 +67,12 @@ def quiet_transformers() -> Iterator[Any]:
         yield transformers
     finally:
         transformers.logging.set_verbosity(level)
+
+
+def _name(folder: Path) -> str:
+    """Name of a model's folder, or of the hub repository that it was downloaded from."""
+    path = folder.absolute()
+    return path.parents[1].name if path.parent.name == "snapshots" else path.name
 
 
 def _broken(folder: Path, error: Exception) -> UserError:

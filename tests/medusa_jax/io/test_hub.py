@@ -34,6 +34,7 @@ REPOS = {
         *("config.json", "medusa_lm_head.safetensors", "acceptance.json", "log.txt"),
         *("backbone/config.json", "backbone/model.safetensors", "backbone/tokenizer.json"),
     ],
+    "org/gguf": ["README.md", "model-Q4.gguf", "model-Q8.gguf"],
     "org/gated": ["config.json", "model.safetensors"],
 }
 
@@ -167,6 +168,22 @@ def test_exported_heads_and_the_model_beside_them(tmp_path, hub):
     assert names == own | {f"backbone/{name}" for name in files}
     offline = resolve_with(tmp_path, hub, "org/export", "heads:org/export", HF_HUB_OFFLINE="1")
     assert offline == [model, heads]
+
+
+def test_a_repository_of_gguf_files(tmp_path, hub):
+    (line,) = resolve_with(tmp_path, hub, "org/gguf")
+    assert line.startswith("UserError: org/gguf holds GGUF files only: download one (hf download ")
+    assert "org/gguf model-Q4.gguf) and pass its path" in line
+
+
+@pytest.mark.parametrize("kind", [{}, {"model_type": "medusa"}])
+def test_the_config_of_heads_with_a_backbone_is_the_backbones(tmp_path, monkeypatch, kind):
+    """Of all formats: vLLM's names a type of its own."""
+    for name, content in {"config.json": kind, "backbone/config.json": {"model_type": "x"}}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"medusa_num_heads": 2} | content))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda _, name, **__: tmp_path / name)
+    assert resolve_config("org/heads-with-backbone") == tmp_path / "backbone" / "config.json"
 
 
 def test_unknown_and_gated(tmp_path, hub):

@@ -37,9 +37,10 @@ def test_prefix_keeps_the_greedy_order():
 @pytest.mark.parametrize("wrap", [lambda paths: paths, lambda paths: {"paths": paths}])
 def test_file(tmp_path, wrap):
     file = tmp_path / "mine"
-    file.write_text(json.dumps(wrap([[0], [11], [11, 3]])))
-    tree = load_tree(str(file), num_heads=2)
-    assert tree.rank_R.tolist() == [0, 0, 11, 3]
+    for encoding in ("utf-8", "utf-8-sig"):
+        file.write_text(json.dumps(wrap([[0], [11], [11, 3]])), encoding=encoding)
+        tree = load_tree(str(file), num_heads=2)
+        assert tree.rank_R.tolist() == [0, 0, 11, 3]
 
 
 @pytest.mark.parametrize(

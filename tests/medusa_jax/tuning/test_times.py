@@ -48,6 +48,20 @@ def test_measured_points_that_rise_are_kept_and_joined_by_lines():
     assert times.seconds(1, 8, 256) == pytest.approx(0.08)
 
 
+def test_a_short_curve_of_a_smaller_batch_does_not_outweigh_what_was_measured():
+    """One row ends at two nodes, twice as slow as one; four rows have room for 32."""
+    four = {1: 16.0, 4: 16.5, 8: 17.0, 16: 18.0, 32: 20.0}
+    points = [Point(1, 1, 256, 8.0), Point(1, 2, 256, 16.0)]
+    points += [Point(4, nodes, 256, seconds) for nodes, seconds in four.items()]
+    times = StepTimes(tuple(points))
+    for nodes, seconds in four.items():
+        assert times.seconds(nodes, 4, 256) == pytest.approx(seconds)
+    assert times.seconds(2, 1, 256) == pytest.approx(16.0)
+    # Less than 64, what two nodes would make of eight: four rows took no more than this.
+    assert times.seconds(8, 1, 256) == pytest.approx(17.0)
+    assert times.seconds(64, 1, 256) == pytest.approx(40.0)
+
+
 def test_of_several_measurements_of_a_size_the_median_counts():
     points = (*(Point(1, 4, 256, s) for s in (0.05, 0.9, 0.04)), Point(1, 1, 256, 0.02))
     assert StepTimes(points).seconds(4, 1, 256) == pytest.approx(0.05)

@@ -198,6 +198,8 @@ def test_heads_in_place_of_a_model():
     heads = {"medusa_num_heads": 2, "base_model_name_or_path": "lmsys/vicuna-7b-v1.3"}
     with pytest.raises(UserError, match=r"--medusa.*lmsys/vicuna-7b-v1\.3"):
         parse_config(heads)
+    with pytest.raises(UserError, match="pass this with --medusa"):
+        parse_config({"model_type": "medusa", "num_heads": 2})
 
 
 @pytest.mark.parametrize(

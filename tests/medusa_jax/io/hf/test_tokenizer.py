@@ -107,3 +107,11 @@ def test_the_oldest_chat_models_get_the_template_they_were_trained_with(words, t
     text = load_tokenizer(folder).apply_chat_template(briefly, tokenize=False)
     assert text == "Be brief. USER: Hi "
     assert load_tokenizer(words).chat_template is None
+    for name, has_one in {
+        "vicuna-7b": True,
+        "vicuna/models/base": False,
+        "vicuna/base": False,
+    }.items():
+        own = tmp_path_factory.mktemp("models") / name
+        shutil.copytree(words, own)
+        assert (load_tokenizer(own).chat_template is not None) is has_one
