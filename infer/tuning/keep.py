@@ -84,10 +84,8 @@ class Kept:
         beside = self._beside.by_temperature if self._beside else {}
         rates = {t: r for t, r in acceptance.by_temperature.items() if beside.get(t) is not r}
         others = None if self.overwrite else read_acceptance(self._acceptance_file)
-        rates = {
-            **(others.by_temperature if others else {}),
-            **rates,
-        }  # another run may have written
+        # Another run may have written meanwhile.
+        rates = {**(others.by_temperature if others else {}), **rates}
         self.acceptance = acceptance
         content = {"acceptance": Acceptance(rates).to_json()}
         self._acceptance = content if rates else {}

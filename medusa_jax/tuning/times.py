@@ -94,7 +94,7 @@ class StepTimes:
         return (1 - share) * self._at(low, nodes) + share * self._at(high, nodes)
 
     def _at(self, batch: int, nodes: int) -> float:
-        """Seconds at a measured batch size: no less than at a smaller one, no more than at a larger.
+        """Seconds at a measured batch size: at least a smaller one's, at most a larger one's.
 
         `infer.tune` leaves out trees that cannot pay with a batch but may with another. So beyond a
         curve's end its last time is all that it says of larger batches, and what a larger batch
