@@ -44,7 +44,9 @@ def execute(talk: Talk, line: str) -> str | None:
     name, _, argument = line.strip().partition(" ")
     command = next((command for command in COMMANDS if command.name == name), None)
     if command is None:
-        raise UserError(f"unknown command {name}: /help lists all")
+        raise UserError(
+            f"unknown command {name}: /help lists all, and how to begin a message with a slash"
+        )
     if bool(argument.strip()) != command.takes_argument:
         raise UserError(f"write {command.usage}")
     return command.run(talk, argument.strip())
@@ -55,7 +57,8 @@ def _help(talk: Talk, argument: str) -> str:
     width = max(len(command.usage) for command in COMMANDS)
     lines = [f"{command.usage:{width}}  {command.purpose}" for command in COMMANDS]
     continued = "\\".ljust(width) + "  at the end of a line: the message goes on with the next one"
-    return "\n".join([*lines, continued])
+    slash = "a space".ljust(width) + "  at the beginning: for a message that begins with a slash"
+    return "\n".join([*lines, continued, slash])
 
 
 def _reset(talk: Talk, argument: str) -> str:

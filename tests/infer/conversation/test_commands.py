@@ -45,7 +45,8 @@ def test_commands_do_what_they_say(line, said, calls):
 
 def test_help_lists_every_command_and_how_a_message_goes_on():
     lines = execute(Recorder(), "/help").splitlines()
-    assert [line.split("  ")[0] for line in lines] == [c.usage.strip() for c in COMMANDS] + ["\\"]
+    usages = [command.usage for command in COMMANDS]
+    assert [line.split("  ")[0] for line in lines] == [*usages, "\\", "a space"]
     assert len({line.index(line.split("  ")[-1].strip()) for line in lines}) == 1
 
 
