@@ -111,7 +111,7 @@ def test_sentences_say_what_was_measured():
         "In steps: 8 passes through the model instead of 20, 2.50x the tokens per pass."
     )
     assert wide.startswith(
-        "With a tree of 64 nodes: 2.35 tokens per step. An accelerator can turn most of that into "
+        "With a tree of 64 nodes: 2.35 tokens per step. A large accelerator can turn most of that "
     )
 
 
