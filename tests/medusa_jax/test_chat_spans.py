@@ -88,6 +88,13 @@ def test_white_space_that_a_tokenizer_leaves_out_of_its_offsets(reply):
     assert labelled(byte_tokenizer(trims), reply) == written
 
 
+def test_the_white_space_of_a_header_is_no_label():
+    """Trimmed, it lies where the reply begins."""
+    tokenizer = byte_tokenizer(processors.ByteLevel(trim_offsets=True))
+    tokenizer.chat_template = TEMPLATE.replace("\n", " ")
+    assert labelled(tokenizer, "x  y") == byte_tokenizer().encode("x  y.<end>")
+
+
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4])
 def test_a_reply_that_ends_inside_a_character(length):
     """Nothing stands for the character: the model never wrote the replacement's tokens."""
