@@ -133,15 +133,13 @@ def _download(repo: str, backbone: bool) -> Path:
 
     try:
         siblings = HfApi().model_info(repo, timeout=_TIMEOUT_S).siblings or []
-        files = [sibling.rfilename for sibling in siblings]
-        _check_files(repo, files)
-        patterns = _patterns(files, backbone)
     except RepositoryNotFoundError as error:
         raise _no_access(repo) from error
-    except UserError:
-        raise
     except Exception as error:  # the network stack's errors have no common base class
         return _cached(repo, backbone, error)
+    files = [sibling.rfilename for sibling in siblings]
+    _check_files(repo, files)
+    patterns = _patterns(files, backbone)
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except RepositoryNotFoundError as error:  # gated repositories show their list to everybody
