@@ -14,6 +14,7 @@ _FLASH_BLOCK = 64  # of `medusa_jax.nn.packed_attention`
 # Products of a block of queries with one of keys, by the phase of splash attention.
 _SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
+_EXACT = re.compile(r'operand_precision(?:=\{|":\[")highest', re.IGNORECASE)
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
@@ -27,6 +28,11 @@ def operations(computation: Computation, instruction: Instruction) -> int:
     if instruction.opcode == "custom-call":
         return _kernel(computation, instruction)
     return 0
+
+
+def is_exact(instruction: Instruction) -> bool:
+    """Whether a product is exact to float32, as ours are where they compute in float32."""
+    return _EXACT.search(instruction.text) is not None
 
 
 def _product(computation: Computation, instruction: Instruction, contracted: list[int]) -> int:

@@ -17,6 +17,7 @@ class Chip:
 
     Attributes:
       flops: dense bfloat16 operations per second (T4 and V100 have no such units: float16).
+      float32: exact float32 operations per second; None: not needed so far, or a TPU.
       hbm: bytes per second to and from its memory; None: not needed so far.
       wire: bytes per second that it sends to other devices of its kind.
       clock: cycles per second of a TPU's core.
@@ -26,6 +27,15 @@ class Chip:
     hbm: float | None = None
     wire: float | None = None
     clock: float | None = None
+    float32: float | None = None
+
+    @property
+    def exact_flops(self) -> float:
+        """Operations per second of products that are exact to float32.
+
+        A TPU has no units for them: it adds up six products of bfloat16 parts.
+        """
+        return self.flops / 6 if self.float32 is None else self.float32
 
 
 # By the beginning of `device_kind`; the longest match counts.
@@ -41,19 +51,19 @@ _CHIPS = {
     "TPU v6 lite": Chip(918 * _T, 1640 * _G, 448 * _G, 1.75 * _G),
     "TPU v6e": Chip(918 * _T, 1640 * _G, 448 * _G, 1.75 * _G),
     "TPU7x": Chip(1153.5 * _T),
-    "NVIDIA A100": Chip(312 * _T, 2039 * _G, 300 * _G),
+    "NVIDIA A100": Chip(312 * _T, 2039 * _G, 300 * _G, float32=19.5 * _T),
     "NVIDIA A10": Chip(125 * _T),
     "NVIDIA A10G": Chip(70 * _T),
-    "NVIDIA B200": Chip(2250 * _T, 7672 * _G, 900 * _G),
+    "NVIDIA B200": Chip(2250 * _T, 7672 * _G, 900 * _G, float32=75 * _T),
     "NVIDIA GH200": Chip(989.4 * _T),
-    "NVIDIA H100": Chip(989.4 * _T, 3352 * _G, 450 * _G),
+    "NVIDIA H100": Chip(989.4 * _T, 3352 * _G, 450 * _G, float32=66.9 * _T),
     "NVIDIA H100 NVL": Chip(835 * _T),
     "NVIDIA H100 PCIe": Chip(756 * _T),
-    "NVIDIA H200": Chip(989.4 * _T, 4800 * _G, 450 * _G),
+    "NVIDIA H200": Chip(989.4 * _T, 4800 * _G, 450 * _G, float32=66.9 * _T),
     "NVIDIA H200 NVL": Chip(835 * _T),
     "NVIDIA L4": Chip(121 * _T),
     "NVIDIA L40S": Chip(362 * _T),
-    "Tesla T4": Chip(65 * _T, 320 * _G, 16 * _G),
+    "Tesla T4": Chip(65 * _T, 320 * _G, 16 * _G, float32=8.1 * _T),
     "Tesla V100": Chip(125 * _T),
     "Tesla V100-PCIE": Chip(112 * _T),
 }

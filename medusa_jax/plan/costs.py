@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from medusa_jax.plan.arithmetic import operations
+from medusa_jax.plan.arithmetic import is_exact, operations
 from medusa_jax.plan.collectives import collective
 from medusa_jax.plan.hlo import Computation, Instruction, Program
 from medusa_jax.plan.traffic import moved_bytes
@@ -19,6 +19,7 @@ class Costs:
       collectives: bytes of the results of collectives, by kind.
       wire_bytes: what it has to send for them, by the best algorithm of a ring.
       cycles: the compiler's estimate; None: it gives none.
+      exact_flops: how many of `flops` are of products that are exact to float32.
     """
 
     flops: int = 0
@@ -26,6 +27,7 @@ class Costs:
     collectives: Mapping[str, int] = dataclasses.field(default_factory=dict)
     wire_bytes: float = 0.0
     cycles: int | None = None
+    exact_flops: int = 0
 
     def __add__(self, other: "Costs") -> "Costs":
         kinds = {*self.collectives, *other.collectives}
@@ -36,6 +38,7 @@ class Costs:
             {k: self.collectives.get(k, 0) + other.collectives.get(k, 0) for k in kinds},
             self.wire_bytes + other.wire_bytes,
             sum(cycles) if cycles else None,
+            self.exact_flops + other.exact_flops,
         )
 
     def __mul__(self, times: int) -> "Costs":
@@ -45,6 +48,7 @@ class Costs:
             {kind: size * times for kind, size in self.collectives.items()},
             self.wire_bytes * times,
             None if self.cycles is None else self.cycles * times,
+            self.exact_flops * times,
         )
 
 
@@ -106,8 +110,10 @@ class _Walk:
         self, computation: Computation, instruction: Instruction, fused: bool
     ) -> Costs:
         called = instruction.called
+        flops = operations(computation, instruction)
         own = Costs(
-            flops=operations(computation, instruction),
+            flops=flops,
+            exact_flops=flops if is_exact(instruction) else 0,
             hbm_bytes=0 if fused else moved_bytes(self._program, computation, instruction),
             cycles=None if fused else instruction.cycles,
         )

@@ -8,7 +8,9 @@ def roofline_seconds(costs: Costs, figures: Chip) -> float:
     """The longest of operations, memory traffic and wire, each at the device's peak."""
     assert figures.hbm is not None
     wire = costs.wire_bytes / figures.wire if figures.wire else 0.0
-    return max(costs.flops / figures.flops, costs.hbm_bytes / figures.hbm, wire)
+    products = (costs.flops - costs.exact_flops) / figures.flops
+    products += costs.exact_flops / figures.exact_flops
+    return max(products, costs.hbm_bytes / figures.hbm, wire)
 
 
 def step_seconds(costs: Costs, figures: Chip) -> float:

@@ -17,14 +17,14 @@ _ROWS = (
     ("step_cycles_compiler", "cycles (the compiler's estimate)", "number"),
     ("step_ms_roofline", "at least (roofline, estimate)", "ms"),
     ("overhead", "over a plain step (estimate)", "ratio"),
-    ("tokens_per_second", "tokens per second (estimate)", "number"),
-    ("tokens_per_second_per_device", "tokens per second (estimate)", "number"),
+    ("tokens_per_second", "tokens per second, all rows (estimate)", "number"),
+    ("tokens_per_second_per_device", "tokens per second and device (estimate)", "number"),
     ("mfu_bound", "model FLOPs utilisation, at most (estimate)", "share"),
 )
 
 
 def show(plan: Plan, title: str) -> None:
-    """Prints a plan on stdout.
+    """Prints a plan on stdout: costs of each device, unless a row says otherwise.
 
     Args:
       plan: of any kind.
@@ -33,6 +33,8 @@ def show(plan: Plan, title: str) -> None:
     console = make_console()
     memory = f"{plan.hbm_bytes / 1e9:.1f} GB each"
     devices = f"{plan.num_devices} x {plan.device_kind} ({plan.topology}), {memory}"
+    if plan.num_devices > 1:
+        devices += "; what follows is for each"
     table = Table(title=f"{title}\n{devices}", show_header=False, title_justify="left")
     table.add_column()
     table.add_column(justify="right")

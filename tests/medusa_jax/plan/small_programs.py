@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from medusa_jax.nn.packed_attention import Packed, packed_attention
+from medusa_jax.nn.product import product
 from medusa_jax.plan.build import build
 
 
@@ -23,10 +24,10 @@ def successor(topology, gib, **options):
     return built(topology, lambda x: x + 1, on_one(topology, (gib << 10, 1 << 19)), **options)
 
 
-def product_of_rows(topology, rows):
-    """Of so many rows of 4096 numbers with a matrix of 16384 x 4096."""
-    x, w = on_one(topology, (rows, 4096), (16384, 4096))
-    return built(topology, lambda x, w: jnp.einsum("xd,fd->xf", x, w), [x, w])
+def product_of_rows(topology, rows, dtype=jnp.bfloat16):
+    """Of so many rows of 4096 numbers with a matrix of 16384 x 4096, as the network has it."""
+    x, w = on_one(topology, (rows, 4096), (16384, 4096), dtype=dtype)
+    return built(topology, lambda x, w: product("XD,FD->XF", x, w, dtype).astype(dtype), [x, w])
 
 
 def products_of_a_batch(topology):

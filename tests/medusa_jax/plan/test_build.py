@@ -54,6 +54,12 @@ def test_a_product_by_hand():
     assert costs.flops == 2 * 512 * 4096 * 16384
     assert costs.hbm_bytes == pytest.approx(2 * (512 * 4096 + 16384 * 4096 + 512 * 16384), rel=0.1)
     assert costs.cycles > 0
+    assert costs.exact_flops == 0
+
+
+def test_products_in_float32_are_exact():
+    costs = costs_of(parse(product_of_rows(find_topology("v5e:1x1"), 512, jnp.float32).text))
+    assert costs.exact_flops == costs.flops == 2 * 512 * 4096 * 16384
 
 
 def test_products_of_a_batch_by_hand():

@@ -49,6 +49,15 @@ def test_a_product_by_hand(rows):
     by_hand += 2 * parts * 4 * rows * 16384  # written and read
     assert costs.hbm_bytes == pytest.approx(by_hand, rel=0.01)
     assert costs.cycles is None
+    assert costs.exact_flops == 0
+
+
+@pytest.mark.parametrize("rows", [8, 512])
+@pytest.mark.parametrize("name", ["h100:1", "t4:1"])
+def test_products_in_float32_are_exact(name, rows):
+    """The compiler's own, in parts if the rows are few, and those of its libraries."""
+    costs = costs_of(parse(product_of_rows(find_topology(name), rows, jnp.float32).text))
+    assert costs.exact_flops == costs.flops == 2 * rows * 4096 * 16384
 
 
 def test_products_of_a_batch_by_hand():

@@ -49,6 +49,21 @@ def test_what_plans_of_tpus_rest_on(kind, hbm, wire, clock):
     assert (figures.hbm, figures.wire, figures.clock) == (hbm * 1e9, wire * 1e9, clock * 1e9)
 
 
+def test_exact_products_take_a_tpu_six_rough_ones():
+    for kind, peak in (("TPU v5 lite", 197e12 / 6), ("NVIDIA H100 80GB HBM3", 66.9e12)):
+        figures = chip(kind)
+        assert figures is not None
+        assert figures.exact_flops == pytest.approx(peak)
+
+
+@pytest.mark.parametrize("kind", ["A100", "B200", "H100", "H200"])
+def test_gpus_that_are_planned_for_have_slower_exact_products(kind):
+    figures = chip(f"NVIDIA {kind}")
+    assert figures is not None
+    assert figures.float32 is not None
+    assert figures.flops / 40 < figures.float32 < figures.flops / 10
+
+
 def test_a_wire_is_slower_than_the_memory():
     for kind in ("TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite", "NVIDIA H100", "NVIDIA H200"):
         figures = chip(kind)

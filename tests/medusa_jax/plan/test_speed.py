@@ -8,7 +8,7 @@ from medusa_jax.plan.chips import Chip
 from medusa_jax.plan.costs import Costs
 from medusa_jax.plan.speed import decoding_speed, roofline_seconds, step_seconds, training_speed
 
-CHIP = Chip(flops=100.0, hbm=10.0, wire=2.0, clock=5.0)
+CHIP = Chip(flops=100.0, hbm=10.0, wire=2.0, clock=5.0, float32=20.0)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,13 @@ def test_the_longest_of_three_counts(flops, hbm, wire, seconds):
     assert step_seconds(dataclasses.replace(costs, cycles=1), CHIP) == seconds
     no_clock = dataclasses.replace(CHIP, clock=None)
     assert step_seconds(dataclasses.replace(costs, cycles=100), no_clock) == seconds
+
+
+def test_exact_products_have_a_peak_of_their_own():
+    """600 operations at 100 a second and 100 at 20."""
+    costs = Costs(flops=700, hbm_bytes=10, exact_flops=100)
+    assert roofline_seconds(costs, CHIP) == 11.0
+    assert roofline_seconds(costs * 3 + costs, CHIP) == 44.0
 
 
 @pytest.mark.parametrize(
