@@ -27,8 +27,8 @@ the rates of middling heads. A tree pays off when a step gains more in tokens (f
 it costs in time (this mode).
 
   python -m infer.benchmark --shape tiny --dtypes float32
-  python -m infer.benchmark --shape llama-7b --batch_sizes 1,4,16,64 --contexts 512,2048,8192
-  python -m infer.benchmark --shape llama-7b --experiments --output llama-7b.json
+  python -m infer.benchmark --shape llama-7b --batch_sizes 1,4,16,64 --contexts 512,2048,8192 \
+    --minutes 8
 """
 
 from collections.abc import Callable
@@ -112,18 +112,19 @@ _BATCH_SIZES = flags.DEFINE_list(
 _CONTEXTS = flags.DEFINE_list(
     "contexts", ["512"], "With --shape: tokens in each row's prompt, separated by commas."
 )
+_MINUTES = flags.DEFINE_float(
+    "minutes",
+    None,
+    "With --shape: begin no batch that would not be done after so many minutes, if it takes as "
+    "long as the longest one before. Default: no limit.",
+    lower_bound=0.0,
+)
 _HEADS = flags.DEFINE_enum(
     "heads",
     "shared",
     ["shared", "own"],
     "With --shape: whether the five heads share the LM head (format C) or each has a projection of "
     "its own (format A).",
-)
-_EXPERIMENTS = flags.DEFINE_boolean(
-    "experiments",
-    False,
-    "With --shape: also compare scanned with unrolled layers, and cuDNN and Pallas attention with "
-    "XLA's (GPU only).",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file to write: all numbers, with device, versions, commit and command."
@@ -135,7 +136,7 @@ _WITHOUT = {
     "sampling": (_VERIFY, _ROUNDS),
     "batches": (_MAX_NEW_TOKENS, _VERIFY),
 }
-_SHAPE_FLAGS = (_BATCH_SIZES, _CONTEXTS, _HEADS, _EXPERIMENTS)
+_SHAPE_FLAGS = (_BATCH_SIZES, _CONTEXTS, _MINUTES, _HEADS)
 
 
 def main(argv: list[str]) -> None:
@@ -194,20 +195,18 @@ def _check_flags() -> None:
 
 
 def _measure_shape(shape: str) -> dict[str, Any]:
-    # The experiments time compilation, which the cache on disk would hide.
-    if not _EXPERIMENTS.value:
-        setup_compilation_cache()
+    setup_compilation_cache()
     job = ShapeJob(
         shape=shape,
         trees=_trees(),
         dtypes=_dtypes("bfloat16"),
         heads=_HEADS.value,
         rounds=_ROUNDS.value,
-        experiments=_EXPERIMENTS.value,
         batch_sizes=_numbers(_BATCH_SIZES),
         contexts=_numbers(_CONTEXTS),
         mesh=_MESH.value,
         quantize=_QUANTIZE.value,
+        minutes=_MINUTES.value,
     )
     return measure_shape(job)
 

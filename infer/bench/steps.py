@@ -14,11 +14,10 @@ import jax
 import numpy as np
 
 from infer import display
-from infer.bench.experiments import run_experiments
 from infer.bench.random_models import NUM_HEADS, random_lm
 from infer.bench.simulated import simulated
 from infer.bench.step_bytes import cache_bytes, parameter_bytes, read_cache_bytes, total_bytes
-from infer.bench.timing import copy_bandwidth, device_memory
+from infer.bench.timing import Budget, copy_bandwidth, device_memory
 from infer.bench.trees import shape_trees
 from medusa_jax import MedusaLM
 from medusa_jax.decoding import step
@@ -44,11 +43,11 @@ class ShapeJob:
       dtypes: "float32", "bfloat16", "float16".
       heads: "shared" (format C) or "own" (format A).
       rounds: repetitions, of which the median counts.
-      experiments: answer the design questions too.
       batch_sizes: rows that are decoded at the same time.
       contexts: tokens of each row's prompt.
       mesh: devices to decode on, see `medusa_jax.load`; None: one.
       quantize: "none" or "int8".
+      minutes: after which nothing is begun; None: no limit.
     """
 
     shape: str
@@ -56,11 +55,11 @@ class ShapeJob:
     dtypes: list[str]
     heads: str
     rounds: int
-    experiments: bool
     batch_sizes: tuple[int, ...] = (1,)
     contexts: tuple[int, ...] = (512,)
     mesh: str | None = None
     quantize: str = "none"
+    minutes: float | None = None
 
 
 def measure_shape(job: ShapeJob) -> dict[str, Any]:
@@ -68,32 +67,32 @@ def measure_shape(job: ShapeJob) -> dict[str, Any]:
 
     Returns:
       JSON values: "settings", "copy" (see `copy_bandwidth`), "rows" (one per tree, batch size,
-      context and dtype), "notes" (what was left out) and, when asked for, "experiments" by dtype.
+      context and dtype) and "notes" (what was left out).
 
     Raises:
       UserError: a tree needs more heads than there are, or the mesh does not fit.
     """
     trees = shape_trees(job.trees, NUM_HEADS)
     mesh = None if job.mesh is None else parse_mesh(job.mesh)
+    budget = Budget(job.minutes)
     copy = copy_bandwidth(job.rounds)
     devices = 1 if mesh is None else mesh.size
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    experiments: dict[str, Any] = {}
     for dtype in job.dtypes:
         lm = random_lm(job.shape, dtype, job.heads == "own", mesh, job.quantize)
         for context, batch in itertools.product(job.contexts, job.batch_sizes):
             missing = _missing_memory(lm, context, batch, devices)
+            if missing is None and not budget.allows_another():
+                missing = f"{job.minutes:g} minutes would not be enough"
             if missing is None:
-                own = _measure(lm, job, trees, context, batch)
+                with budget.spend():
+                    own = _measure(lm, job, trees, context, batch)
                 rows += [row | _bandwidth(row, devices * copy["bytes_per_second"]) for row in own]
             else:
                 notes.append(f"{dtype}, {batch} rows of {context} tokens were left out: {missing}")
-        if job.experiments:
-            experiments[dtype] = run_experiments(lm, job.rounds)
     settings = dataclasses.asdict(job) | {"steps": STEPS, "slots_beyond_prompt": ROOM}
-    report = {"settings": settings, "copy": copy, "rows": rows, "notes": notes}
-    return report | ({"experiments": experiments} if job.experiments else {})
+    return {"settings": settings, "copy": copy, "rows": rows, "notes": notes}
 
 
 def _slots(context: int) -> int:

@@ -56,7 +56,7 @@ def print_batches(report: dict[str, Any]) -> None:
 
 
 def print_shape(report: dict[str, Any]) -> None:
-    """The rows of `measure_shape`, and the experiments' answers."""
+    """The rows of `measure_shape`."""
     columns = (
         *("decoder", "nodes", "heads", "dtype", "rows", "context", "prefill ms", "step ms"),
         *("step cost", "GB/s", "of a copy", "tok/step", "tok/s"),
@@ -73,9 +73,6 @@ def print_shape(report: dict[str, Any]) -> None:
         "tok/step: drawn, as heads of middling quality are accepted. tok/s: of all rows.",
         *(f"Note: {note}." for note in report["notes"]),
     )
-    for dtype, experiments in report.get("experiments", {}).items():
-        for name, answer in experiments.items():
-            _print_experiment(f"{name}, {dtype}", answer)
 
 
 def print_sampling(report: dict[str, Any]) -> None:
@@ -167,21 +164,6 @@ def _shape_row(row: dict[str, Any]) -> list[str]:
         f"{row['tokens_per_step']:.2f}",
         f"{row['tokens_per_second']:.1f}",
     ]
-
-
-def _print_experiment(title: str, answer: Any) -> None:
-    if isinstance(answer, dict):
-        _print_lines(f"{title}: {answer['error']}")
-        return
-    columns = list(dict.fromkeys(key for row in answer for key in row))
-    rows = [[_cell(row.get(key)) for key in columns] for row in answer]
-    _print(title, columns, rows)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return "-" if value is None else str(value)
 
 
 def _same(different_prompts: list[int]) -> str:

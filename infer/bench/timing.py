@@ -1,11 +1,10 @@
 """Clocks for what runs on the device, free of dispatch and compilation."""
 
-import dataclasses
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +14,26 @@ _CAP = {"cpu": 2**28}
 _CAP_ELSEWHERE = 2**32
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds of one iteration (median over rounds), of compiling, and the last carry."""
+class Budget:
+    """Time for measurements: each is taken to last as long as the longest before it."""
 
-    seconds: float
-    compile_seconds: float
-    carry: Any
+    def __init__(self, minutes: float | None) -> None:
+        """Begins now; None: there is no limit."""
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+        self._longest = 0.0
 
+    def allows_another(self) -> bool:
+        """Whether one more would be done in time; the first is always allowed."""
+        if self._end is None or self._longest == 0.0:
+            return True
+        return time.monotonic() + self._longest < self._end
 
-def time_loop(
-    step: Callable[..., Any], carry: Any, operands: tuple[Any, ...], iterations: int, rounds: int
-) -> Timing:
-    """Times iterations of a loop that runs on the device.
-
-    Args:
-      step: (carry, *operands) -> carry of the same shapes; each iteration must need the previous.
-      carry: arrays to begin with.
-      operands: arrays that stay the same.
-      iterations: of the loop in one round.
-      rounds: repetitions, after one to warm up.
-    """
-
-    def loop(carry: Any, operands: tuple[Any, ...]) -> Any:
-        return jax.lax.fori_loop(0, iterations, lambda _, c: step(c, *operands), carry)
-
-    begin = time.perf_counter()
-    run = jax.jit(loop).lower(carry, operands).compile()
-    compile_seconds = time.perf_counter() - begin
-    last, seconds = jax.block_until_ready(run(carry, operands)), []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        last = jax.block_until_ready(run(carry, operands))
-        seconds.append((time.perf_counter() - begin) / iterations)
-    return Timing(statistics.median(seconds), compile_seconds, last)
+    @contextlib.contextmanager
+    def spend(self) -> Iterator[None]:
+        """Around each measurement."""
+        begin = time.monotonic()
+        yield
+        self._longest = max(self._longest, time.monotonic() - begin)
 
 
 def copy_bandwidth(rounds: int) -> dict[str, float]:

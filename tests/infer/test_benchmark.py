@@ -80,6 +80,7 @@ def results(environment, folder):
     commands = {
         "shape": [*shape, "--batch_sizes=1,2", "--contexts=512,32", f"--output={folder}/shape"],
         "two": [*shape, *two, f"--output={folder}/two"],
+        "brief": [*shape, "--contexts=32,64", "--minutes=0", f"--output={folder}/brief"],
         "help": ["--help"],
     }
     (folder / "empty").mkdir()
@@ -186,6 +187,14 @@ def test_a_shape_on_two_devices_in_8_bits(results, shape, folder):
         assert row["tokens_per_step"] == whole["tokens_per_step"]
 
 
+def test_what_would_take_longer_than_there_is_time_is_left_out(results, folder):
+    report = json.loads((folder / "brief").read_text())
+    assert {row["context"] for row in report["rows"]} == {32}
+    (note,) = report["notes"]
+    assert note == "float32, 1 rows of 64 tokens were left out: 0 minutes would not be enough"
+    assert note in results["brief"].out.replace("\n", " ")
+
+
 def test_mistakes_end_in_one_line_and_exit_code_2(results, folder):
     for case, message in MISTAKES.items():
         done = results[case]
@@ -198,7 +207,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(results, folder):
 
 def test_help_teaches(results):
     text = results["help"].out
-    assert text.count("python -m infer.benchmark") == 8
+    assert text.count("python -m infer.benchmark") == 7
     for name in ("model", "medusa", "prompt_file", "max_new_tokens", "trees", "dtypes", "rounds"):
         assert f"  --{name}\n" in text
     for name in (
@@ -210,7 +219,7 @@ def test_help_teaches(results):
         "mesh",
         "quantize",
         "heads",
-        "[no]experiments",
+        "minutes",
         "output",
         "compilation_cache",
     ):
