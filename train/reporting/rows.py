@@ -80,7 +80,7 @@ def _row(
     row["intervals"] = {name: list(estimate.interval) for name, estimate in own.items()}
     row["versus"] = {
         reference: {
-            figure.name: _comparison(figure, own[figure.name], estimates[reference][figure.name])
+            figure.name: compared(figure, own[figure.name], estimates[reference][figure.name])
             for figure in figures_of(measured)
         }
         for reference in references
@@ -93,7 +93,8 @@ def _row(
     return row | {"prompts": measured.prompts}
 
 
-def _comparison(figure: Figure, own: Estimate, reference: Estimate) -> dict[str, Any]:
+def compared(figure: Figure, own: Estimate, reference: Estimate) -> dict[str, Any]:
+    """One figure of a run against a reference's, as JSON values."""
     comparison = own.versus(reference)
     name = "difference" if figure.scale == "difference" else "ratio"
     return {
