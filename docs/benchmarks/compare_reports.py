@@ -50,7 +50,7 @@ def run_of(text: str) -> Run:
 def common_sets(one: Run, two: Run) -> list[str]:
     """The sets on which both were measured, with the same prompts."""
 
-    def prompts_of(run: Run, name: str) -> list[int]:
+    def prompts_of(run: Run, name: str) -> list[Any]:
         return [row.get(SAME[name]) for row in run.seeds[0][name]]
 
     return [
