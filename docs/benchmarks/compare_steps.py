@@ -22,6 +22,7 @@ from medusa_jax.io.atomic import check_output, write_json
 from train.reporting.statistics import Estimate, draw_prompts, estimate
 
 SEED = 0
+SHOWN = 60  # characters of a prompt, to tell which it is
 
 
 def rows_of(path: str) -> list[dict[str, Any]]:
@@ -95,7 +96,9 @@ def main(*arguments: str) -> None:
         )
     target = check_output(output)
     rows = compare({name: rows_of(path) for name, _, path in split})
-    write_json(target, environment("docs.benchmarks.compare_steps") | {"rows": rows})
+    prompts = [row["prompt"][:SHOWN] for row in rows_of(split[0][2])]
+    found = {"prompts": prompts, "rows": rows}
+    write_json(target, environment("docs.benchmarks.compare_steps") | found)
     for row in rows:
         value, low, high = row["tokens_per_step"]
         ratio = "{:.3f} [{:.3f}, {:.3f}]".format(*row["versus_first"])

@@ -44,6 +44,7 @@ def test_sums_are_divided_and_prompts_paired(script, tmp_path):
     assert two["tokens_per_step"][0] == pytest.approx(72 / 24)
     assert two["versus_first"] == pytest.approx([2, 2, 2])  # whatever prompts are drawn
     assert (one["other_answers"], two["other_answers"]) == (0, 6)
+    assert found["prompts"] == list("abcdef")
     assert found["commit"]
 
 
