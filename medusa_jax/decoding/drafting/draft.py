@@ -1,6 +1,7 @@
 """A draft: the tree of tokens that one step verifies, as arrays."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from medusa_jax.tree.build import Tree
 
 _MOST_SLICES = 16  # each is an instruction of its own
+_LARGE = 2**26  # bytes
 
 
 @jax.tree_util.register_dataclass
@@ -62,11 +64,27 @@ def root_draft(root_B: jax.Array, nodes: int = 1) -> Draft:
 
 def pick(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
     """x[b, node[b]] of every row: [B, R, ...] -> [B, ...]."""
-    if x_BR.ndim == 2 or len(node_B) > _MOST_SLICES:
-        index = node_B.reshape(-1, *(1,) * (x_BR.ndim - 1))
-        return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)
-    # Slices, not a gather, for which a TPU would read all logits of all nodes.
-    size, rest = (1, 1, *x_BR.shape[2:]), (0,) * (x_BR.ndim - 2)
-    begin = [(np.int32(b), n, *map(np.int32, rest)) for b, n in enumerate(node_B)]  # of one dtype
-    rows = [jax.lax.dynamic_slice(x_BR, index, size) for index in begin]
-    return jnp.concatenate(rows).squeeze(1)
+    if x_BR.ndim == 2:
+        return _gathered(x_BR, node_B)
+    # Slices, not a gather, for which a TPU would read all logits of all nodes, several times over.
+    if len(node_B) > _MOST_SLICES:
+        if x_BR.nbytes < _LARGE:
+            return _gathered(x_BR, node_B)
+        return jax.lax.platform_dependent(x_BR, node_B, tpu=_one_by_one, default=_gathered)
+    return jnp.stack([_of_row(x_BR, np.int32(b), node) for b, node in enumerate(node_B)])
+
+
+def _gathered(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
+    index = node_B.reshape(-1, *(1,) * (x_BR.ndim - 1))
+    return jnp.take_along_axis(x_BR, index, axis=1).squeeze(1)
+
+
+def _one_by_one(x_BR: jax.Array, node_B: jax.Array) -> jax.Array:
+    rows = jnp.arange(len(node_B), dtype=jnp.int32)
+    return jax.lax.map(lambda each: _of_row(x_BR, *each), (rows, node_B))
+
+
+def _of_row(x_BR: jax.Array, row: Any, node: jax.Array) -> jax.Array:
+    """x[row, node], as a slice."""
+    rest = (np.int32(0),) * (x_BR.ndim - 2)
+    return jax.lax.dynamic_slice(x_BR, (row, node, *rest), (1, 1, *x_BR.shape[2:]))[0, 0]

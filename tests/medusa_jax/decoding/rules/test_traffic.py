@@ -19,12 +19,16 @@ from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 
 pytestmark = needs_tpu_compiler
 
-B, R, V, D = 8, 64, 128256, 256
-LOGITS = 4 * B * R * V  # 263 MB: more than a core's own memory
+R, V, D = 64, 128256, 256
 WEIGHTS = 2 * V * D
 
 
-def traffic(rule, numbers):
+def logits(rows):
+    """Bytes of 8 rows: 263 MB, more than a core's own memory."""
+    return 4 * rows * R * V
+
+
+def traffic(rule, numbers, B):
     """Bytes moved by an LM head and the rule."""
     topology = find_topology("v5e:1x1")
     here = SingleDeviceSharding(topology.devices[0])
@@ -59,5 +63,11 @@ def traffic(rule, numbers):
     ],
 )
 def test_logits_are_moved_no_oftener_than_needed(rule, numbers, times):
-    moved = traffic(rule, numbers) - WEIGHTS
-    assert (times - 0.1) * LOGITS < moved < (times + 0.2) * LOGITS
+    moved = traffic(rule, numbers, 8) - WEIGHTS
+    assert (times - 0.1) * logits(8) < moved < (times + 0.2) * logits(8)
+
+
+def test_many_rows_are_picked_one_by_one():
+    """A gather would read all logits for every depth, more than twelve times in all."""
+    moved = traffic(Lossless(), lambda i, x: LosslessNumbers(x, Filters(i, x, x)), 64) - WEIGHTS
+    assert moved < 1.2 * logits(64)
