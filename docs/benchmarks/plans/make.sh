@@ -8,9 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 here=docs/benchmarks/plans slices=runs/plans
 mkdir -p "$slices"
 
-plan() { # FILE TOPOLOGY CONFIG
+plan() { # FILE TOPOLOGY CONFIG [FLAGS ...]
   [[ -e $1.json ]] || JAX_PLATFORMS=cpu python -m train.plan --output "$1.json" --topology "$2" \
-    --config="configs/$3"
+    --config="configs/$3" "${@:4}"
 }
 
 on() { # CONFIG TOPOLOGY ...
@@ -19,9 +19,9 @@ on() { # CONFIG TOPOLOGY ...
 }
 
 plan $here/tiny v5e:2x2 tiny.py
-plan $here/smollm2_medusa1 h100:1 smollm2_medusa1.py
-plan $here/smollm2_medusa2 h100:1 smollm2_medusa2.py
-plan $here/smollm2_selfdistill h100:1 smollm2_selfdistill.py
+for recipe in smollm2_medusa1 smollm2_medusa2 smollm2_selfdistill; do
+  plan $here/$recipe h100:1 $recipe.py --config.dtype=bfloat16 # float32 is for CPUs
+done
 plan $here/vicuna_7b_medusa1 v5e:2x4 vicuna_7b_medusa1.py
 plan $here/vicuna_7b_medusa2_stage1 v5e:2x4 vicuna_7b_medusa2.py:stage1
 plan $here/vicuna_7b_medusa2_stage2 v5e:2x4 vicuna_7b_medusa2.py:stage2
@@ -40,6 +40,6 @@ on zephyr_7b_selfdistill.py h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_13b_medusa1.py h100:1 v5e:2x4 v6e:2x2
 on vicuna_13b_medusa2.py:stage1 v5e:2x2 v5e:2x4 v5p:2x2x1 v6e:2x2
 on vicuna_13b_medusa2.py:stage2 h100:1 v5e:2x4 v5p:2x2x1 v6e:2x2
-on vicuna_33b_selfdistill.py v5p:2x2x1 v6e:2x4
+on vicuna_33b_selfdistill.py h100:4 v5p:2x2x1 v6e:2x4
 
 python $here/gather.py $here $slices $here/slices.json

@@ -14,6 +14,7 @@ plan() { # NAME MODULE [FLAGS ...]
 plan llama_7b_h200 infer.plan --shape=llama-7b --topology=h200:1 --tree=mc_sim_7b_63
 plan llama_7b_h100_15 infer.plan --shape=llama-7b --topology=h100:1 --tree=mc_sim_7b_63:15
 plan llama_7b_h100 infer.plan --shape=llama-7b --topology=h100:1 --tree=mc_sim_7b_63
+plan llama_7b_h100_prompt infer.plan --shape=llama-7b --topology=h100:1 --tree=mc_sim_7b_63 --max_context=512 --prefill
 plan llama_8b_h100 infer.plan --shape=llama-8b --topology=h100:1 --tree=mc_sim_7b_63
 plan llama_8b_h100x4 infer.plan --shape=llama-8b --topology=h100:8 --mesh=tensor=4 --tree=mc_sim_7b_63
 plan smollm2_t4 infer.plan --topology=t4:1 --tree=smollm2_135m_63
