@@ -15,7 +15,8 @@ Data: replies of up to 192 tokens (three of five greedy, two sampled at temperat
 prompts of 23 kinds, a third of them with a second turn. With the prompts they have 5.3 million
 tokens; 124 replies were held out (since 2026-11-29 others are: a conversation's stay together).
 Hardware: one H100: 3 minutes for the replies, and for the heads (2098 steps, 3 epochs) 4 minutes,
-beside ten other runs. runs/smollm2_cpu.sh does the same on two CPU cores, with less data.
+beside ten other runs. According to the compiler a step takes at least 12 ms there, and 2.1 of 84.9
+GB (docs/plan.md). runs/smollm2_cpu.sh does the same on two CPU cores, with less data.
 Result, held out (labels in the draft vocabulary): top-1 of heads 1 to 4 .48 .42 .39 .38, and 2.71
 tokens per step expected with mc_sim_7b_63.
 Expected: docs/results.md, for questions that the heads never saw, and for other heads and labels.

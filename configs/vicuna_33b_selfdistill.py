@@ -13,11 +13,11 @@ Data: about 100k conversations: the human turns of ShareGPT, answered by the mod
 the prompts; any other engine may write the file instead.
 Hardware: the authors' files are for 8 GPUs. According to the compiler, a v5p:2x2x2 (8 chips) will
 do: training takes 26.9 of 102.8 GB per chip, replies 29.5 GB with 16 full contexts at once
-(docs/plan.md). So will a v5p:2x2x1 (47.9 GB) and a v6e:2x4 (27.2 of 33.5 GB); four H100 should. On
-v5e's it would take more chips than the 8 rows of a part can be spread over (docs/tpu.md).
+(docs/plan.md). So will a v5p:2x2x1 (47.9 GB), a v6e:2x4 (27.2 of 33.5 GB) and four H100 (62.3 of
+84.9). On v5e's it would take more chips than the 8 rows of a part can be spread over (docs/tpu.md).
 Hours: not in the paper; not measured here. The compiler's estimates, which leave out waiting: 7.0
-on a v5p:2x2x2, 14.2 on a v5p:2x2x1, 6.2 on a v6e:2x4, for 200 million tokens (two epochs of
-conversations of 1000 tokens).
+on a v5p:2x2x2, 14.2 on a v5p:2x2x1, 6.2 on a v6e:2x4, 3.7 on four H100 (the roofline alone), for
+200 million tokens (two epochs of conversations of 1000 tokens).
 Expected: in the paper, MT-bench quality 7.18 (0.05 above the base model) at 2.35 times the speed,
 3.01 tokens per step by typical acceptance (table 1).
 """
