@@ -13,13 +13,14 @@ def dense_reference(q, k, v, mask, position, prefix_k, prefix_v, length, window)
     """Row by row, head by head: concatenated keys, one softmax."""
     B, T, N, H = q.shape
     K = k.shape[2]
+    mask = np.broadcast_to(mask, (B, T, T))  # one for all rows, or one for each
     out = np.zeros((B, T, N, H))
     for b in range(B):
         keys = np.concatenate([prefix_k[b, :, : length[b]], k[b].swapaxes(0, 1)], axis=1)
         values = np.concatenate([prefix_v[b, :, : length[b]], v[b].swapaxes(0, 1)], axis=1)
         place = np.concatenate([np.arange(length[b]), position[b]])
         for t in range(T):
-            seen = np.concatenate([np.ones(length[b], bool), mask[t]])
+            seen = np.concatenate([np.ones(length[b], bool), mask[b, t]])
             if window is not None:
                 seen &= position[b, t] - place < window
             for n in range(N):

@@ -6,13 +6,14 @@ import numpy as np
 
 from medusa_jax.mesh import make_mesh
 from tests.medusa_jax.nn.kernels.device import INTERPRETED, skip_on_one_device
-from tests.medusa_jax.nn.test_attention import dense_reference, random_case
+from tests.medusa_jax.nn.test_attention import dense_reference, random_case, random_tree
 
 
 def arrays_of(case, window=None):
     """`random_case`'s, in the kernels' order; the mask has the window's limit, as they want."""
     position = jnp.asarray(case["position"])
-    mask = jnp.asarray(case["mask"])[None]
+    mask = jnp.asarray(case["mask"])
+    mask = mask[None] if mask.ndim == 2 else mask
     if window is not None:
         mask = mask & (position[:, :, None] - position[:, None, :] < window)
     new = [jnp.asarray(case[x]) for x in ("q", "k", "v")]
@@ -36,6 +37,14 @@ def check(fused_attention, case, window=None, tolerance=2e-5):
     expected = dense_reference(**exact | whole, window=window)
     got = run(fused_attention, case, window)
     np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
+
+
+def check_a_tree_for_every_row(fused_attention, dim):
+    """As dynamic trees are."""
+    case, rng = random_case(9, 17, 1, 2, 16, batch=3, dim=dim), np.random.default_rng(0)
+    mask, depth = zip(*(random_tree(rng, 17) for _ in range(3)), strict=True)
+    position = case["length"][:, None] + np.stack(depth)
+    check(fused_attention, case | {"mask": np.stack(mask), "position": position}, window=5)
 
 
 def check_beyond_a_rows_length(fused_attention, slots, dim):

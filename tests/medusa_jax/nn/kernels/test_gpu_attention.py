@@ -13,6 +13,7 @@ from tests.medusa_jax.nn.kernels.attentions import (
     arrays_of,
     at_lengths,
     check,
+    check_a_tree_for_every_row,
     check_beyond_a_rows_length,
     check_bfloat16,
     check_mesh,
@@ -32,6 +33,10 @@ def test_every_share_block_and_tile_counts(monkeypatch, nodes, kv_heads, groups,
         monkeypatch.setattr(module, name, value)
     case = random_case(nodes, nodes, kv_heads, groups, 48, batch=3, dim=16)
     check(fused_attention, at_lengths(case, 0, 17, 48), window)
+
+
+def test_every_row_may_have_its_own_tree():
+    check_a_tree_for_every_row(fused_attention, 16)
 
 
 @pytest.mark.parametrize("length", [0, 15, 16, 17, 32])

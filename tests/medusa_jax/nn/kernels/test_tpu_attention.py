@@ -11,6 +11,7 @@ from tests.medusa_jax.nn.kernels.attentions import (
     arrays_of,
     at_lengths,
     check,
+    check_a_tree_for_every_row,
     check_beyond_a_rows_length,
     check_bfloat16,
     check_mesh,
@@ -38,6 +39,10 @@ def test_every_block_of_slots_and_tokens_counts(monkeypatch, nodes, kv_heads, gr
     monkeypatch.setattr(module, "_ROWS", 16 * groups)
     case = random_case(nodes, nodes, kv_heads, groups, 30, batch=3, dim=dim)
     check(fused_attention, at_lengths(case, 0, 17, 30), window)
+
+
+def test_every_row_may_have_its_own_tree():
+    check_a_tree_for_every_row(fused_attention, 8)
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 9, 16])
