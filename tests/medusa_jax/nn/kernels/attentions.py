@@ -47,6 +47,13 @@ def check_a_tree_for_every_row(fused_attention, dim):
     check(fused_attention, case | {"mask": np.stack(mask), "position": position}, window=5)
 
 
+def check_where_a_window_begins(fused_attention, window, slots, dim):
+    """About the edges of the first block that is read: a row for each length."""
+    lengths = range(2 * slots - 2, 2 * slots + window + 2)
+    case = random_case(3, 1, 1, 1, 4 * slots, batch=len(lengths), dim=dim)
+    check(fused_attention, at_lengths(case, *lengths), window)
+
+
 def check_beyond_a_rows_length(fused_attention, slots, dim):
     """Not even NaN is seen there, which memory that was never written may hold."""
     case = random_case(3, 5, 2, 2, slots, dim=dim)

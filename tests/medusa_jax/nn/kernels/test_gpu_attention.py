@@ -17,6 +17,7 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_beyond_a_rows_length,
     check_bfloat16,
     check_mesh,
+    check_where_a_window_begins,
 )
 from tests.medusa_jax.nn.test_attention import random_case
 from tests.medusa_jax.nn.test_prefix_attention import random_angles
@@ -33,6 +34,12 @@ def test_every_share_block_and_tile_counts(monkeypatch, nodes, kv_heads, groups,
         monkeypatch.setattr(module, name, value)
     case = random_case(nodes, nodes, kv_heads, groups, 48, batch=3, dim=16)
     check(fused_attention, at_lengths(case, 0, 17, 48), window)
+
+
+@pytest.mark.parametrize("window", [1, 5, 9])
+def test_windows_that_begin_about_the_edges_of_blocks(monkeypatch, window):
+    monkeypatch.setattr(module, "_SLOTS", 16)
+    check_where_a_window_begins(fused_attention, window, 16, 16)
 
 
 def test_every_row_may_have_its_own_tree():

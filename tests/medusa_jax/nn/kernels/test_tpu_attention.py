@@ -15,6 +15,7 @@ from tests.medusa_jax.nn.kernels.attentions import (
     check_beyond_a_rows_length,
     check_bfloat16,
     check_mesh,
+    check_where_a_window_begins,
 )
 from tests.medusa_jax.nn.kernels.device import INTERPRETED
 from tests.medusa_jax.nn.test_attention import random_case
@@ -39,6 +40,12 @@ def test_every_block_of_slots_and_tokens_counts(monkeypatch, nodes, kv_heads, gr
     monkeypatch.setattr(module, "_ROWS", 16 * groups)
     case = random_case(nodes, nodes, kv_heads, groups, 30, batch=3, dim=dim)
     check(fused_attention, at_lengths(case, 0, 17, 30), window)
+
+
+@pytest.mark.parametrize("window", [1, 5, 9])
+def test_windows_that_begin_about_the_edges_of_blocks(monkeypatch, window):
+    monkeypatch.setattr(module, "_SLOTS", 8)
+    check_where_a_window_begins(fused_attention, window, 8, 8)
 
 
 def test_every_row_may_have_its_own_tree():
