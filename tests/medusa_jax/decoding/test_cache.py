@@ -1,11 +1,16 @@
 """The cache writes what it is told, where it is told, for every row on its own."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.decoding import cache as kv_cache
+from medusa_jax.gpu import saying_whether_triton
+from medusa_jax.plan.topology import lowering_for
 
 CONFIG = LlamaConfig(
     vocab_size=8,
@@ -119,3 +124,26 @@ def test_a_grown_cache_holds_what_it_held_and_takes_more():
     small, large = (kv_cache.append(cache, second, num_B - 1) for cache in (small, large))
     for a, b in zip(jax.tree.leaves(small), jax.tree.leaves(large), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens", "head_dim", "has_kernel"),
+    [
+        ("tpu", 1, 4, True),
+        ("tpu", 16, 4, True),
+        ("tpu", 17, 4, False),
+        ("cuda", 16, 16, True),
+        ("cuda", 17, 16, False),
+        ("cuda", 1, 4, False),
+        ("cpu", 16, 16, False),
+    ],
+)
+def test_few_tokens_are_written_by_a_kernel(platform, tokens, head_dim, has_kernel):
+    """Where there is one that takes as many, and heads of this size."""
+    config = dataclasses.replace(CONFIG, num_layers=1, head_dim=head_dim)
+    cache = kv_cache.empty_cache(config, 2, 32, jnp.float32)
+    new = ((jnp.zeros((2, tokens, 2, head_dim)),) * 2,)
+    with saying_whether_triton(True), lowering_for("NVIDIA A100-SXM4-80GB"):
+        traced = jax.jit(kv_cache.append).trace(cache, new, cache.length_B)
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("custom_call" in program) is has_kernel
