@@ -1,6 +1,7 @@
 """Lossless sampling end to end: same seed, same tokens, whatever is drafted and beside whom."""
 
 import dataclasses
+import math
 
 import hypothesis
 import hypothesis.strategies as st
@@ -119,7 +120,17 @@ def test_bias_is_added_before_everything_else(lm):
         assert rows(states[0]) == [banned, forced, free]
         assert not {3, 4, 5, 6, 7} & set(banned)
         assert forced == [11] * BUDGET
+        assert states[1].num_steps_B[1] == math.ceil(BUDGET / 5)  # the heads' tokens have it too
         assert free == rows(sampled(lm, TREES[1], PROMPTS, [config] * 3))[2]
+
+
+def test_bias_of_a_draft_vocabulary_is_that_of_its_tokens():
+    lm = tiny_lm("chain:3", token_map=np.array([3, 20, 7, 11, 2], np.int32))
+    bias_BV = np.zeros((3, lm.config.vocab_size), np.float32)
+    bias_BV[[0, 1], [11, 20]] = 1000
+    state = sampled(lm, "chain:3", PROMPTS, [GenerationConfig()] * 3, bias_BV=bias_BV)
+    assert rows(state)[:2] == [[11] * BUDGET, [20] * BUDGET]
+    assert state.num_steps_B[:2].tolist() == [math.ceil(BUDGET / 4)] * 2
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
