@@ -37,6 +37,7 @@ def check(fused_attention, case, window=None, tolerance=2e-5):
     expected = dense_reference(**exact | whole, window=window)
     got = run(fused_attention, case, window)
     np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
+    return got
 
 
 def check_a_tree_for_every_row(fused_attention, dim):
@@ -65,13 +66,11 @@ def check_beyond_a_rows_length(fused_attention, slots, dim):
 
 
 def check_bfloat16(fused_attention):
+    """The result's own rounding and the weights' are all that is off: scores stay float32."""
     case = random_case(7, 4, 2, 2, 16, dim=16)
     names = ("q", "k", "v", "prefix_k", "prefix_v")
     half = case | {name: jnp.asarray(case[name], jnp.bfloat16) for name in names}
-    out = run(fused_attention, half)
-    assert out.dtype == jnp.bfloat16
-    exact = run(fused_attention, case)
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=0.1, atol=0.1)
+    assert check(fused_attention, half, tolerance=0.01).dtype == jnp.bfloat16
 
 
 def check_mesh(fused_attention, dim):
