@@ -50,11 +50,16 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def slow_logits(kind, params, head, hidden_D, branch, lm_head_VD) -> np.ndarray:
+def slow_logits(kind, params, head, hidden_D, branch, lm_head_VD, dtype=np.float64) -> np.ndarray:
     """Logits of head k = head + 1 behind the k tokens whose embeddings `branch` holds.
 
-    Equations of the docstring of `medusa_jax.nn.branch`, matrix by matrix.
+    Equations of the docstring of `medusa_jax.nn.branch`, matrix by matrix; what a matrix is
+    multiplied by, and every block's result, is rounded to `dtype`.
     """
+
+    def half(x):
+        return np.asarray(np.asarray(x, dtype), np.float64)
+
     p = {
         module: {k: np.asarray(v, np.float64) for k, v in own.items()}
         for module, own in params.items()
@@ -64,25 +69,25 @@ def slow_logits(kind, params, head, hidden_D, branch, lm_head_VD) -> np.ndarray:
     e = [x / np.sqrt(np.mean(x**2)) for x in e]
     seen = 0.0
     if kind in ("root", "markov", "gated_markov"):
-        seen = p["root"]["weight"][head] @ e[0]
+        seen = p["root"]["weight"][head] @ half(e[0])
     if kind == "branch":
         first = sum(range(head + 1))
-        seen = sum(p["branch"]["weight"][first + j] @ e[j] for j in range(head + 1))
+        seen = sum(p["branch"]["weight"][first + j] @ half(e[j]) for j in range(head + 1))
     if kind == "recurrent":
         state = np.zeros_like(e[0])
         for x in e:
-            y = p["cell_state"]["weight"] @ state + p["cell_token"]["weight"] @ x
+            y = p["cell_state"]["weight"] @ half(state) + p["cell_token"]["weight"] @ half(x)
             state = silu(y + p["cell_token"]["bias"])
-        seen = p["cell_out"]["weight"] @ state
+        seen = p["cell_out"]["weight"] @ half(state)
     x = np.asarray(hidden_D, np.float64)
     weight_LDD = p["blocks"]["weight"][0 if kind == "recurrent" else head]
     for layer, weight_DD in enumerate(weight_LDD):
         y = weight_DD @ x + p["blocks"]["bias"][head, layer]
-        x = x + silu(y + (seen if layer == 0 else 0.0))
+        x = half(x + silu(y + (seen if layer == 0 else 0.0)))
     logits_V = np.asarray(lm_head_VD, np.float64) @ x
     if "markov" not in kind:
         return logits_V
-    z = p["markov_in"]["weight"] @ e[head]
+    z = p["markov_in"]["weight"] @ half(e[head])
     if kind == "gated_markov":
-        z = z / (1 + np.exp(-p["markov_gate"]["weight"] @ np.concatenate([x, z])))
-    return logits_V + p["markov_out"]["weight"] @ z
+        z = z / (1 + np.exp(-p["markov_gate"]["weight"] @ half(np.concatenate([x, z]))))
+    return logits_V + p["markov_out"]["weight"] @ half(z)

@@ -5,9 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import medusa_jax
 from medusa_jax.decoding.cache import storage_dtype
+from medusa_jax.decoding.options import GenerationConfig, rule_numbers
+from medusa_jax.decoding.rules.lossless import Lossless
+from medusa_jax.io.load import for_decoding
 from medusa_jax.nn.llama import Llama, causal_mask
 from tests.medusa_jax.decoding.batches import decoded, rows
 from tests.medusa_jax.tiny import CONFIG, tiny_lm
@@ -16,12 +20,12 @@ PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [7, 5], [1, 20, 300, 42]]
 _TIE = 0.02  # a float16 sum of these models' logits is within this of the float32 one
 
 
-def half(lm):
+def half(lm, dtype="float16"):
     def cast(x):
-        return x.astype(jnp.float16) if x.dtype == jnp.float32 else x
+        return x.astype(dtype) if x.dtype == jnp.float32 else x
 
     params, heads = jax.tree.map(cast, (lm.params, lm.heads_params))
-    return dataclasses.replace(lm, params=params, heads_params=heads, dtype="float16")
+    return dataclasses.replace(lm, params=params, heads_params=heads, dtype=dtype)
 
 
 def logits_of(lm, tokens):
@@ -46,9 +50,22 @@ def test_greedy_tokens_are_those_of_float32_but_for_near_ties(stories260k):
         assert (gap > 0).sum() <= 1
 
 
-def test_trees_accept_what_plain_decoding_in_float16_gives():
-    lm = half(tiny_lm("mc_sim_7b_63"))
-    plain, fast = (decoded(lm.with_tree(t), PROMPTS[:2], [16] * 2) for t in ("chain:0", lm.tree))
+@pytest.mark.parametrize(
+    ("tree", "quantize", "rule"),
+    [
+        ("mc_sim_7b_63", "none", None),
+        ("dynamic:8", "none", None),
+        ("chain:3", "int8", Lossless()),
+    ],
+)
+def test_trees_accept_what_plain_decoding_in_float16_gives(tree, quantize, rule):
+    lm = half(tiny_lm("chain:0", config=dataclasses.replace(CONFIG, num_layers=1)))
+    lm = for_decoding(lm, None, quantize)
+    numbers = rule_numbers([GenerationConfig(temperature=0.9)] * 2) if rule else ()
+    plain, fast = (
+        decoded(lm.with_tree(t), PROMPTS[:2], [16] * 2, rule=rule, rule_numbers=numbers)
+        for t in ("chain:0", tree)
+    )
     assert rows(fast) == rows(plain)
     assert int(fast.num_steps_B.sum()) < int(plain.num_steps_B.sum())
 

@@ -93,6 +93,24 @@ def test_quantised_matrices_are_read_like_any_others(kind, own):
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["markov", "branch"])
+def test_what_exceeds_float16_becomes_its_largest_number(kind):
+    lm = branch_lm(kind)
+    hidden, branch = inputs()
+
+    def found(dtype):
+        args, heads = (
+            (jnp.asarray(hidden * 2e4, dtype), branch),
+            MedusaHeads(lm.heads_config, dtype),
+        )
+        return heads.apply({"params": lm.heads_params}, *args, method="hidden")
+
+    exact = np.asarray(found(jnp.float32))
+    assert np.abs(exact).max() > 65504
+    half = found(jnp.float16).astype(jnp.float32)
+    np.testing.assert_allclose(half, np.clip(exact, -65504, 65504), rtol=0.01, atol=100)
+
+
 @pytest.mark.parametrize("kind", ["markov", "gated_markov"])
 def test_the_first_heads_are_heads_of_their_own(kind):
     lm = branch_lm(kind)

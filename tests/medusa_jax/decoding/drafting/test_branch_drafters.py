@@ -38,7 +38,9 @@ def scores(lm, hidden_D, branch):
 def ranked(lm, score_V):
     """Tokens by falling score."""
     order = np.argsort(-score_V, kind="stable")
-    return np.asarray(lm.heads_params["token_map"])[order] if "token_map" in lm.heads_params else order
+    return (
+        np.asarray(lm.heads_params["token_map"])[order] if "token_map" in lm.heads_params else order
+    )
 
 
 def drafted(lm, hidden_D, root, paths):
