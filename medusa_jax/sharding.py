@@ -70,7 +70,8 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
 
     Leaves are recognised by the last module and leaf name in their path, e.g. ("q", "weight"), with
     whatever comes before or after; leaves that are not, or whose rank differs from the parameter's
-    (scalars, factored moments), are replicated.
+    (scalars, factored moments), are replicated. What was taken out of a stack, such as ("blocks",
+    0, "weight") (`medusa_jax.nn.branch.own_params`), lies as it did there.
 
     Args:
       mesh: from `make_mesh`.
@@ -83,6 +84,9 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
 
     def of(path, leaf) -> NamedSharding:
         axes = _axes_of([key_name(key) for key in path])
+        if axes is None:  # a number may stand between module and leaf
+            names = [key_name(x) for x in path if not isinstance(x, jax.tree_util.SequenceKey)]
+            axes = (_axes_of(names) or ())[-len(leaf.shape) :]
         if axes is None or len(axes) != len(leaf.shape):
             axes = (None,) * len(leaf.shape)
         return logical_sharding(mesh, axes, leaf.shape)

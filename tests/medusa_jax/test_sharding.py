@@ -78,6 +78,20 @@ def test_heads():
     assert specs(param_shardings(make_mesh(2, 2, 2), shapes)) == HEADS
 
 
+def test_what_was_taken_out_of_a_stack_lies_as_it_did_there():
+    pieces = {
+        "blocks": [{"weight": struct(16, 16), "bias": struct(16)}] * 2,
+        "branch": [{"weight": {"values": struct(16, 16), "scale": struct(16, 1)}}],
+        "cell_out": {"weight": struct(16, 16)},
+    }
+    found = param_shardings(make_mesh(2, 2, 2), {"each": [pieces]})["each"][0]
+    assert found["blocks"][1]["weight"].spec == P("tensor", "fsdp")
+    assert found["blocks"][1]["bias"].spec == P("tensor")
+    assert found["branch"][0]["weight"]["values"].spec == P("tensor", "fsdp")
+    assert found["branch"][0]["weight"]["scale"].spec == P("tensor", None)
+    assert found["cell_out"]["weight"].spec == P("tensor", "fsdp")
+
+
 def test_lora_follows_the_weights():
     lora = init_lora(abstract_params(CONFIG, jnp.float32), 2, jax.random.key(0), jnp.float32)
     found = specs(param_shardings(make_mesh(2, 2, 2), lora))
