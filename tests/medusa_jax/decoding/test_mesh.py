@@ -20,7 +20,9 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.load import for_decoding
 from medusa_jax.mesh import parse_mesh
 from medusa_jax.sharding import param_shardings, replicated
+from tests.medusa_jax.branch_heads import branch_lm
 from tests.medusa_jax.decoding.batches import PROMPTS, decoded, queued, rows
+from tests.medusa_jax.decoding.drafting.test_branch_drafters import in_8_bits, slow_steps
 from tests.medusa_jax.tiny import CONFIG, tiny_lm
 
 WIDE = dataclasses.replace(CONFIG, num_heads=8, num_layers=1)
@@ -104,6 +106,16 @@ def largest_collective(text):
     return max(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
 
 
+def check_what_a_step_moves(runtime, batch):
+    """The largest thing that may travel: of two rows, all nodes' logits or hidden states."""
+    bounds = runtime.put((np.zeros((2,), bool), np.int32(4), np.int32(0)))
+    arrays = map(programs.abstract, (batch.state, *bounds))
+    program, _ = runtime.program(step.decode, *arrays)
+    nodes, config = batch.state.draft.token_BR.shape[1], runtime.decoder.model
+    limit = 2 * nodes * max(config.vocab_size, config.hidden_size)
+    assert largest_collective(program.as_text()) <= limit
+
+
 @pytest.mark.parametrize(
     ("kv_heads", "mesh", "tree", "quantize"),
     [
@@ -117,14 +129,22 @@ def test_a_step_moves_activations_and_nothing_larger(kv_heads, mesh, tree, quant
     """No weight, no cache: the vocabulary's logits are the largest thing that may travel."""
     lm = spread(model(kv_heads), mesh, quantize).with_tree(tree)
     runtime = make_runtime(lm)
-    batch = runtime.start(make_request([8] * 2), PROMPTS[:2])
-    bounds = runtime.put((np.zeros((2,), bool), np.int32(4), np.int32(0)))
-    arrays = (batch.state, *bounds)
-    shapes = (runtime.shapes, *map(programs.abstract, arrays))
-    program, _ = programs.compiled(step.decode, (runtime.decoder, ()), runtime.mesh, shapes)
-    text = program.as_text()
-    nodes = batch.state.draft.token_BR.shape[1]
-    assert largest_collective(text) <= 2 * nodes * max(lm.config.vocab_size, lm.config.hidden_size)
+    check_what_a_step_moves(runtime, runtime.start(make_request([8] * 2), PROMPTS[:2]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "quantize"), [("gated_markov", "none"), ("branch", "none"), ("recurrent", "int8")]
+)
+def test_heads_that_see_their_branch(kind, quantize):
+    lm = branch_lm(kind, token_map=TOKEN_MAP if kind == "gated_markov" else None)
+    runtime = make_runtime(spread(lm, "tensor=4", quantize).with_tree("chain:3"))
+    batch = runtime.start(make_request([14] * 2), PROMPTS[:2])
+    check_what_a_step_moves(runtime, batch)
+    state = runtime.advance(batch).state
+    lm = in_8_bits(lm)[1] if quantize == "int8" else lm
+    expected = [slow_steps(lm, prompt, 14, [[0], [0, 0], [0, 0, 0]]) for prompt in PROMPTS[:2]]
+    assert rows(state) == [text for text, _ in expected]
+    assert state.num_steps_B.tolist() == [steps for _, steps in expected]
 
 
 def test_the_count_of_collectives_sees_a_gathered_cache():
