@@ -49,6 +49,12 @@ RECIPES = {
         "draft_vocab": 36,
         "export_format": "none",
     },
+    "recurrent": {
+        "objective": "medusa1",
+        "own_projection": False,
+        "conditioning": "recurrent",
+        "export_format": "none",
+    },
 }
 ONE, DATA, FSDP, ALL = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
 
@@ -206,10 +212,12 @@ def test_rows_alone_share_nothing_but_sums(recipe):
 def test_logits_stay_where_their_part_of_the_vocabulary_is(recipe):
     rows = ROWS // RECIPES[recipe].get("accumulate", 1) // (ALL[0] * ALL[1])
     logits = rows * TIME_BLOCK * NUM_HEADS * CONFIG.vocab_size  # of one device's rows
+    embedded = rows * LENGTH * NUM_HEADS * CONFIG.hidden_size  # what recurrent heads see
+    seen = {embedded} if RECIPES[recipe].get("conditioning") == "recurrent" else set()
     program = one_step(recipe, ALL).program
     for kind in ("all-gather", "all-to-all", "all-reduce"):
         for dtype, size in exchanged(program, kind):
-            assert size < logits, (kind, dtype, size)
+            assert size < logits or size in seen, (kind, dtype, size)
 
 
 def test_heads_are_gathered_in_the_compute_dtype_and_their_gradients_added_up_in_float32():
