@@ -87,7 +87,7 @@ def param_shardings(mesh: Mesh, tree: Any) -> Any:
         if axes is None:  # a number may stand between module and leaf
             names = [key_name(x) for x in path if not isinstance(x, jax.tree_util.SequenceKey)]
             axes = (_axes_of(names) or ())[-len(leaf.shape) :]
-        if axes is None or len(axes) != len(leaf.shape):
+        if len(axes) != len(leaf.shape):
             axes = (None,) * len(leaf.shape)
         return logical_sharding(mesh, axes, leaf.shape)
 
