@@ -7,12 +7,17 @@ import medusa_jax
 from infer.tuning.acceptance import NO_LABEL, label_ranks, measure
 from infer.tuning.rates import acceptance_rates, walk
 from medusa_jax.decoding.generate import encode_prompt
+from medusa_jax.decoding.options import make_rule, rule_numbers
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from medusa_jax.tree.rates import expected_tokens
+from tests.medusa_jax.branch_heads import branch_lm
+from tests.medusa_jax.decoding import batches
 
 PROMPTS = ["One day, a little girl", "The cat sat on", "Tom and"]
 OPTIONS = [{}, {"temperature": 0.8, "seed": 3}, {"temperature": 1.2, "top_p": 0.9}]
+# Of 24 tokens, none at its own index.
+TOKEN_MAP = np.array([3, 20, 7, 11, 2, 15, 9, 1, 22, 13, 18, 4, 17, 6, 21, 8], np.int32)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -31,6 +36,20 @@ def test_the_walk_over_the_ranks_takes_the_steps_of_decoding(lm, options):
         assert rank_TM.shape == (len(plain.token_ids), lm.heads_config.num_heads)
         assert drafted.num_steps < plain.num_steps  # some guesses were right
         assert len(walk(rank_TM, tree.paths())) == drafted.num_steps
+
+
+@pytest.mark.parametrize("kind", ["root", "gated_markov", "recurrent"])
+def test_heads_that_see_their_branch_are_ranked_behind_it(kind):
+    """In the order of their own vocabulary, which is not the model's."""
+    lm = branch_lm(kind, "mc_sim_7b_63", TOKEN_MAP)
+    config = medusa_jax.GenerationConfig(max_new_tokens=40, temperature=0.7)
+    options = {"rule": make_rule(config, lm.tree), "rule_numbers": rule_numbers([config] * 3)}
+    state = batches.decoded(lm, batches.PROMPTS, [40] * 3, **options)
+    replies = batches.rows(state)
+    for number, (prompt, reply) in enumerate(zip(batches.PROMPTS, replies, strict=True)):
+        rank_TM = label_ranks(lm, prompt, reply, config, number)
+        steps = len(walk(rank_TM, lm.tree.paths()))
+        assert len(reply) > steps == state.num_steps_B[number]
 
 
 def test_the_end_of_a_reply_has_no_labels(lm):
