@@ -70,6 +70,16 @@ def test_same_seed_same_tokens(lm, configs, seed, tree, batch):
     assert actual == [expected[i] for i in batch]
 
 
+def test_rows_draft_with_options_of_their_own(lm):
+    """A row takes the steps that it takes alone: its neighbours' guesses are not its own."""
+    each = [{"temperature": 0.3, "top_k": 5}, {"top_p": 0.6}, {"temperature": 2.0, "min_p": 0.05}]
+    configs = [GenerationConfig(**{"temperature": 1.0} | own) for own in each]
+    together = sampled(lm, TREES[1], PROMPTS, configs)
+    for number, own in enumerate(zip(PROMPTS, configs, strict=True)):
+        alone = sampled(lm, TREES[1], *([x] for x in own), numbers=[number])
+        assert together.num_steps_B[number] == alone.num_steps_B[0]
+
+
 def slow_sample(lm, prompt, temperature, number, seed=0):
     """Gumbel-max read literally, token by token; no tree, no cache."""
     key_12 = make_request([1], seed=seed, numbers=[number]).key_B2

@@ -218,7 +218,7 @@ def test_drafts_are_ranked_by_the_noise_that_decides():
     """Heads that know the model's distribution propose the very token that will be drawn."""
     rows, vocabulary = 5, 40
     logits_BMV = jax.random.normal(jax.random.key(0), (rows, 3, vocabulary))
-    request = request_of(rows, numbers_of(rows, temperature=0.8))
+    request = request_of(rows, numbers_of(rows, temperature=[0, 0.5, 1, 2, 0.8]))
     position_B = jnp.arange(rows, dtype=jnp.int32)
     position_BM = position_B[:, None] + jnp.arange(1, 4, dtype=jnp.int32)[None]
     score_BMV = Lossless().rank(logits_BMV, request, position_BM, None)
@@ -256,7 +256,10 @@ def test_without_filters_nothing_asks_about_them():
     assert questions(dataclasses.replace(numbers, filters=None)) == 0
 
 
-@pytest.mark.parametrize("filters", [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {}])
+EACH = {"top_k": 10 * [5, 0, 0, 12], "top_p": 10 * [1, 0.6, 1, 0.9], "min_p": 10 * [0, 0, 0.2, 0]}
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.2}, {}, EACH])
 def test_drafts_are_ranked_as_the_filters_will_have_it(filters):
     """What stays comes first, by noise; then what the head finds likely, whatever the noise."""
     rows, vocabulary = 40, 64
