@@ -25,6 +25,22 @@ MODES = {
     "compared, streamed": ["--compare", "--stream"],
 }
 
+OTHER_CALLS = {
+    "--seed=1": "seed",
+    "--medusa=none": "medusa",
+    "--prompt=B": "prompts",
+    "--batch_size=1": "batch_size",
+    "--chat": "chat",
+    "--compare": "compare",
+    "--dtype=float32": "dtype",
+    "--max_new_tokens=13": "max_new_tokens",
+    "--mesh=tensor=2": "mesh",
+    "--quantize=int8": "quantize",
+    "--stop=x": "stop",
+    "--temperature=1": "temperature",
+    "--tree=chain:1": "tree",
+}
+
 
 @pytest.fixture(scope="module")
 def loaded():
@@ -153,13 +169,9 @@ def test_only_the_same_call_resumes(command, tmp_path):
         interrupt_after(patch, 1)
         assert command(*argv)["code"] == 130
     before = (tmp_path / "a.jsonl.part").read_text()
-    for flag, name in {
-        "--seed=1": "seed",
-        "--medusa=none": "medusa",
-        "--prompt=B": "prompts",
-    }.items():
+    for flag, name in OTHER_CALLS.items():
         refused = command(*argv, flag)
-        assert refused["code"] == 2
+        assert refused["code"] == 2, flag
         assert f"a.jsonl.part is of a call with other {name}: " in refused["err"]
         assert refused["err"].count("\n") == 1
     assert (tmp_path / "a.jsonl.part").read_text() == before
