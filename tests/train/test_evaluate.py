@@ -16,6 +16,8 @@ from medusa_jax.tree.presets import load_tree
 from tests.commands import ROOT, quick, run_many
 from tests.medusa_jax.running import fitted_heads
 from tests.train.processes import free_port, outputs_of
+from train.data import sharegpt
+from train.evaluation.divergence import mean_divergence
 
 # Special tokens beside the words, so that a reply's text has the tokens that the model wrote.
 TEMPLATE = (
@@ -203,6 +205,17 @@ def test_two_processes_on_meshes_of_their_own_measure_what_one_does(setup, done,
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_the_divergence_is_that_of_the_quantised_model(setup, done):
+    """From the model as it is, not the other way round."""
+    model = str(setup[0] / "model")
+    exact, lm = (medusa_jax.load(model, "none", quantize=kind) for kind in ("none", "int8"))
+    rows = map(json.loads, (setup[0] / "many.jsonl").read_text().splitlines())
+    turns = map(sharegpt.messages, rows)
+    examples = [tokenize(lm.tokenizer, x, truncated=False, max_length=2048) for x in turns]
+    found = metrics(setup, done, "many")["kl_divergence"]
+    assert 0 < found == pytest.approx(mean_divergence(exact, lm, examples), rel=1e-4)
 
 
 def test_bad_rows_can_be_left_out(setup, done):

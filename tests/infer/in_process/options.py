@@ -6,9 +6,10 @@ import pytest
 from absl.flags import FLAGS
 from absl.testing import flagsaver
 
+from infer import chat, generate
 from infer import flags as shared
-from infer import generate
 from medusa_jax import GenerationConfig, UserError
+from tests.infer.commands import run_one
 
 
 @pytest.fixture
@@ -31,6 +32,22 @@ def test_every_option_of_decoding_is_a_flag_with_the_same_default(parsed):
     assert generate._config() == GenerationConfig()
     for name in only_generate:
         assert FLAGS[name].default == getattr(GenerationConfig(), name)
+
+
+@pytest.mark.parametrize("command", [generate.run, chat.run])
+def test_commands_load_the_model_that_the_flags_name(command, monkeypatch):
+    asked = []
+
+    def load(*names, **options):
+        asked.append((names, options))
+        raise UserError("asked")
+
+    options = {"dtype": "float16", "tree": "chain:1", "mesh": "tensor=2", "quantize": "int8"}
+    argv = ["--model=a", "--medusa=b", *(f"--{name}={value}" for name, value in options.items())]
+    argv += ["--prompt=Tom"] if command is generate.run else []
+    monkeypatch.setattr(shared, "load", load)
+    assert run_one([*argv, "--compilation_cache=none"], command)["err"] == "error: asked\n"
+    assert asked == [(("a", "b"), options)]
 
 
 def test_flags_that_are_repeated_add_up(parsed):
