@@ -27,4 +27,4 @@ def test_cases_in_a_process_of_their_own(program_folder):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert len(files) == 5
+    assert len(files) == 6
