@@ -78,6 +78,7 @@ CASES = {
         "--prompt_file and --output name the same file",
     ),
     "picture": ("--tree_picture={files}/a.csv --output={files}/a.csv", "name the same file"),
+    "picture of no tree": ("--tree_picture={files}/a.svg --tree=dynamic:8", "leave out dynamic:N"),
     "cache": ("--compilation_cache={files}/a.csv", "cannot write compiled programs"),
 }
 # Likewise, alone.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +144,12 @@ def test_columns_that_no_block_divides_are_refused(params):
     small = {"layers_0": {"attn": {"q": {"weight": jnp.ones((8, 48))}}}}
     with pytest.raises(UserError, match="48 columns"):
         quantize_backbone(small, "nf4")
+
+
+def test_without_qwix_there_is_no_nf4(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    with pytest.raises(UserError, match="nf4 needs qwix: pip install"):
+        quantize_backbone({}, "nf4")
 
 
 def quantize(weight, kind, *channels):

@@ -1,6 +1,7 @@
 """The header reader against the gguf package's own, and against damage."""
 
 import os
+import struct
 
 import gguf
 import numpy as np
@@ -103,6 +104,16 @@ def test_refuses_other_files(tmp_path):
     assert_refused(tmp_path / "text.gguf", "not a GGUF file")
     (tmp_path / "old.gguf").write_bytes(b"GGUF\1\0\0\0" + bytes(64))
     assert_refused(tmp_path / "old.gguf", "version 1")
+
+
+@pytest.mark.parametrize("alignment", [0, -64])
+def test_refuses_an_alignment_that_is_none(tmp_path, alignment):
+    path, key = write(tmp_path / "m.gguf", ["F32"]), b"general.alignment"
+    uint32, int32 = (struct.pack("<I", gguf.GGUFValueType[name]) for name in ("UINT32", "INT32"))
+    whole = path.read_bytes()
+    assert (before := key + uint32 + struct.pack("<I", 64)) in whole
+    path.write_bytes(whole.replace(before, key + int32 + struct.pack("<i", alignment)))
+    assert_refused(path, rf"is corrupt \(alignment {alignment}\)")
 
 
 def test_refuses_a_kind_that_cannot_be_dequantised(tmp_path):
