@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from medusa_jax.decoding.engine.engine import Engine
 from medusa_jax.decoding.generate import encode_prompt
 from medusa_jax.io.heads.save import save_heads
 from medusa_jax.nn.heads import init_heads
+from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.tree.presets import load_tree
 
 PROMPTS = ["Once upon a time", "The dog", "Lily and Ben went to the park. They saw"]
@@ -257,25 +259,28 @@ def test_heads_beside_the_model_are_found(stories260k, heads, tmp_path):
 
 
 def test_bfloat16_tokens_are_the_base_models_own_choice_or_a_near_tie(lm, stories260k, heads):
-    """Teacher-forced in float32, each token is the best one or within rounding of it."""
+    """Teacher-forced in float32, all but a few are the best, and these within rounding of it."""
     half = medusa_jax.load(str(stories260k), str(heads), dtype="bfloat16", tree="mc_sim_7b_63")
+    gaps, errors = [], []
     for prompt in PROMPTS:
-        (result,) = medusa_jax.generate(half, [prompt], max_new_tokens=32)
-        ids = list(encode_prompt(lm, prompt).ids)
-        for i, token in enumerate(result.token_ids):
-            (best,) = medusa_jax.generate(
-                lm.with_tree("chain:0"), [ids + result.token_ids[:i]], max_new_tokens=1
-            )
-            if best.token_ids != [token]:
-                assert logit_gap(lm, ids + result.token_ids[:i], token) < 0.3
+        (result,) = medusa_jax.generate(half, [prompt], max_new_tokens=32, logprobs=True)
+        ids, tokens = list(encode_prompt(lm, prompt).ids), np.asarray(result.token_ids)
+        log_TV = log_probs(lm, ids + result.token_ids)[len(ids) - 1 : -1]
+        own_T = log_TV[np.arange(32), tokens]
+        gaps += (log_TV.max(-1) - own_T).tolist()
+        errors += (np.asarray(result.logprobs) - own_T).tolist()
+    # Logits were seen to be off by 0.03 (log-probabilities of what was chosen by 0.012), so that
+    # two of them change places in near ties alone.
+    others = [gap for gap in gaps if gap > 0]
+    assert len(others) <= 2
+    assert max(others, default=0.0) < 0.15
+    assert np.std(errors) < 0.03
 
 
-def logit_gap(lm, ids, token):
-    from medusa_jax.nn.llama import Llama, causal_mask
-
+def log_probs(lm, ids):
+    """By a pass over the whole text, without a cache."""
     token_BT = jnp.asarray([ids], jnp.int32)
     position_BT = jnp.arange(len(ids), dtype=jnp.int32)[None]
-    params = {"params": lm.params}
-    hidden, _ = Llama(lm.config).apply(params, token_BT, position_BT, causal_mask(len(ids)))
-    logits = Llama(lm.config).apply(params, hidden[0, -1], method="logits")
-    return float(logits.max() - logits[token])
+    params, llama = {"params": lm.params}, Llama(lm.config)
+    hidden, _ = llama.apply(params, token_BT, position_BT, causal_mask(len(ids)))
+    return np.asarray(jax.nn.log_softmax(llama.apply(params, hidden[0], method="logits")))

@@ -43,5 +43,5 @@ def test_runs_that_started_from_different_models_are_refused(tmp_path):
         write_run(Folder(tmp_path / name), make(f"model/{name}", "data"))
     runs = parse_runs([str(tmp_path / name) for name in ("a", "b")])
     assert base_model(runs[:1]) == "model/a"
-    with pytest.raises(UserError, match="different models .*model/[ab], model/[ab]"):
+    with pytest.raises(UserError, match=r"different models .*model/[ab], model/[ab]"):
         base_model(runs)

@@ -110,8 +110,8 @@ def test_refuses_other_files(tmp_path):
 def test_refuses_an_alignment_that_is_none(tmp_path, alignment):
     path, key = write(tmp_path / "m.gguf", ["F32"]), b"general.alignment"
     uint32, int32 = (struct.pack("<I", gguf.GGUFValueType[name]) for name in ("UINT32", "INT32"))
-    whole = path.read_bytes()
-    assert (before := key + uint32 + struct.pack("<I", 64)) in whole
+    whole, before = path.read_bytes(), key + uint32 + struct.pack("<I", 64)
+    assert before in whole
     path.write_bytes(whole.replace(before, key + int32 + struct.pack("<i", alignment)))
     assert_refused(path, rf"is corrupt \(alignment {alignment}\)")
 
