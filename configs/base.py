@@ -75,7 +75,7 @@ def _how(c: ConfigDict) -> None:
     c.quantize = "none"  # "int8" or "nf4" for a frozen backbone.
     c.dtype = "float32"  # "bfloat16" on accelerators.
     # What layers compute again in the backward pass, to save memory: "none"; "products": all but
-    # linear maps and attention; "nothing" (is kept; or True): all; "offload": all, with the layers'
+    # linear maps and attention; "nothing" (is kept): all; "offload": all, with the layers'
     # inputs kept in the host's memory meanwhile.
     c.remat = "none"
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})  # Devices per axis; -1: the rest.

@@ -18,7 +18,6 @@ from medusa_jax.io.atomic import check_output, write_text
 from medusa_jax.paths import user_path
 
 _HEADER = "unfinished call"
-_FORMAT = {"format": 2}  # the first one had rows without an index, in the order of the prompts
 _ELSE = "name another --output, or start anew with --overwrite"
 # What a model, its heads, tokenizer and chat template are read from.
 _READ = (".safetensors", ".gguf", ".bin", ".pt", ".json", ".jinja", ".model")
@@ -85,7 +84,7 @@ class RowFile(Rows):
         if self._begun:
             self._append(_lines(_indexed(rows)))
         else:  # at once, without what an interruption may have left at the end
-            header = {_HEADER: self._call, "made_in": self._dtype} | _FORMAT
+            header = {_HEADER: self._call, "made_in": self._dtype}
             write_text(self.part, _lines([header, *_indexed(self.rows), *_indexed(rows)]))
             self._begun = True
         super().add(rows)
@@ -181,12 +180,9 @@ def _read(part: Path, call: Row, prompts: Sequence[Any]) -> tuple[dict[int, Row]
     try:
         header, *rows = map(json.loads, lines)
         other = [key for key in call if header[_HEADER].get(key) != call[key]]
-        is_old = header != header | _FORMAT
-        asked = [] if is_old else [(row.pop("index"), row["prompt"]) for row in rows]
+        asked = [(row.pop("index"), row["prompt"]) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{part} holds no rows of an interrupted command: {_ELSE}") from None
-    if is_old:
-        raise UserError(f"{part} is of another version of this program: {_ELSE}")
     if other:
         raise UserError(f"{part} is of a call with other {', '.join(other)}: {_ELSE}")
     if not all(_is_asked(index, prompt, prompts) for index, prompt in asked):

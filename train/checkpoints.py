@@ -7,7 +7,7 @@ leftovers that are never read.
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,6 @@ class Checkpoints:
         save_every: int,
         keep: int,
         fingerprint: Mapping[str, Any],
-        free: Collection[str] = (),
-        added: Collection[str] = (),
     ):
         """Claims a folder.
 
@@ -48,8 +46,6 @@ class Checkpoints:
           save_every: steps between checkpoints.
           keep: checkpoints to keep besides the one with the highest score.
           fingerprint: what must not change between a run and its continuation; JSON values.
-          free: keys that may differ nevertheless; see `train.fingerprint.claim`.
-          added: keys that earlier versions did not note; see there.
 
         Raises:
           UserError: the folder cannot be written, or it holds a run with another fingerprint.
@@ -58,7 +54,7 @@ class Checkpoints:
         with reaching(self._workdir):
             _make(self._workdir)
             is_started = has_steps(self._workdir)
-            claim(self._workdir, fingerprint, is_started=is_started, free=free, added=added)
+            claim(self._workdir, fingerprint, is_started=is_started)
         self._save_every = save_every
         with reaching(self._workdir):
             _check_metrics(self._workdir)

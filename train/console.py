@@ -100,12 +100,6 @@ def closing_lines(
       metrics: `Checkpoints.metrics` of both.
       tree: `config.tree`.
     """
-    if "held_out_loss" in metrics[last]:  # an earlier version noted nothing else
-        loss = metrics[last]["held_out_loss"]
-        return [
-            f"step {last}: an earlier version measured a held-out loss of {loss:.3f}, but no "
-            "tokens per step: `python -m train.evaluate` counts them"
-        ]
     if "tokens_per_step" not in metrics[last]:
         return [f"step {last} was not measured on held-out data: see config.held_out"]
     lines = [

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,17 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from train.distributed import from_each
 from train.folder import AnyPath, read_json
-from train.settings import renamed
 
 _FILE = "run.json"
 
 
-def claim(
-    workdir: AnyPath,
-    fingerprint: Mapping[str, Any],
-    *,
-    is_started: bool,
-    free: Collection[str] = (),
-    added: Collection[str] = (),
-) -> None:
+def claim(workdir: AnyPath, fingerprint: Mapping[str, Any], *, is_started: bool) -> None:
     """Notes which run a folder belongs to; refuses a folder that belongs to another.
 
     Args:
       workdir: exists, if it is a local one.
       fingerprint: what must not change between a run and its continuation; JSON values.
       is_started: there are checkpoints. A run that ended before the first one left nothing.
-      free: keys that may change, also those in the notes of an earlier version.
-      added: keys that earlier versions did not note; where they are missing they are noted now.
 
     Raises:
       UserError: the folder holds checkpoints of another run; or it cannot be written.
@@ -48,18 +38,13 @@ def claim(
         raise UserError(
             f"{workdir} holds checkpoints of an unknown run (no {_FILE}): choose another --workdir"
         )
-    noted = renamed(_read(file))
-    missing = {key: mine[key] for key in added if key in mine and key not in noted}
-    noted |= missing
-    old, new = (_flat({k: v for k, v in x.items() if k not in free}) for x in (noted, mine))
+    old, new = _flat(_read(file)), _flat(mine)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise UserError(
                 f"{workdir} holds a run with {key} = {old.get(key)!r}, this one has "
                 f"{new.get(key)!r}: resume with the old value, or choose another --workdir"
             )
-    if missing and jax.process_index() == 0:
-        _write(file, noted)
 
 
 def _write(file: AnyPath, value: Any) -> None:

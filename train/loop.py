@@ -146,11 +146,6 @@ class Loop:
         latest = self._checkpoints.latest
         if latest is None:
             return self._experiment.state, 0
-        if self._held_out and self._judge.needs_reference and is_first_process():
-            print(
-                f"checkpoint {latest} was saved by an earlier version, without the LM loss before "
-                "the first step: quality is compared with the first evaluation from here on"
-            )
         wanted = abstract_state(self._experiment.state)
         for array in jax.tree.leaves(self._experiment.state):
             array.delete()  # two states may not fit into the devices' memory

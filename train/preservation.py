@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from orbax.checkpoint import checkpoint_managers
 
 SCORE = "score"  # its key in a checkpoint's metrics, see `train.ranking`
-_OLD_LOSS = "held_out_loss"  # what earlier versions kept instead; lower is better
 
 
 class LatestAndBest(checkpoint_managers.PreservationPolicy):
-    """Keeps the last checkpoints and the one with the highest score.
-
-    While no checkpoint has a score, it keeps the one of an earlier version with the lowest loss.
-    """
+    """Keeps the last checkpoints and the one with the highest score."""
 
     def __init__(self, num_latest: int):
         self._num_latest = num_latest
@@ -21,8 +17,6 @@ class LatestAndBest(checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """One answer per checkpoint, oldest first."""
         scores = [score_of(info.metrics) for info in checkpoints]
-        if not any(SCORE in (info.metrics or {}) for info in checkpoints):
-            scores = [_old_score_of(info.metrics) for info in checkpoints]
         best = scores.index(max(scores)) if scores and max(scores) > -math.inf else None
         first = len(checkpoints) - self._num_latest
         return [i >= first or i == best for i in range(len(checkpoints))]
@@ -32,8 +26,3 @@ def score_of(metrics: Mapping[str, float] | None) -> float:
     """A checkpoint's score; -inf without one, and for one that is not a number."""
     score = (metrics or {}).get(SCORE, -math.inf)
     return -math.inf if math.isnan(score) else score
-
-
-def _old_score_of(metrics: Mapping[str, float] | None) -> float:
-    loss = (metrics or {}).get(_OLD_LOSS, math.inf)
-    return -math.inf if math.isnan(loss) else -loss

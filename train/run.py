@@ -50,14 +50,6 @@ _FREE = (
     "export_format",
     "export_dtype",
 )
-# What earlier versions did not note. The tree decides what a score says: expected tokens per step.
-_ADDED = (
-    "tree",
-    "tree's content",
-    "draft_vocab's content",
-    "content of model",
-    "tokens of data",
-)
 
 
 def train(settings: Settings, workdir: str | AnyPath) -> None:
@@ -104,8 +96,6 @@ def _train(settings: Settings, folder: Folder, mesh: Mesh) -> None:
         save_every=settings.save_every,
         keep=settings.keep,
         fingerprint=_fingerprint(settings) | contents,
-        free=_FREE,
-        added=_ADDED,
     ) as checkpoints:
         if is_first_process():
             write_run(folder, settings, token_map, is_new=checkpoints.latest is None)
@@ -211,10 +201,7 @@ def _digest(value: Any) -> str:
 
 
 def _fingerprint(settings: Settings) -> dict[str, Any]:
-    """What is noted of the settings: keys that older runs lack, only where they change a run."""
-    late = {field.name: field.default for field in dataclasses.fields(settings)}
-    noted = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
-    return {k: v for k, v in noted.items() if v != late[k]}
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in _FREE}
 
 
 def _check_no_export(folder: Folder) -> None:

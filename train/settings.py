@@ -3,7 +3,6 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from medusa_jax.cli.config import unknown
@@ -25,10 +24,7 @@ class MeshSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The keys of `configs/base.py`, which says what they mean.
-
-    Those with a default came later: the settings of older runs lack them.
-    """
+    """The keys of `configs/base.py`, which says what they mean."""
 
     model: str | None
     medusa: str | None
@@ -42,15 +38,15 @@ class Settings:
     heads_coef: float
     heads_schedule: Literal["constant", "linear", "sine"]
     heads_ramp: float
-    stop_lm_head: bool = False
+    stop_lm_head: bool
     num_heads: int
     num_layers: int
     own_projection: bool
     conditioning: Conditioning
-    markov_rank: int = 64
+    markov_rank: int
     draft_vocab: int
     steps: int | None
-    epochs: float | None = None
+    epochs: float | None
     batch_size: int
     seq_len: int
     accumulate: int
@@ -126,13 +122,6 @@ class Settings:
         )
 
 
-# What earlier versions called some keys and values, which may still be written like that.
-_RENAMED: dict[str, tuple[str, dict[Any, str]]] = {
-    "root_conditioned": ("conditioning", {True: "root", False: "none"}),
-    "soft_labels": ("head_labels", {True: "distribution", False: "tokens"}),
-}
-_REMAT = {"True": "nothing", "true": "nothing", "False": "none", "false": "none"}
-
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
 
 
@@ -154,22 +143,11 @@ def make_settings(config: Any, *, is_done: bool = False) -> Settings:
     mesh = values.get("mesh")
     if isinstance(mesh, dict):
         values["mesh"] = MeshSettings(**_typed(MeshSettings, mesh, "config.mesh."))
-    settings = Settings(**_typed(Settings, renamed(values), "config."))
+    settings = Settings(**_typed(Settings, values, "config."))
     check_settings(settings)
     if not is_done:
         check_tree(settings)
     return settings
-
-
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they are called now, of a version that called some otherwise."""
-    values = dict(values)
-    for old, (new, names) in _RENAMED.items():
-        if old in values and new not in values:
-            values[new] = names.get(values.pop(old), "")
-    if str(values.get("remat")) in _REMAT:
-        values["remat"] = _REMAT[str(values["remat"])]
-    return values
 
 
 def _typed(kind: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -177,10 +155,8 @@ def _typed(kind: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     for key in values:
         if key not in hints:
             raise UserError(unknown(prefix, key, list(hints)))
-    fields = dataclasses.fields(kind)
-    has_default = {field.name for field in fields if field.default is not dataclasses.MISSING}
     for key in hints:
-        if key not in values and key not in has_default:
+        if key not in values:
             raise UserError(
                 f"{prefix}{key} is missing: let the recipe start from configs.base.get_config()"
             )

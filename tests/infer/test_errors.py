@@ -69,7 +69,6 @@ CASES = {
     "compare": ("--compare --medusa=none", "--compare needs Medusa heads"),
     "stream": ("--stream --batch_size=2", "leave out --batch_size"),
     "other call": ("--output={files}/b.jsonl", "b.jsonl.part is of a call with other model,"),
-    "old call": ("--output={files}/d.jsonl", "d.jsonl.part is of another version of this program"),
     "no call": ("--output={files}/c.jsonl", "c.jsonl.part holds no rows of an interrupted"),
     "output folder": ("--output={files}/none/a.jsonl", "No such file or directory"),
     "output is a folder": ("--output={files}", "not a regular file"),
@@ -98,10 +97,9 @@ def paths(tmp_path_factory, model_copy, heads):
     (files / "keys.jsonl").write_text('{"prompt": "a", "messages": [], "id": 3}\n')
     (files / "key.jsonl").write_text('{"prompt": "a"}\n\n{"text": "b"}\n')
     (files / "a.csv").write_text("a")
-    other = {"unfinished call": {"model": "another"}, "format": 2}
+    other = {"unfinished call": {"model": "another"}}
     (files / "b.jsonl.part").write_text(json.dumps(other) + "\n")
     (files / "c.jsonl.part").write_text('{"prompt": "a"}\n')
-    (files / "d.jsonl.part").write_text('{"unfinished call": {}}\n')
     (files / "long.txt").write_text("word " * 600)
     (files / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     made = {"files": files, "no_config": model_copy(), "broken_config": model_copy()}

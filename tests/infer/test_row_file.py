@@ -126,14 +126,19 @@ def test_the_rows_of_another_call_are_refused_unless_they_are_given_up(tmp_path,
         assert file.rows == {}
 
 
-HEADER = json.dumps({"unfinished call": CALL, "format": 2}) + "\n"
+HEADER = json.dumps({"unfinished call": CALL}) + "\n"
 
 
 @pytest.mark.parametrize(
     "text",
     [
         *("no JSON\n", "[]\n", '"text"\n', "{}\n", "no end", '{"unfinished call": 1}\n'),
-        *(HEADER + "[1]\n", HEADER + '{"index": 0}\n', HEADER + "{\n"),
+        *(
+            HEADER + "[1]\n",
+            HEADER + '{"index": 0}\n',
+            HEADER + "{\n",
+            HEADER + json.dumps(ROWS[0]) + "\n",
+        ),
     ],
 )
 def test_a_file_that_no_call_has_left_is_refused(tmp_path, text):
@@ -167,12 +172,6 @@ def test_rows_of_other_prompts_are_refused(tmp_path, index):
     with (tmp_path / "a.jsonl.part").open("a") as file:
         file.write(row + "\n")
     refused(tmp_path, "is damaged, its rows do not fit the prompts: name another")
-
-
-def test_rows_without_index_as_earlier_versions_left_them_are_refused(tmp_path):
-    rows = [{"unfinished call": CALL | {"prompts": "?"}}, ROWS[0]]
-    (tmp_path / "a.jsonl.part").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused(tmp_path, "is of another version of this program: name another")
 
 
 def test_local_files_are_identified_by_what_changes_with_their_content(tmp_path):

@@ -20,9 +20,8 @@ def make(
     save_every: int = 1,
     keep: int = 3,
     fingerprint: Mapping[str, Any] = FINGERPRINT,
-    **names: tuple[str, ...],
 ) -> Checkpoints:
-    return Checkpoints(workdir, save_every=save_every, keep=keep, fingerprint=fingerprint, **names)
+    return Checkpoints(workdir, save_every=save_every, keep=keep, fingerprint=fingerprint)
 
 
 def assert_same(left: Any, right: Any) -> None:

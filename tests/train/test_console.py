@@ -74,9 +74,3 @@ def test_the_end_says_that_quality_was_lost():
 def test_the_end_without_held_out_data(metrics):
     (line,) = closing_lines(80, None, {80: metrics}, "t")
     assert line == "step 80 was not measured on held-out data: see config.held_out"
-
-
-def test_the_end_of_a_run_that_an_earlier_version_finished():
-    (line,) = closing_lines(80, None, {80: {"held_out_loss": 1.2345}}, "t")
-    assert line.startswith("step 80: an earlier version measured a held-out loss of 1.234")
-    assert "train.evaluate" in line

@@ -1,4 +1,4 @@
-"""Tests train/fingerprint.py: whose folder it is, and what may change when a run goes on."""
+"""Tests train/fingerprint.py: whose folder it is."""
 
 import json
 
@@ -25,38 +25,6 @@ def test_folder_of_another_run(tmp_path, change, words):
     assert words in message
     assert "--workdir" in message
     assert (tmp_path / "run.json").read_bytes() == before
-
-
-def test_what_may_change(tmp_path):
-    """Free keys, also those that an earlier version noted and compared."""
-    with make(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(())})
-    make(tmp_path, fingerprint=FINGERPRINT | {"num_heads": 5}, free=("num_heads",)).close()
-    fewer = {key: value for key, value in FINGERPRINT.items() if key != "lora"}
-    make(tmp_path, fingerprint=fewer, free=("lora",)).close()
-    other = FINGERPRINT | {"num_heads": 5, "model": "other"}
-    message = refused(lambda: make(tmp_path, fingerprint=other, free=("num_heads",)))
-    assert "model = 'tiny', this one has 'other'" in message
-
-
-def test_what_earlier_versions_did_not_note(tmp_path):
-    """A missing key is taken as it is found, once."""
-    with make(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(())})
-    new = FINGERPRINT | {"tree": "a"}
-    make(tmp_path, fingerprint=new, added=("tree",)).close()
-    assert json.loads((tmp_path / "run.json").read_text()) == new
-    other = FINGERPRINT | {"tree": "b"}
-    message = refused(lambda: make(tmp_path, fingerprint=other, added=("tree",)))
-    assert "tree = 'a', this one has 'b'" in message
-
-
-def test_what_earlier_versions_called_otherwise(tmp_path):
-    with make(tmp_path, fingerprint={"soft_labels": True}) as checkpoints:
-        checkpoints.save(1, {"x": jnp.zeros(())})
-    make(tmp_path, fingerprint={"head_labels": "distribution"}).close()
-    message = refused(lambda: make(tmp_path, fingerprint={"head_labels": "tokens"}))
-    assert "head_labels = 'distribution', this one has 'tokens'" in message
 
 
 def test_folder_of_a_run_without_a_checkpoint(tmp_path):

@@ -206,21 +206,6 @@ def test_a_model_whose_loss_is_not_finite_before_the_first_step(files, tmp_path,
     assert "learning_rate" not in str(error.value)
 
 
-def test_a_run_of_an_earlier_version_is_compared_from_here_on(files, tmp_path, monkeypatch, capsys):
-    settings = make(*files, objective="medusa2", steps=4, eval_every=2, export_format="none")
-    monkeypatch.setattr(Interrupt, "reached", lambda self, step: step == 1)
-    run(settings, tmp_path / "run")
-    monkeypatch.undo()
-    metrics = tmp_path / "run" / "checkpoints" / "1" / "metrics" / "metrics"
-    metrics.write_text(json.dumps({"held_out_loss": 5.0}))
-    rows = run(settings, tmp_path / "run")
-    assert "checkpoint 1 was saved by an earlier version, without the LM loss" in (
-        capsys.readouterr().out
-    )
-    reference = saved(tmp_path / "run")[4]["reference"]
-    assert reference == pytest.approx(rows[1]["held_out/lm_loss"], rel=1e-6)
-
-
 def test_a_run_without_held_out_data(files, tmp_path, capsys):
     changes = {"objective": "medusa2", "held_out": 0.0, "steps": 2, "export_format": "none"}
     rows = run(make(*files, **changes), tmp_path / "run")

@@ -159,14 +159,6 @@ def test_the_folder_of_another_run(finished, data, tmp_path):
     assert contents(workdir) == before
 
 
-def test_a_run_from_before_a_key_goes_on_as_it_was(finished):
-    """What came later is noted only where it changes a run, so that older notes are like new."""
-    settings, workdir = finished("medusa2_lora")
-    assert "stop_lm_head" not in json.loads((workdir / "run.json").read_text())
-    message = refused(dataclasses.replace(settings, stop_lm_head=True), workdir)
-    assert "holds a run with stop_lm_head = None, this one has True" in message
-
-
 def test_the_length_is_said_before_the_backbone_runs_over_the_data(
     model, data, tmp_path, monkeypatch, capsys
 ):

@@ -38,30 +38,10 @@ def test_derived_values():
     assert (lora.lora_scale, lora.profile_steps) == (0.5, None)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [(True, "nothing"), ("False", "none"), (False, "none"), ("offload", "offload")],
-)
-def test_recomputing_may_be_named_or_be_true_or_false(given, expected):
-    assert make_settings(config_with(remat=given)).remat == expected
-
-
 @pytest.mark.parametrize("epochs", [2, 2.0, 0.5])
 def test_a_run_may_be_as_long_as_some_epochs(epochs):
     s = make_settings(config_with(steps=None, epochs=epochs, profile="999:1001"))
     assert (s.steps, s.epochs) == (None, float(epochs))
-
-
-def test_settings_from_before_there_were_epochs():
-    config = config_with(steps=7)
-    del config.epochs
-    assert (make_settings(config).steps, make_settings(config).epochs) == (7, None)
-
-
-def test_settings_from_before_the_lm_head_could_be_stopped():
-    config = config_with()
-    del config.stop_lm_head
-    assert make_settings(config).stop_lm_head is False
 
 
 def test_a_run_has_one_length():
@@ -157,16 +137,6 @@ def test_ends_of_ranges_are_allowed(key, value):
 def test_impossible_mesh(mesh, axis):
     sizes = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1} | mesh)
     assert refusal(config_with(mesh=sizes)).startswith(f"config.mesh.{axis} is ")
-
-
-def test_runs_of_earlier_versions_are_read():
-    config = config_with(own_projection=False, export_format="C")
-    for new, old in {"conditioning": "root_conditioned", "head_labels": "soft_labels"}.items():
-        del config[new]
-        config[old] = True
-    del config["markov_rank"]
-    settings = make_settings(config)
-    assert (settings.conditioning, settings.head_labels) == ("root", "distribution")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,6 @@ from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json, write_text
 from train.folder import read_json
 
-# What earlier versions did not note.
-_ADDED = ("dtype", "weights", "chat_template")
-
 
 def part_path(path: Path, index: int, count: int) -> Path:
     """Name of the part that one of several processes writes."""
@@ -134,8 +131,6 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
         )
     made = read_json(beside, "remove it and the rows beside it, or name another --output")
     for key, value in settings.items():
-        if key not in made and key in _ADDED:
-            continue
         if made.get(key) != value:
             raise UserError(
                 f"{path} was made with {key} {json.dumps(made.get(key))}, now it is "
