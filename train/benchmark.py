@@ -19,10 +19,10 @@ from typing import Any
 
 from absl import flags
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from medusa_jax.cli.console import make_console
 from medusa_jax.cli.model_flags import define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
@@ -70,8 +70,7 @@ def main(argv: list[str]) -> None:
     setup_compilation_cache()
     around = environment("train.benchmark")
     columns = (TextColumn("measure"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=num_advances(job))
         report = around | measure(job, lambda: progress.advance(task))
     if target is not None:
@@ -117,7 +116,7 @@ def _print(report: dict[str, Any]) -> None:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in report["rows"]:
         table.add_row(*_cells(row))
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table)
     if report["device_memory_bytes"] is not None:
         console.print(f"Device memory: {report['device_memory_bytes'] / 2**30:.2f} GiB at most")

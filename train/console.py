@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medusa_jax.cli.console import make_console
 from train.distributed import is_first_process
 from train.ranking import TOLERANCE
 
@@ -42,12 +43,12 @@ def progress(total: int, objective: str, done: int) -> Iterator[Callable[..., No
       held-out data; either may be empty.
     """
     columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not is_first_process()) as bar:
+    with Progress(*columns, console=make_console(), disable=not is_first_process()) as bar:
         task = bar.add_task("", total=total, completed=done)
 
         def show(line: str) -> None:
             if is_first_process():
-                bar.console.print(line, soft_wrap=True, highlight=False, markup=False)
+                bar.console.print(line, soft_wrap=True, markup=False)
 
         def advance(step: int, row: Mapping[str, Any], held_out: Mapping[str, Any]) -> None:
             bar.update(task, completed=step)

@@ -42,6 +42,7 @@ from rich.table import Table
 import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example, tokenize
+from medusa_jax.cli.console import make_console, note
 from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
@@ -122,9 +123,9 @@ def main(argv: list[str]) -> None:
     lm = distributed.together(_load, _MEDUSA.value, _DTYPE.value, _QUANTIZE.value)
     tree = distributed.together(_tree, lm)
     # Every process reads all examples, so that none has to wait for what another one finds.
-    console = Console(stderr=True, quiet=not distributed.is_first_process())
+    console = make_console(stderr=True, quiet=not distributed.is_first_process())
     with console.status("reading conversations"):
-        examples = distributed.together(_examples, lm, console)
+        examples = distributed.together(_examples, lm)
     scores = _score(lm, tree, examples, console)
     metrics = scores.metrics()
     if _WALK.value:
@@ -160,7 +161,6 @@ def _score(lm: MedusaLM, tree: Tree, examples: list[Example], console: Console) 
     longest, context = max(len(x.token_T) for x in examples), lm.config.max_position
     if longest > context:
         _note(
-            console,
             f"a conversation has {longest} tokens, the model's context only {context}: "
             f"--max_length={context} keeps within it",
         )
@@ -194,7 +194,7 @@ def _tree(lm: MedusaLM) -> Tree:
     return tree
 
 
-def _examples(lm: MedusaLM, console: Console) -> list[Example]:
+def _examples(lm: MedusaLM) -> list[Example]:
     """The conversations that have labels; prints how many rows were skipped."""
     examples: list[Example] = []
     skipped: list[str] = []
@@ -211,7 +211,7 @@ def _examples(lm: MedusaLM, console: Console) -> list[Example]:
         if example.is_label_T[1:].any():
             examples.append(example)
     if skipped:
-        _note(console, sharegpt.describe_skipped(len(skipped), skipped[0]))
+        _note(sharegpt.describe_skipped(len(skipped), skipped[0]))
     if not examples:
         raise UserError(f"{path}: no assistant's words within --max_length={_MAX_LENGTH.value}")
     return examples
@@ -228,8 +228,9 @@ def _example(lm: MedusaLM, row: dict[str, Any]) -> Example:
     return example
 
 
-def _note(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def _note(text: str) -> None:
+    if distributed.is_first_process():
+        note(text)
 
 
 def _print(metrics: dict[str, Any], num_conversations: int) -> None:
@@ -240,7 +241,7 @@ def _print(metrics: dict[str, Any], num_conversations: int) -> None:
     columns = [metrics[f"head_{name}"] for name in names]
     for head, values in enumerate(zip(*columns, strict=True), 1):
         table.add_row(str(head), *map(_text, values))
-    console = Console()
+    console = make_console()
     console.print(table)
     line = f"{num_conversations} conversations, {metrics['num_tokens']} labels"
     line += f", {metrics['expected_tokens_per_step']:.3f} tokens/step expected"
@@ -248,7 +249,7 @@ def _print(metrics: dict[str, Any], num_conversations: int) -> None:
         line += f", {metrics['tokens_per_step']:.3f} walked"
     if "kl_divergence" in metrics:
         line += f", KL {metrics['kl_divergence']:.2g} nats from the model as it is"
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
 
 
 def _text(value: float | None) -> str:

@@ -40,11 +40,11 @@ from typing import Any
 
 import jax
 from absl import flags
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import medusa_jax
 from medusa_jax import GenerationConfig, MedusaLM
+from medusa_jax.cli.console import make_console
 from medusa_jax.cli.model_flags import define_mesh, define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
@@ -214,7 +214,7 @@ def _answer(
     tokens, seconds, speed = 0, 0.0, ""
     columns = (TextColumn("replies"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     text = TextColumn("{task.description}")
-    with Progress(*columns, text, console=Console(stderr=True)) as progress:
+    with Progress(*columns, text, console=make_console(stderr=True)) as progress:
         task = progress.add_task("", total=total, completed=total - len(pending))
         for batch in replies.answer(lm, pending, settings):
             add(batch.rows)

@@ -14,10 +14,22 @@ class _Console(Console):
         raise  # what the pipe raised; rich would end the process with an exit code of its own
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """A console that colours only in a terminal, and never under NO_COLOR."""
+def make_console(*, stderr: bool = False, quiet: bool = False, width: int | None = None) -> Console:
+    """A console that colours only in a terminal, and never under NO_COLOR.
+
+    Args:
+      stderr: prints there, not on stdout.
+      quiet: prints nothing.
+      width: in columns; None: that of the terminal.
+    """
     plain = bool(os.environ.get("NO_COLOR"))
-    return _Console(stderr=stderr, color_system=None if plain else "auto", highlight=False)
+    return _Console(
+        stderr=stderr,
+        quiet=quiet,
+        width=width,
+        color_system=None if plain else "auto",
+        highlight=False,
+    )
 
 
 def waiting(message: str) -> AbstractContextManager[Any]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn
 
+from medusa_jax.cli.console import make_console
 from medusa_jax.errors import UserError
 from medusa_jax.io.cache import cache_dir
 from train.data import sharegpt
@@ -150,7 +150,7 @@ def _build(path: Path, data_errors: str, scratch: Path, progress: bool) -> Path:
 
 def progress_bar(wanted: bool, *columns: ProgressColumn) -> Progress:
     """A bar on stderr; none when stderr is not a terminal, so that errors stay one line."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
 
 

@@ -6,12 +6,11 @@ Example:
 Without colours (NO_COLOR, or output to a file) labels are put in [[double brackets]] instead.
 """
 
-import sys
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 
+from medusa_jax.cli.console import make_console
 from medusa_jax.cli.run import run_main
 from medusa_jax.errors import UserError
 from medusa_jax.io.default_model import default_model_path
@@ -60,12 +59,12 @@ def main(argv: list[str]) -> None:
     batches = pipeline.train_batches(
         splits.train, batch_size=1, seq_len=_SEQ_LEN.value, seed=_SEED.value
     )
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = make_console()
     plain = console.no_color or not console.is_terminal
     for number in range(_ROWS.value):
         row = {name: value[0] for name, value in next(batches).items()}
         for line in describe_row(tokenizer, row, number, plain):
-            console.print(line)
+            console.print(line, soft_wrap=True)
 
 
 def run() -> None:

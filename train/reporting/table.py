@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from medusa_jax.cli.console import make_console
 from train.reporting.figures import FIGURES, Figure
 
 
@@ -16,9 +16,9 @@ def print_rows(rows: Sequence[dict[str, Any]], references: Sequence[str]) -> Non
     for figure in FIGURES:
         if figure.name in rows[0]:
             table = _table(figure, rows, references)
-            console = Console(highlight=False)
+            console = make_console()
             wide = console.measure(table, options=console.options.update(width=1000)).maximum
-            console = Console(highlight=False, width=max(console.width, wide))
+            console = make_console(width=max(console.width, wide))
             console.print(f"[bold]{figure.title}[/]")
             console.print(table)
 

@@ -1,5 +1,6 @@
 """The command that shows labels, as a person sees it, and its errors."""
 
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,23 @@ def test_bad_data_ends_in_one_line(results):
     for message, done in zip(BAD.values(), results[1:], strict=True):
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
         assert message in done.err
+
+
+def test_a_closed_pipe_ends_without_traceback(chat_model, tmp_path):
+    good = write_rows(tmp_path / "data.jsonl", [row("Who ran?", "Tim ran.")])
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "train.data.show", f"--model={chat_model}", f"--data={good}"],
+        env=quick() | {"MEDUSA_JAX_CACHE": str(tmp_path / "cache")},
+        cwd=ROOT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
 
 
 def test_nothing_imports_tensorflow_and_the_library_imports_no_training():
