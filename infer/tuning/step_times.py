@@ -162,25 +162,15 @@ class StepClock:
         The cache is made anew each time, so that sizes that take turns need room for only one.
         """
         runtime, clock = self._runtime, Clock()
-        state = _rewound(_idle(runtime, clock, self._batch, self._slots), self._slots)
+        request = runtime.put(make_request([self._slots] * self._batch))
+        state = runtime.run(clock, step.idle, request, capacity=self._slots)
+        state = _rewound(state, self._slots)
         state = _rewound(_advance(runtime, clock, state, 1), self._slots)
         before = clock.decode
         _advance(runtime, clock, state, self._steps)
         seconds = (clock.decode - before) / self._steps
         self._steps = max(1, min(self._most, int(_VISIT_SECONDS / seconds)))
         return seconds
-
-
-def _idle(runtime: Runtime, clock: Clock, batch: int, slots: int) -> DecodeState:
-    """A batch that decodes nothing yet, with drafts whose nodes see themselves."""
-    request = runtime.put(make_request([slots] * batch))
-    state: DecodeState = runtime.run(clock, step.idle, request, capacity=slots)
-    nodes = state.draft.mask_BRR.shape[-1]
-    mask_BRR = jnp.broadcast_to(jnp.eye(nodes, dtype=bool), state.draft.mask_BRR.shape)
-    return dataclasses.replace(
-        state,
-        draft=dataclasses.replace(state.draft, mask_BRR=_like(mask_BRR, state.draft.mask_BRR)),
-    )
 
 
 def _rewound(state: DecodeState, slots: int) -> DecodeState:

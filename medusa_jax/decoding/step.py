@@ -108,25 +108,22 @@ def switch(decoder: Decoder, params: Any, state: DecodeState) -> DecodeState:
       state: made with another one; its cache has room for the deeper of both.
     """
     empty = _empty_draft(decoder, params, state.request)
-    shape = empty.mask_BRR.shape
-    draft = dataclasses.replace(
-        empty,
-        token_BR=empty.token_BR.at[:, 0].set(state.draft.token_BR[:, 0]),
-        mask_BRR=jnp.broadcast_to(jnp.eye(shape[1], dtype=bool), shape),
-    )
-    state = dataclasses.replace(state, draft=draft)
+    token_BR = empty.token_BR.at[:, 0].set(state.draft.token_BR[:, 0])
+    state = dataclasses.replace(state, draft=dataclasses.replace(empty, token_BR=token_BR))
     return _resized(state, _output_size(decoder, state.cache.capacity))
 
 
 def _empty_draft(decoder: Decoder, params: Any, request: Request) -> Draft:
-    """Zeros in the shapes of the decoder's drafts."""
+    """Zeros in the shapes of the decoder's drafts, with nodes that see themselves alone."""
     batch = request.budget_B.shape[0]
     zero_B = jnp.zeros((batch,), jnp.int32)
     hidden_BD = jnp.zeros((batch, decoder.model.hidden_size), jnp.dtype(decoder.dtype))
     like: Draft = jax.eval_shape(
         lambda *args: _draft(decoder, *args), params, request, zero_B, hidden_BD, zero_B
     )
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    own_RR = jnp.eye(like.mask_BRR.shape[1], dtype=jnp.bool_)
+    return dataclasses.replace(zeros, mask_BRR=jnp.broadcast_to(own_RR, like.mask_BRR.shape))
 
 
 def _resized(state: DecodeState, size: int) -> DecodeState:
