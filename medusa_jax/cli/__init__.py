@@ -1,1 +1,1 @@
-"""What all commands share: help, errors in one line, the console, flags about devices."""
+"""What all commands share: help, errors in one line, the console, flags about the model."""

@@ -17,7 +17,7 @@ from medusa_jax.nn.prefix_attention import prefix_attention
 from medusa_jax.nn.rope import apply_rope
 from medusa_jax.nn.scanned import INPUT, PRODUCT
 
-# docs/design/tpu.md.
+# Rows and width from which a TPU gains by the barrier in `_once`: docs/design/tpu.md.
 _FEW_ROWS = 128
 _WIDE = 2048
 

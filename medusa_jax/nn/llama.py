@@ -23,7 +23,7 @@ from medusa_jax.nn.rope import rope_angles
 from medusa_jax.nn.scanned import Remat, period, policy, stacked
 
 # Keys and values of every layer: of new tokens each [B, T, K, H]; of a prefix [B, K, H, S] and
-# [B, K, S, H] (see `attention`).
+# [B, K, S, H] (see `prefix_attention`).
 LayersKV = tuple[tuple[jax.Array, jax.Array], ...]
 
 

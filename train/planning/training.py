@@ -19,7 +19,7 @@ from train.settings import Settings
 
 _CHANGE = (
     "to make it fit: more devices along config.mesh.fsdp, a higher config.accumulate, "
-    "config.remat=True, a shorter config.seq_len, config.moments=bfloat16 or factored, "
+    "config.remat=nothing, a shorter config.seq_len, config.moments=bfloat16 or factored, "
     "config.lora_rank and config.quantize for medusa2, or a topology with more memory"
 )
 
