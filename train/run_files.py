@@ -5,7 +5,6 @@ start without a checkpoint), and token_map.npy where the heads have a draft voca
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
-from medusa_jax.io.atomic import write_json
+from medusa_jax.io.atomic import replacing, write_json
 from train.folder import AnyPath, Folder, reaching, read_json
 from train.settings import Settings, make_settings
 
@@ -60,12 +59,9 @@ def _remove_token_map(folder: Folder) -> None:
 
 
 def _write_token_map(workdir: Path, token_map: np.ndarray) -> None:
-    temporary = workdir / f".{_TOKEN_MAP}.{os.getpid()}.tmp.npy"
-    try:
-        np.save(temporary, np.asarray(token_map, np.int32))
-        temporary.replace(workdir / _TOKEN_MAP)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # A file, not its name, to which NumPy would append ".npy".
+    with replacing(workdir / _TOKEN_MAP) as new, new.open("wb") as file:
+        np.save(file, np.asarray(token_map, np.int32))
 
 
 def read_run(workdir: str | AnyPath) -> tuple[Settings, np.ndarray | None]:

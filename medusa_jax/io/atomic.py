@@ -1,9 +1,11 @@
 """Output files that appear complete or not at all."""
 
+import contextlib
 import json
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,22 @@ def make_folder(path: str | Path) -> Path:
         raise _cannot_write(folder, error) from None
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file, which replaces `path` at the end of the `with` block.
+
+    Yields:
+      Where to write it; on an error it is removed, and the old file stays.
+    """
+    # Short, as names are limited; processes on other machines may have the same number.
+    temporary = path.with_name(f".medusa-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a whole UTF-8 file; replaces the old one at the end, leaves nothing on an error.
 
@@ -63,15 +81,11 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       UserError: writing failed, for example because the disk is full.
     """
-    # Short, as names are limited; processes on other machines may have the same number.
-    temporary = path.with_name(f".medusa-{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as new:
+            new.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _cannot_write(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

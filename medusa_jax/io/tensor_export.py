@@ -1,6 +1,5 @@
 """Writes safetensors files."""
 
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import replacing
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -21,20 +21,16 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    # Processes on other machines may have the same number.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        # transformers refuses files that do not name a framework.
-        save_file(arrays, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)  # safetensors makes its files readable by their owner alone
-        temporary.replace(path)
+        with replacing(path) as new:
+            new.touch()
+            mode = new.stat().st_mode
+            # transformers refuses files that do not name a framework.
+            save_file(arrays, new, metadata={"format": "pt"})
+            new.chmod(mode)  # safetensors makes its files readable by their owner alone
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot write {path} ({reason}): choose a folder with free space"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from rich.progress import track
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
+from medusa_jax.io.atomic import replacing
 from medusa_jax.objectives.labels import IGNORE
 from train.data.padded import batches_of_like_length, hidden_and_labels, pad
 from train.distributed import from_each, is_first_process, together
@@ -148,15 +149,13 @@ def _write(
         return
     hidden_TD, next_TM, labels_TJ = arrays
     states, facts = _states(folder, number), _facts(folder, number)
-    half_done = [path.with_suffix(".partial" + path.suffix) for path in (states, facts)]
     try:
-        np.save(half_done[0], hidden_TD)
-        np.savez(half_done[1], next=next_TM, labels=labels_TJ)
-        half_done[0].replace(states)
-        half_done[1].replace(facts)
+        with replacing(facts) as new_facts, replacing(states) as new_states:
+            with new_states.open("wb") as file:
+                np.save(file, hidden_TD)
+            with new_facts.open("wb") as file:
+                np.savez(file, next=next_TM, labels=labels_TJ)
     except OSError as error:
-        for path in half_done:
-            path.unlink(missing_ok=True)
         raise _cannot_write(folder, error) from None
 
 
