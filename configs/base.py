@@ -2,7 +2,7 @@
 
 The defaults are the MEDUSA-1 of the paper (section 2.2.1, appendix B). A recipe is a file whose
 `get_config` changes some of them, as `--config.KEY=VALUE` does on the command line;
-`train.settings` checks the result. This file names no data, so it cannot be run itself.
+`train.recipe` checks the result. This file names no data, so it cannot be run itself.
 """
 
 from ml_collections import ConfigDict, FieldReference

@@ -13,8 +13,6 @@ from typing import Any
 
 import jax
 
-import medusa_jax
-
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers")
 
 
@@ -71,7 +69,7 @@ def cpu_model() -> str:
 
 def _commit() -> str | None:
     """Commit of the running code, followed by "-dirty" when files differ; None outside a clone."""
-    source = Path(medusa_jax.__file__).resolve()
+    source = Path(__file__).resolve()
     # An installed copy may lie inside some other project's repository.
     if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
         return None

@@ -1,5 +1,6 @@
 """What the TPUs that programs are compiled for can do: those of this machine, or planned ones."""
 
+import os
 from typing import Any
 
 import jax
@@ -18,3 +19,13 @@ def saying_which(kind: str) -> Any:
 def leaves_results_on_chip() -> bool:
     """Whether a kernel may leave its result in the core's own memory: refused before v5."""
     return not (_kind.value or jax.devices()[0].device_kind).startswith(_OLD)
+
+
+def quiet_libtpu() -> None:
+    """Tells libtpu, where it is installed without a TPU, what it would otherwise complain about.
+
+    JAX loads libtpu whenever it looks for devices: call this before.
+    """
+    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where there is no TPU
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

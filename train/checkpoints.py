@@ -17,9 +17,10 @@ import orbax.checkpoint as ocp
 from grain.checkpoint import CheckpointHandler, CheckpointSave
 
 from medusa_jax.errors import UserError
+from medusa_jax.io.json_file import read_json
 from medusa_jax.sharding import key_name, param_shardings, with_shardings
 from train.fingerprint import claim
-from train.folder import AnyPath, reaching, read_json, restoring, run_path, saving
+from train.folder import AnyPath, reaching, restoring, run_path, saving
 from train.preservation import SCORE, LatestAndBest, score_of
 
 _FOLDER = "checkpoints"

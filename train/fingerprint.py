@@ -11,8 +11,9 @@ import numpy as np
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
+from medusa_jax.io.json_file import read_json
 from train.distributed import from_each
-from train.folder import AnyPath, read_json
+from train.folder import AnyPath
 
 _FILE = "run.json"
 

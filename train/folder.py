@@ -7,13 +7,11 @@ with every checkpoint and at the end.
 
 import contextlib
 import importlib.util
-import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from etils import epath
@@ -187,24 +185,3 @@ def restoring(step: AnyPath) -> Iterator[None]:
             f"cannot read the checkpoint {step} ({reason}): if it is damaged, move it away, and "
             "the one before counts"
         ) from error
-
-
-def read_json(file: AnyPath, hint: str, *, name: AnyPath | None = None) -> dict[str, Any]:
-    """The object in a JSON file that a run has written.
-
-    Args:
-      file: exists.
-      hint: how to mend a damaged one.
-      name: what to call it, if it is a copy of another file.
-
-    Raises:
-      UserError: it cannot be read, or holds something else.
-    """
-    name = file if name is None else name
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name} cannot be read as JSON ({error}): {hint}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{name} does not hold a JSON object: {hint}")
-    return value

@@ -20,9 +20,10 @@ from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.gguf.config import read_config
 from medusa_jax.io.gguf.file import read_header
 from medusa_jax.io.heads.load import resolve_heads
-from medusa_jax.io.hf.config import parse_config, read_json
+from medusa_jax.io.hf.config import parse_config
 from medusa_jax.io.hf.tokenizer import quiet_transformers
 from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.json_file import read_json
 from medusa_jax.io.load import with_heads
 from medusa_jax.io.model import LoadedModel, load_model
 from medusa_jax.io.placement import place_params

@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import replacing, write_json
-from train.folder import AnyPath, Folder, reaching, read_json
-from train.settings import Settings, make_settings
+from medusa_jax.io.json_file import read_json
+from train.folder import AnyPath, Folder, reaching
+from train.recipe import make_settings
+from train.settings import Settings
 
 _SETTINGS = "settings.json"
 _ENVIRONMENT = "environment.json"

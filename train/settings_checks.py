@@ -2,14 +2,11 @@
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.save import check_format
 from medusa_jax.tree.presets import load_tree
-
-if TYPE_CHECKING:  # train.settings imports this module
-    from train.settings import MeshSettings, Settings
+from train.settings import MeshSettings, Settings
 
 _SMALLEST = {
     "num_heads": 1,
@@ -44,7 +41,7 @@ _LEAST, _MOST = 1e-30, 1e30  # of rates and factors, which the device has as flo
 _FLOAT32_MAX = 3.4e38
 
 
-def check_settings(settings: "Settings") -> None:
+def check_settings(settings: Settings) -> None:
     """Refuses values out of range, and values that contradict each other.
 
     Raises:
@@ -57,7 +54,7 @@ def check_settings(settings: "Settings") -> None:
     _check_export(settings)
 
 
-def _check_ranges(settings: "Settings") -> None:
+def _check_ranges(settings: Settings) -> None:
     for key, smallest in _SMALLEST.items():
         value = getattr(settings, key)
         if value is not None and not smallest <= value < float("inf"):
@@ -89,7 +86,7 @@ def _check_ranges(settings: "Settings") -> None:
     check_profile(settings.profile, settings.steps)
 
 
-def _check_mesh(mesh: "MeshSettings") -> None:
+def _check_mesh(mesh: MeshSettings) -> None:
     sizes = dataclasses.asdict(mesh)
     for axis, size in sizes.items():
         if size < 1 and size != -1:
@@ -117,7 +114,7 @@ def check_profile(profile: str, steps: int | None) -> None:
         )
 
 
-def _check_combinations(settings: "Settings") -> None:
+def _check_combinations(settings: Settings) -> None:
     heads_only = settings.objective == "medusa1"
     if settings.hidden_states == "cached" and not heads_only:
         raise UserError(
@@ -156,7 +153,7 @@ def _check_combinations(settings: "Settings") -> None:
         )
 
 
-def _check_length(settings: "Settings") -> None:
+def _check_length(settings: Settings) -> None:
     if settings.steps is None and settings.epochs is None:
         raise UserError("config.steps and config.epochs are both None: set one of them")
     if settings.steps is not None and settings.epochs is not None:
@@ -166,7 +163,7 @@ def _check_length(settings: "Settings") -> None:
         )
 
 
-def check_tree(settings: "Settings") -> None:
+def check_tree(settings: Settings) -> None:
     """Raises UserError unless its tree can be read and suits its heads."""
     try:
         load_tree(settings.tree, settings.num_heads)
@@ -174,7 +171,7 @@ def check_tree(settings: "Settings") -> None:
         raise UserError(f"config.tree: {error}") from None
 
 
-def _check_conditioning(settings: "Settings") -> None:
+def _check_conditioning(settings: Settings) -> None:
     if settings.conditioning in ("branch", "recurrent") and settings.own_projection:
         raise UserError(
             f"config.own_projection is True, but {settings.conditioning} heads share the LM head: "
@@ -182,7 +179,7 @@ def _check_conditioning(settings: "Settings") -> None:
         )
 
 
-def _check_export(settings: "Settings") -> None:
+def _check_export(settings: Settings) -> None:
     """Refuses heads that the chosen format cannot hold now rather than after hours of training."""
     if settings.export_format == "none":
         return

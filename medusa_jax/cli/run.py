@@ -20,7 +20,7 @@ from medusa_jax.cli.console import drop, show_warning
 from medusa_jax.errors import UserError, is_out_of_memory
 from medusa_jax.io.cache import cache_dir
 from medusa_jax.paths import user_path
-from medusa_jax.plan.quiet import quiet_libtpu
+from medusa_jax.tpu import quiet_libtpu
 
 _CACHE = flags.DEFINE_string(
     "compilation_cache",

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.hf.config import read_json
+from medusa_jax.io.json_file import read_json
 from medusa_jax.paths import looking_at, user_path
 
 # A repository may hold its weights three times over (consolidated.*, *.bin, *.gguf): take one.

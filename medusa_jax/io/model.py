@@ -7,10 +7,11 @@ from typing import Any
 from jax.sharding import Mesh
 
 from medusa_jax.config import LlamaConfig
-from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
+from medusa_jax.io.hf.config import eos_ids, parse_config
 from medusa_jax.io.hf.tokenizer import load_tokenizer
 from medusa_jax.io.hf.weights import abstract_params, load_safetensors
 from medusa_jax.io.hub import resolve
+from medusa_jax.io.json_file import read_json
 from medusa_jax.sharding import param_shardings
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.buffers import aligned_buffer
-from medusa_jax.io.hf.config import read_json
+from medusa_jax.io.json_file import read_json
 
 _SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),

@@ -9,7 +9,8 @@ from medusa_jax.io import hub
 from medusa_jax.io.default_model import DEFAULT_MODEL_ID
 from medusa_jax.io.gguf.config import read_config
 from medusa_jax.io.gguf.file import read_header
-from medusa_jax.io.hf.config import parse_config, read_json
+from medusa_jax.io.hf.config import parse_config
+from medusa_jax.io.json_file import read_json
 
 
 def model_config(model: str | None) -> LlamaConfig:

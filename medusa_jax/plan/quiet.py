@@ -30,13 +30,3 @@ def _writes_to(file: object, descriptor: int) -> bool:
         return file.fileno() == descriptor  # type: ignore[attr-defined]
     except (AttributeError, OSError):
         return False
-
-
-def quiet_libtpu() -> None:
-    """Tells libtpu, where it is installed without a TPU, what it would otherwise complain about.
-
-    JAX loads libtpu whenever it looks for devices: call this before.
-    """
-    if os.environ.get("TPU_SKIP_MDS_QUERY") == "1":  # JAX sets it where there is no TPU
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -17,7 +17,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from medusa_jax.errors import UserError
 from medusa_jax.gpu import TRITON_CAPABILITY, saying_whether_triton
 from medusa_jax.plan.chips import Chip, chip
-from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
+from medusa_jax.plan.quiet import silenced_stderr
+from medusa_jax.tpu import quiet_libtpu
 
 _GIB = 1 << 30
 # What the TPU compiler lets a program use of a device's memory ("exceeds available HBM" names it).

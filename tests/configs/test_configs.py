@@ -8,7 +8,7 @@ import pytest
 
 import configs
 from configs import base
-from train.settings import make_settings
+from train.recipe import make_settings
 
 FOLDER = Path(configs.__file__).parent
 ARGUMENTS = {

@@ -39,7 +39,7 @@ def parse(module: str, *arguments: str) -> None:
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
     if "config" in flags.FLAGS:
-        from train.settings import make_settings
+        from train.recipe import make_settings
 
         make_settings(flags.FLAGS["config"].value)
 

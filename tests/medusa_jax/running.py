@@ -11,8 +11,9 @@ import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.decoding.runtime import make_request, make_runtime
-from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
+from medusa_jax.io.hf.config import eos_ids, parse_config
 from medusa_jax.io.hf.weights import load_safetensors
+from medusa_jax.io.json_file import read_json
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight

@@ -1,9 +1,11 @@
 """What programs for TPUs of different ages get."""
 
+import os
+
 import jax
 import pytest
 
-from medusa_jax.tpu import leaves_results_on_chip, saying_which
+from medusa_jax.tpu import leaves_results_on_chip, quiet_libtpu, saying_which
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,10 @@ def test_a_program_for_one_kind_is_not_taken_for_another():
         with saying_which(kind):
             f(1.0)
     assert seen == [False, True]
+
+
+def test_a_machine_with_a_tpu_is_left_alone(monkeypatch):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+    quiet_libtpu()
+    assert "TPU_WORKER_HOSTNAMES" not in os.environ

@@ -15,7 +15,7 @@ from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.lora import init_lora
 from train.export_files import export
 from train.random_model import RANDOM_TINY
-from train.settings import make_settings
+from train.recipe import make_settings
 
 SCALE = 0.5
 TOKEN_MAP = np.array([3, 5, 70, 71, 200], np.int32)

@@ -25,8 +25,9 @@ from tests.commands import ROOT, quick
 from tests.medusa_jax.packed import random_backbone
 from train.metrics import MetricsWriter
 from train.random_model import byte_tokenizer
+from train.recipe import make_settings
 from train.run import train
-from train.settings import Settings, make_settings
+from train.settings import Settings
 
 CONFIG = LlamaConfig(
     vocab_size=264,

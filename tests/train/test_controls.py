@@ -10,7 +10,7 @@ import medusa_jax
 from configs import smollm2_medusa2
 from medusa_jax.io.load import SHIPPED_HEADS
 from tests.train.small_runs import run
-from train.settings import make_settings
+from train.recipe import make_settings
 
 SIZES = {"batch_size": 4, "seq_len": 64, "steps": 3, "warmup_steps": 1}
 SIZES |= {"draft_vocab": 32, "log_every": 1, "held_out": 0.1, "export_dtype": "float32"}

@@ -12,7 +12,7 @@ from medusa_jax.model import MedusaLM
 from medusa_jax.nn.lora import merge_lora
 from medusa_jax.tree.build import build_tree
 from tests.medusa_jax.packed import SMALL, packed_batch, quick_jit, random_backbone, random_lora
-from train.settings import make_settings
+from train.recipe import make_settings
 from train.setup import build
 
 BATCH = packed_batch(np.random.default_rng(0), rows=4, length=16)

@@ -21,7 +21,7 @@ from medusa_jax.nn import attention
 from medusa_jax.tree.presets import load_tree
 from tests.medusa_jax.packed import packed_batch, random_backbone
 from train.distributed import global_batch
-from train.settings import make_settings
+from train.recipe import make_settings
 from train.setup import Experiment, build, compiled_update
 
 CONFIG = LlamaConfig(

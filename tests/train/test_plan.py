@@ -17,8 +17,9 @@ from tests.medusa_jax.plan.compilers import needs_tpu_compiler, told_nothing
 from train.flops import Work, flops_per_token
 from train.planning.experiment import train_program
 from train.random_model import RANDOM_TINY, base_config, load_lm
+from train.recipe import make_settings
 from train.run import params_dtype
-from train.settings import Settings, make_settings
+from train.settings import Settings
 from train.setup import build
 
 

@@ -11,7 +11,7 @@ from medusa_jax.plan.parse import parse
 from medusa_jax.plan.topology import find_topology
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler
 from train.planning.experiment import train_program
-from train.settings import make_settings
+from train.recipe import make_settings
 
 pytestmark = needs_tpu_compiler
 

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 from configs import base
 from medusa_jax.errors import UserError
 from tests.commands import quick, run_many
-from train.settings import MeshSettings, make_settings
+from train.recipe import make_settings
+from train.settings import MeshSettings
 
 
 def config_with(**changes) -> ConfigDict:

@@ -13,7 +13,8 @@ from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.model_shapes import SHAPES, random_like
 from medusa_jax.tree.build import build_tree
 from train.random_model import load_lm
-from train.settings import Settings, make_settings
+from train.recipe import make_settings
+from train.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json, write_text
-from train.folder import read_json
+from medusa_jax.io.json_file import read_json
 
 
 def part_path(path: Path, index: int, count: int) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medusa_jax.errors import UserError
 from medusa_jax.io.heads.formats import MODEL_PREFIXES, is_head_key
-from medusa_jax.io.hf.config import read_json
+from medusa_jax.io.json_file import read_json
 from medusa_jax.io.tensor_files import (
     SafetensorsTensor,
     TorchTensor,

@@ -28,7 +28,7 @@ from medusa_jax.io.heads.formats import (
     head_records,
     parse_keys,
 )
-from medusa_jax.io.hf.config import read_json
+from medusa_jax.io.json_file import read_json
 from medusa_jax.io.placement import place_params
 from medusa_jax.nn.params import conditioning_of
 from medusa_jax.paths import looking_at, user_path

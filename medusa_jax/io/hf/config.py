@@ -1,7 +1,5 @@
 """Hugging Face `config.json` to `LlamaConfig`, in every spelling since transformers 4.28."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from medusa_jax.config import LlamaConfig, RopeConfig
@@ -56,23 +54,6 @@ _ROPE_NUMBERS = {
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
 }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-      UserError: the file is missing, unreadable, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: pass a complete Hugging Face model folder") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object: download it again")
-    return value
 
 
 def parse_config(raw: dict[str, Any]) -> LlamaConfig:

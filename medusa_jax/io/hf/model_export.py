@@ -16,10 +16,10 @@ from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.heads.save import head_tensors
-from medusa_jax.io.hf.config import read_json
 from medusa_jax.io.hf.config_export import hf_config
 from medusa_jax.io.hf.tokenizer import quiet_transformers
 from medusa_jax.io.hf.weights import hf_keys
+from medusa_jax.io.json_file import read_json
 from medusa_jax.io.model import LoadedModel
 from medusa_jax.io.tensor_export import save_tensors
 from medusa_jax.nn.params import untied

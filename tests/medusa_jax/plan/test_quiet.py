@@ -3,7 +3,7 @@
 import os
 import sys
 
-from medusa_jax.plan.quiet import quiet_libtpu, silenced_stderr
+from medusa_jax.plan.quiet import silenced_stderr
 
 
 def test_only_python_is_heard(capfd):
@@ -30,10 +30,3 @@ def test_stderr_is_back_after_an_error(capfd):
     except RuntimeError:
         os.write(2, b"heard\n")
     assert capfd.readouterr().err == "heard\n"
-
-
-def test_a_machine_with_a_tpu_is_left_alone(monkeypatch):
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
-    quiet_libtpu()
-    assert "TPU_WORKER_HOSTNAMES" not in os.environ

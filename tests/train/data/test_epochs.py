@@ -11,7 +11,8 @@ from tests.train.data.samples import row
 from train.data.epochs import describe_length, steps_per_epoch, with_steps
 from train.data.packing import count_rows
 from train.data.pipeline import Documents, load_data, train_batches
-from train.settings import Settings, make_settings
+from train.recipe import make_settings
+from train.settings import Settings
 
 T = 64
 

@@ -7,7 +7,7 @@ import transformers
 
 from medusa_jax.config import RopeConfig
 from medusa_jax.errors import UserError
-from medusa_jax.io.hf.config import eos_ids, parse_config, read_json
+from medusa_jax.io.hf.config import eos_ids, parse_config
 
 
 def tiny(kind: str = "llama", **changes) -> dict:
@@ -200,14 +200,3 @@ def test_heads_in_place_of_a_model():
         parse_config(heads)
     with pytest.raises(UserError, match="pass this with --medusa"):
         parse_config({"model_type": "medusa", "num_heads": 2})
-
-
-@pytest.mark.parametrize(
-    ("content", "word"), [("{", "JSON"), ("[1]", "object"), (None, "is missing")]
-)
-def test_read_json_errors(tmp_path, content, word):
-    path = tmp_path / "config.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=word):
-        read_json(path)

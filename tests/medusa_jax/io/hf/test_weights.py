@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.hf import weights
-from medusa_jax.io.hf.config import parse_config, read_json
+from medusa_jax.io.hf.config import parse_config
 from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
+from medusa_jax.io.json_file import read_json
 
 TINY = LlamaConfig(
     *(11, 8, 12, 2, 4, 2, 6, 16), qkv_bias=True, o_bias=True, mlp_bias=True, qk_norm=True
