@@ -25,8 +25,8 @@ from medusa_jax.decoding.state import Request
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.objectives.accuracy import label_rank
-from medusa_jax.objectives.labels import OUTSIDE
-from medusa_jax.objectives.logits import head_logits, lm_heads
+from medusa_jax.objectives.labels import draft_ids
+from medusa_jax.objectives.logits import head_logits, scoring_params
 
 NO_LABEL = -1
 _BLOCK = 64  # positions whose logits exist at the same time
@@ -56,6 +56,7 @@ def label_ranks(
     ids = np.array([*prompt, *reply], np.int32)
     hidden_TD = _hidden(lm, ids)
     label_TM = _labels(ids, first, M)
+    params = scoring_params(lm.params, lm.heads_params)
     parts = []
     for start in range(0, len(reply), _BLOCK):
         at_T = np.minimum(first + start + np.arange(_BLOCK), len(ids) - 1)
@@ -70,12 +71,12 @@ def label_ranks(
                 lm.heads_config,
                 lm.dtype,
                 make_rule(config, lm.tree),
-                _params(lm),
+                params,
                 request,
                 hidden_TD[at_T - 1],
                 _branch(ids, at_T, M),
                 at_T.astype(np.int32),
-                _draft_ids(lm, label_TM[at_T - first]),
+                label_TM[at_T - first],
             )
         )
     if not parts:
@@ -123,33 +124,15 @@ def _forward(llama: Llama, params: Any, token_BT: jax.Array) -> jax.Array:
 
 
 def _labels(ids: np.ndarray, first: int, num_heads: int) -> np.ndarray:
-    """int64 [T, M], the token m + 1 after each of the reply's, or NO_LABEL."""
+    """int32 [T, M], the token m + 1 after each of the reply's, or NO_LABEL."""
     num = len(ids) - first
-    padded = np.pad(ids[first:].astype(np.int64), (0, num_heads), constant_values=NO_LABEL)
+    padded = np.pad(ids[first:], (0, num_heads), constant_values=NO_LABEL)
     return np.stack([padded[m : m + num] for m in range(1, num_heads + 1)], axis=1)
 
 
 def _branch(ids: np.ndarray, at_T: np.ndarray, num_heads: int) -> np.ndarray:
     """int32 [T, M], what was written from each place on; beyond the end, anything."""
     return ids[np.minimum(at_T[:, None] + np.arange(num_heads), len(ids) - 1)]
-
-
-def _draft_ids(lm: MedusaLM, label_TM: np.ndarray) -> np.ndarray:
-    """Labels in the heads' vocabulary; OUTSIDE where it does not have them."""
-    if lm.heads_params is None or "token_map" not in lm.heads_params:
-        return label_TM.astype(np.int32)
-    token_map = np.asarray(lm.heads_params["token_map"])
-    draft_id_V = np.full(lm.config.vocab_size, OUTSIDE, np.int32)
-    draft_id_V[token_map] = np.arange(len(token_map))
-    return np.where(label_TM < 0, OUTSIDE, draft_id_V[label_TM])
-
-
-def _params(lm: MedusaLM) -> dict[str, Any]:
-    heads = dict(lm.heads_params or {})
-    token_map = {"token_map": heads.pop("token_map")} if "token_map" in heads else {}
-    _, shared = lm_heads({"backbone": lm.params} | token_map)
-    embed = lm.params["embed"]["weight"]
-    return {"heads": heads, "shared": shared, "embed": embed} | token_map
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -165,6 +148,9 @@ def _ranks(
     label_TM: jax.Array,
 ) -> jax.Array:
     """int32 [T, M]: positions take the place of the rows of a batch."""
+    if "token_map" in params:
+        vocab_size = params["embed"].shape[0]
+        label_TM = draft_ids(label_TM, params["token_map"], vocab_size)
     branch_TJD = None
     if config.sees_root:
         branch_TJD = take_rows(params["embed"], branch_TM[:, : config.tokens_seen])

@@ -41,22 +41,26 @@ def shift_labels(
     return jnp.stack([shifted(distance) for distance in range(1, num_heads + 2)], axis=-1)
 
 
-def to_draft_vocabulary(labels: jax.Array, token_map: jax.Array, vocab_size: int) -> jax.Array:
-    """The Medusa heads' labels as ids of their draft vocabulary; the base head's stay as they are.
+def draft_ids(labels: jax.Array, token_map: jax.Array, vocab_size: int) -> jax.Array:
+    """Labels as ids of the Medusa heads' draft vocabulary.
 
     Args:
-      labels: int32 [..., J], token ids or IGNORE.
+      labels: int32, of any shape, token ids; what is negative stays as it is.
       token_map: int32 [Vd], the token of each draft id.
       vocab_size: V.
 
     Returns:
-      int32 [..., J]; OUTSIDE for a Medusa head's label that its vocabulary does not have.
+      int32, in the shape of the labels; OUTSIDE for those that the vocabulary does not have.
     """
     draft_id_V = jnp.full((vocab_size,), OUTSIDE, jnp.int32)
     draft_id_V = draft_id_V.at[token_map].set(jnp.arange(token_map.shape[0], dtype=jnp.int32))
-    base, heads = labels[..., :1], labels[..., 1:]
-    heads = jnp.where(heads == IGNORE, IGNORE, draft_id_V[jnp.maximum(heads, 0)])
-    return jnp.concatenate([base, heads], axis=-1)
+    return jnp.where(labels < 0, labels, draft_id_V[jnp.maximum(labels, 0)])
+
+
+def to_draft_vocabulary(labels: jax.Array, token_map: jax.Array, vocab_size: int) -> jax.Array:
+    """`draft_ids` of the Medusa heads' labels; the base head's, the first of J, stay."""
+    heads = draft_ids(labels[..., 1:], token_map, vocab_size)
+    return jnp.concatenate([labels[..., :1], heads], axis=-1)
 
 
 def count_labels(labels: jax.Array) -> jax.Array:

@@ -34,6 +34,24 @@ def lm_heads(params: dict[str, Any]) -> tuple[LMHead, LMHead]:
     return base, base | rows
 
 
+def scoring_params(backbone: dict[str, Any], heads_params: dict[str, Any] | None) -> dict[str, Any]:
+    """What single positions are scored with, taken from the parameters of a model.
+
+    Args:
+      backbone: as in `medusa_jax.nn.params.backbone_params`.
+      heads_params: of the heads, with "token_map" if they have a draft vocabulary; None: none.
+
+    Returns:
+      {"heads", "base" (the LM head), "shared" (the rows of it that the heads share), "embed" and,
+      if there is one, "token_map"}.
+    """
+    heads = dict(heads_params or {})
+    token_map = {"token_map": heads.pop("token_map")} if "token_map" in heads else {}
+    base, shared = lm_heads({"backbone": backbone} | token_map)
+    embed = backbone["embed"]["weight"]
+    return {"heads": heads, "base": base, "shared": shared, "embed": embed} | token_map
+
+
 def lm_head_logits(
     lm_head: LMHead,
     hidden: jax.Array,

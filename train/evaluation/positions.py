@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.gpu import product_options
 from medusa_jax.nn.branch import correction
@@ -16,17 +15,8 @@ from medusa_jax.nn.heads import MedusaHeads
 from medusa_jax.nn.layers import take_rows
 from medusa_jax.objectives.accuracy import followed_nodes, label_rank
 from medusa_jax.objectives.cross_entropy import cross_entropy
-from medusa_jax.objectives.logits import lm_head_logits, lm_heads
+from medusa_jax.objectives.logits import lm_head_logits
 from medusa_jax.tree.build import Tree
-
-
-def scoring_params(lm: MedusaLM) -> dict[str, Any]:
-    """The parameters of a model that `score_positions` reads."""
-    heads = dict(lm.heads_params or {})
-    token_map = {"token_map": heads.pop("token_map")} if "token_map" in heads else {}
-    base, shared = lm_heads({"backbone": lm.params} | token_map)
-    embed = lm.params["embed"]["weight"]
-    return {"heads": heads, "base": base, "shared": shared, "embed": embed}
 
 
 def score_positions(
@@ -43,7 +33,7 @@ def score_positions(
     Args:
       config: of the heads, if there are any.
       dtype: compute dtype.
-      params: see `scoring_params`.
+      params: of `medusa_jax.objectives.logits.scoring_params`.
       tree: at most as deep as there are heads.
       hidden_TD: the backbone's hidden states.
       next_TM: int32, the M tokens after each position.

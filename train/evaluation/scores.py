@@ -18,11 +18,12 @@ from medusa_jax.chat import Example
 from medusa_jax.mesh import mesh_of
 from medusa_jax.objectives.accuracy import TOP, expected_tokens
 from medusa_jax.objectives.labels import IGNORE, to_draft_vocabulary
+from medusa_jax.objectives.logits import scoring_params
 from medusa_jax.sharding import logical_sharding
 from medusa_jax.tree.build import Tree
 from train.data.padded import batches_of_like_length, hidden_and_labels, in_order, pad
 from train.distributed import own_share, sum_over_processes
-from train.evaluation.positions import score_positions, scoring_params
+from train.evaluation.positions import score_positions
 from train.evaluation.walk import count_steps
 
 RANKS = 20  # how many of a head's ranks are told apart
@@ -119,7 +120,7 @@ def score(
       The sums over all of them.
     """
     total = Scores.zero(_num_heads(lm))
-    params = scoring_params(lm)
+    params = scoring_params(lm.params, lm.heads_params)
     for batch in own_share(batches_of_like_length(examples, _TOKENS_PER_BATCH)):
         total = sum(_score_batch(lm, params, tree, batch), total)
         advance(len(batch))
@@ -128,7 +129,7 @@ def score(
 
 def score_each(lm: MedusaLM, tree: Tree, examples: Sequence[Example]) -> list[Scores]:
     """What `score` gives for every conversation alone; for one process."""
-    params, found = scoring_params(lm), []
+    params, found = scoring_params(lm.params, lm.heads_params), []
     for batch in batches_of_like_length(examples, _TOKENS_PER_BATCH):
         found += _score_batch(lm, params, tree, batch)
     return in_order(examples, found)
