@@ -7,6 +7,7 @@ import jax
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
 from medusa_jax.errors import UserError
+from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.dynamic import AnyTree, DynamicTree
 from medusa_jax.tree.presets import load_any_tree
 from medusa_jax.tuning.measured import Measured
@@ -16,7 +17,7 @@ AUTO = "auto"
 _SHORT = 256  # slots of the cache
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MedusaLM:
     """A backbone with Medusa heads: data, and nothing that depends on how it is decoded.
 
@@ -25,10 +26,10 @@ class MedusaLM:
       params: its parameters (`medusa_jax.nn.params` lists them).
       heads_config: the Medusa heads, or None.
       heads_params: their parameters, or None.
-      tokenizer: transformers tokenizer.
+      tokenizer: transformers tokenizer; None: the model knows token ids only.
       eos_ids: token ids that end a reply.
       dtype: compute and parameter dtype, "float32", "bfloat16" or "float16".
-      tree: what each step proposes unless a call says otherwise.
+      tree: what each step proposes unless a call says otherwise; default: nothing.
       measured: what is known about acceptance, and about step times on this machine.
       auto: unless a call says otherwise, decoding chooses the tree (`medusa_jax.decoding.auto`);
         `tree` is what it would choose for one row of a short text.
@@ -36,12 +37,12 @@ class MedusaLM:
 
     config: LlamaConfig
     params: dict[str, Any]
-    heads_config: MedusaConfig | None
-    heads_params: dict[str, Any] | None
-    tokenizer: Any
-    eos_ids: tuple[int, ...]
+    heads_config: MedusaConfig | None = None
+    heads_params: dict[str, Any] | None = None
+    tokenizer: Any = None
+    eos_ids: tuple[int, ...] = ()
     dtype: str
-    tree: AnyTree
+    tree: AnyTree = dataclasses.field(default_factory=lambda: build_tree([]))
     measured: Measured = dataclasses.field(default_factory=Measured)
     auto: bool = False
 

@@ -13,7 +13,6 @@ from medusa_jax.model import MedusaLM
 from medusa_jax.model_shapes import SHAPES, random_like
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.sharding import param_shardings, with_shardings
-from medusa_jax.tree.build import build_tree
 
 NUM_HEADS = 5
 
@@ -52,8 +51,5 @@ def random_lm(
         params=random(abstract_params(config, dtype), 0),
         heads_config=heads,
         heads_params=random(head_shapes, 1),
-        tokenizer=None,
-        eos_ids=(),
         dtype=dtype,
-        tree=build_tree([]),
     )

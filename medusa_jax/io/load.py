@@ -19,7 +19,6 @@ from medusa_jax.key_heads import decoding_config, with_repeated_heads
 from medusa_jax.mesh import parse_mesh
 from medusa_jax.model import AUTO, MedusaLM
 from medusa_jax.nn.quantize import KINDS, int8_matrices
-from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_any_tree
 from medusa_jax.tuning.measured import Measured
 
@@ -183,7 +182,6 @@ def with_heads(
         tokenizer=base.tokenizer,
         eos_ids=base.eos_ids,
         dtype=dtype,
-        tree=build_tree([]),
     )
 
 

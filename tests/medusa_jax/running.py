@@ -17,7 +17,6 @@ from medusa_jax.io.json_file import read_json
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
-from medusa_jax.tree.build import build_tree
 
 NUM_HEADS = 4
 _PAD = 64
@@ -30,12 +29,8 @@ def load_lm(folder: Path) -> MedusaLM:
     return MedusaLM(
         config=config,
         params=load_safetensors(folder, config, jnp.float32),
-        heads_config=None,
-        heads_params=None,
-        tokenizer=None,
         eos_ids=eos_ids(raw),
         dtype="float32",
-        tree=build_tree([]),
     )
 
 

@@ -11,7 +11,6 @@ from medusa_jax.io.hf.weights import param_shapes
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
-from medusa_jax.tree.build import build_tree
 
 CONFIG = LlamaConfig(
     vocab_size=24,
@@ -52,10 +51,8 @@ def tiny_lm(
         params=params,
         heads_config=heads_config,
         heads_params=heads,
-        tokenizer=None,
         eos_ids=tuple(eos_ids),
         dtype="float32",
-        tree=build_tree([]),
     )
     return lm.with_tree(tree)
 

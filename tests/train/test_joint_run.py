@@ -34,7 +34,7 @@ def joint_run(**changes):
     config.update(**common, heads_schedule="constant", lora_rank=RANK)
     config.update(lora_alpha=8.0, lora_dropout=0.0)
     config.update(changes)
-    lm = MedusaLM(SMALL, random_backbone(SMALL), None, None, None, (), "float32", build_tree([]))
+    lm = MedusaLM(config=SMALL, params=random_backbone(SMALL), dtype="float32")
     experiment = build(make_settings(config), lm, make_mesh(1, 1, 1), None)
     return experiment, quick_jit(experiment.step.update), quick_jit(experiment.step.evaluate)
 

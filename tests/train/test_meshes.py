@@ -106,12 +106,7 @@ def make_experiment(changes: dict[str, Any], mesh, network: LlamaConfig = CONFIG
     lm = MedusaLM(
         config=network,
         params=place_params(backbone, mesh),
-        heads_config=None,
-        heads_params=None,
-        tokenizer=None,
-        eos_ids=(),
         dtype="float32",
-        tree=jax.device_put(load_tree("chain:0", NUM_HEADS)),
     )
     token_map = np.arange(0, CONFIG.vocab_size, 2) if config.draft_vocab else None
     experiment = build(make_settings(config), lm, mesh, token_map)

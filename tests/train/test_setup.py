@@ -42,10 +42,7 @@ def model(heads: MedusaConfig | None = None, dtype: str = "float32") -> MedusaLM
         params=place_params(jax.tree.map(lambda x: x.astype(dtype), random_backbone(CONFIG)), mesh),
         heads_config=heads,
         heads_params=None if heads is None else place_params(random_heads(heads), mesh),
-        tokenizer=None,
-        eos_ids=(),
         dtype=dtype,
-        tree=jax.device_put(load_tree("chain:0", 4)),
     )
 
 

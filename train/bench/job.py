@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from configs.base import get_config
@@ -11,7 +10,6 @@ from medusa_jax import MedusaLM
 from medusa_jax.errors import UserError
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.model_shapes import SHAPES, random_like
-from medusa_jax.tree.build import build_tree
 from train.random_model import load_lm
 from train.recipe import make_settings
 from train.settings import Settings
@@ -93,12 +91,7 @@ def _random_lm(shape: str, dtype: str) -> MedusaLM:
     return MedusaLM(
         config=config,
         params=random_like(abstract_params(config, np.dtype(dtype)), 0),
-        heads_config=None,
-        heads_params=None,
-        tokenizer=None,
-        eos_ids=(),
         dtype=dtype,
-        tree=jax.device_put(build_tree([])),
     )
 
 

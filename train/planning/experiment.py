@@ -13,7 +13,6 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.plan.dumped import compile_with_text
 from medusa_jax.sharding import batch_sharding, param_shardings, replicated, with_shardings
-from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
 from train.run import check_batch, check_context, params_dtype
 from train.settings import Settings
@@ -81,12 +80,7 @@ def _abstract_lm(settings: Settings, config: LlamaConfig, mesh: Mesh) -> MedusaL
     return MedusaLM(
         config=config,
         params=with_shardings(shapes, param_shardings(mesh, shapes)),
-        heads_config=None,
-        heads_params=None,
-        tokenizer=None,
-        eos_ids=(),
         dtype=params_dtype(settings),
-        tree=build_tree([]),
     )
 
 
