@@ -35,7 +35,7 @@ from medusa_jax.io.load import DTYPES, SHIPPED_HEADS, check_dtype
 from medusa_jax.mesh import parse_mesh
 from medusa_jax.model import check_tree
 from medusa_jax.model_shapes import SHAPES
-from medusa_jax.plan.models import model_config
+from medusa_jax.plan.models import config_of
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import Topology, find_topology
 from medusa_jax.tree.dynamic import heads_used
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--model and --shape exclude each other: give one of them")
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     topology = find_topology(_TOPOLOGY.value)
-    config = model_config(_MODEL.value) if _SHAPE.value is None else SHAPES[_SHAPE.value]
+    config = config_of(_MODEL.value) if _SHAPE.value is None else SHAPES[_SHAPE.value]
     wish, where = _wish(config, topology), _where(topology)
     hlo = None if _HLO.value is None else make_folder(_HLO.value)
     with waiting(f"compiling for {topology.name}"):

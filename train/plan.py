@@ -26,7 +26,7 @@ from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, make_folder, write_json
 from medusa_jax.mesh import make_mesh
-from medusa_jax.plan.models import model_config
+from medusa_jax.plan.models import config_of
 from medusa_jax.plan.table import show
 from medusa_jax.plan.topology import find_topology
 from train.random_model import RANDOM_TINY, base_config
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     topology = find_topology(_TOPOLOGY.value)
     is_made_up = settings.model == RANDOM_TINY
-    config = base_config(RANDOM_TINY) if is_made_up else model_config(settings.model)
+    config = base_config(RANDOM_TINY) if is_made_up else config_of(settings.model)
     mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=topology.devices)
     hlo = None if _HLO.value is None else make_folder(_HLO.value)
     from train.planning.training import plan_training  # after the settings are known to be good

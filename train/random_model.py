@@ -17,15 +17,11 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
-from medusa_jax.io.gguf.config import read_config
-from medusa_jax.io.gguf.file import read_header
 from medusa_jax.io.heads.load import resolve_heads
-from medusa_jax.io.hf.config import parse_config
 from medusa_jax.io.hf.tokenizer import quiet_transformers
 from medusa_jax.io.hf.weights import param_shapes
-from medusa_jax.io.json_file import read_json
 from medusa_jax.io.load import with_heads
-from medusa_jax.io.model import LoadedModel, load_model
+from medusa_jax.io.model import LoadedModel, load_model, model_config
 from medusa_jax.io.placement import place_params
 from medusa_jax.model_shapes import SHAPES
 
@@ -71,10 +67,7 @@ def base_config(model: str | None) -> LlamaConfig:
     """
     if model == RANDOM_TINY:
         return _CONFIG
-    path = default_model_path() if model is None else hub.resolve(model)
-    if path.is_file():
-        return read_config(read_header(path))
-    return parse_config(read_json(path / "config.json"))
+    return model_config(default_model_path() if model is None else hub.resolve(model))
 
 
 def load_lm(

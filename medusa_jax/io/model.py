@@ -60,17 +60,21 @@ def load_model(
 
 
 def model_config(path: Path) -> LlamaConfig:
-    """The network of a model in a folder or GGUF file, without its weights.
+    """The network of a model, without its weights.
+
+    Args:
+      path: its folder, the config.json in it, or a GGUF file.
 
     Raises:
       UserError: it cannot be read or is not supported.
     """
-    if path.is_file():
+    path = path / "config.json" if path.is_dir() else path
+    if path.suffix.lower() == ".gguf":
         from medusa_jax.io.gguf.config import read_config
         from medusa_jax.io.gguf.file import read_header
 
         return read_config(read_header(path))
-    return parse_config(read_json(path / "config.json"))
+    return parse_config(read_json(path))
 
 
 def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None, quantize: str) -> LoadedModel:

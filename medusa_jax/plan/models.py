@@ -7,13 +7,11 @@ from pathlib import Path
 from medusa_jax.config import LlamaConfig
 from medusa_jax.io import hub
 from medusa_jax.io.default_model import DEFAULT_MODEL_ID
-from medusa_jax.io.gguf.config import read_config
-from medusa_jax.io.gguf.file import read_header
 from medusa_jax.io.hf.config import parse_config
-from medusa_jax.io.json_file import read_json
+from medusa_jax.io.model import model_config
 
 
-def model_config(model: str | None) -> LlamaConfig:
+def config_of(model: str | None) -> LlamaConfig:
     """The network of a model.
 
     Args:
@@ -26,10 +24,7 @@ def model_config(model: str | None) -> LlamaConfig:
     model = DEFAULT_MODEL_ID if model is None else model
     if not Path(model).exists() and model in _shipped():
         return parse_config(_shipped()[model])
-    path = hub.resolve_config(model)
-    if path.suffix.lower() == ".gguf":
-        return read_config(read_header(path))
-    return parse_config(read_json(path))
+    return model_config(hub.resolve_config(model))
 
 
 def _shipped() -> dict[str, dict]:

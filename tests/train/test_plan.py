@@ -11,7 +11,7 @@ from medusa_jax import MedusaLM
 from medusa_jax.config import MedusaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.mesh import make_mesh
-from medusa_jax.plan.models import model_config
+from medusa_jax.plan.models import config_of
 from tests.commands import run_many
 from tests.medusa_jax.plan.compilers import needs_tpu_compiler, told_nothing
 from train.flops import Work, flops_per_token
@@ -80,12 +80,12 @@ def test_the_recipes_models_come_with_the_package():
         "meta-llama/Meta-Llama-3-8B-Instruct": 8.03,
     }
     for model, billions in sizes.items():
-        c = model_config(model)
+        c = config_of(model)
         attention = 2 * c.hidden_size * c.head_dim * (c.num_heads + c.num_kv_heads)
         layer = attention + 3 * c.hidden_size * c.intermediate_size
         total = c.num_layers * layer + 2 * c.vocab_size * c.hidden_size
         assert total / 1e9 == pytest.approx(billions, rel=0.002), model
-    assert model_config(None).num_layers == 30
+    assert config_of(None).num_layers == 30
     assert base.get_config().model is None  # which means the default one
 
 
