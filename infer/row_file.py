@@ -15,6 +15,7 @@ from typing import Any
 from medusa_jax.cli.console import note
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
+from medusa_jax.io.stamp import stamp
 from medusa_jax.paths import user_path
 
 _HEADER = "unfinished call"
@@ -152,12 +153,9 @@ def identify(name: str | None) -> Any:
     try:
         if name is None or not path.exists():
             return name
-        files = path.iterdir() if path.is_dir() else [path]
-        files = sorted(f for f in files if f == path or f.suffix in _READ)
-        stats = [(file.name, file.stat()) for file in files]
+        return stamp(path, _READ)
     except OSError:  # loading will say what is wrong
         return name
-    return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -38,10 +38,12 @@ from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_json
+from medusa_jax.io.stamp import stamp
+from medusa_jax.paths import user_path
 from medusa_jax.tree.presets import load_tree
 from train.data.builder import progress_bar
 from train.random_model import load_lm
-from train.reporting.kept import Kept, digest_of, files_of, keep
+from train.reporting.kept import Kept, digest_of, keep
 from train.reporting.measure import Models
 from train.reporting.rows import Measured, make_rows
 from train.reporting.runs import BASE, Runs, base_model, parse_runs
@@ -129,7 +131,7 @@ def main(argv: list[str]) -> None:
 def _identity(about: dict[str, Any], base: str | None, sets: Sets) -> dict[str, Any]:
     """What all measurements depend on; only a report with the same goes on with them."""
     return {key: about[key] for key in ("commit", "device", "versions")} | {
-        "model": files_of(base) if base else None,
+        "model": stamp(user_path(base)) if base else None,
         "prompts": digest_of(sets),
         "max_new_tokens": sets.max_new_tokens,
         "tree": load_tree(_TREE.value).paths(),
@@ -172,7 +174,7 @@ def _measure(
             measured = Measured(one.name, one)
             for model, medusa in one.exports:
                 measure = functools.partial(models.run, model, medusa)
-                measured.each.append(kept.get(files_of(medusa), measure))
+                measured.each.append(kept.get(stamp(user_path(medusa)), measure))
                 bar.advance(task)
             all_measured.append(measured)
     return all_measured

@@ -13,6 +13,7 @@ from medusa_jax.environment import cores, cpu_model, package_version
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import write_json
 from medusa_jax.io.cache import cache_dir
+from medusa_jax.io.stamp import stamp
 from medusa_jax.tuning.measured import Acceptance, Measured, merged, times_from_json
 from medusa_jax.tuning.times import StepTimes
 
@@ -22,14 +23,14 @@ _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt")
 
 def acceptance_file(model: Path, heads: Path) -> Path:
     """Where the acceptance of these heads is kept in the cache."""
-    return _file("acceptance", {"model": _identity(model), "heads": _identity(heads)})
+    return _file("acceptance", {"model": stamp(model, _WEIGHTS), "heads": stamp(heads, _WEIGHTS)})
 
 
 def times_file(model: Path, heads: Path, device: Any) -> Path:
     """Where step times on this kind of device are kept in the cache."""
     about = {
-        "model": _identity(model),
-        "heads": _identity(heads),
+        "model": stamp(model, _WEIGHTS),
+        "heads": stamp(heads, _WEIGHTS),
         "device": [device.platform, device.device_kind],
         "runtime": " ".join(device.client.platform_version.split()),  # CUDA's, libtpu's
         "host": [cpu_model(), cores()],
@@ -137,13 +138,3 @@ def _unreadable(file: Path, why: object) -> UserError:
 def _file(kind: str, about: dict[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return cache_dir() / "measurements" / f"{kind}-{digest[:16]}.json"
-
-
-def _identity(path: Path) -> list[Any]:
-    """What changes when the weights in a folder or file do."""
-    files = path.iterdir() if path.is_dir() else [path]
-    weights = sorted(
-        file for file in files if file == path or (file.suffix in _WEIGHTS and file.is_file())
-    )
-    stats = [(file.name, file.stat()) for file in weights]
-    return [str(path.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in stats)]

@@ -14,7 +14,6 @@ from typing import Any
 from medusa_jax.cli.console import note
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
-from medusa_jax.paths import user_path
 from train.reporting.rows import Measurement
 from train.reporting.sets import Sets
 
@@ -45,7 +44,7 @@ class Kept:
         """What is kept about some files; if nothing is, they are measured now.
 
         Args:
-          files: from `files_of`, or another JSON value.
+          files: from `medusa_jax.io.stamp.stamp`, or another JSON value.
           measure: measures them.
 
         Raises:
@@ -81,14 +80,6 @@ def keep(target: Path, header: dict[str, Any]) -> Iterator[Kept]:
             note(f"what has been measured is in {kept.part}: rerun the same command to resume")
         raise
     kept.part.unlink(missing_ok=True)
-
-
-def files_of(folder: str | Path) -> list[Any]:
-    """A folder and the files in it, or a file, with what changes when they do: sizes and times."""
-    path = user_path(folder).resolve()
-    stats = {file: file.stat() for file in (path, *sorted(path.rglob("*"))) if file.is_file()}
-    found = [[str(f.relative_to(path)), s.st_size, s.st_mtime_ns] for f, s in stats.items()]
-    return [str(path), *found]
 
 
 def digest_of(sets: Sets) -> str:

@@ -8,7 +8,7 @@ import pytest
 from medusa_jax.chat import Example
 from medusa_jax.decoding.generate import Encoded
 from medusa_jax.errors import UserError
-from train.reporting.kept import digest_of, files_of, keep
+from train.reporting.kept import digest_of, keep
 from train.reporting.rows import Measurement
 from train.reporting.sets import Sets
 
@@ -66,19 +66,6 @@ def test_another_file_is_refused_and_left(text, message, tmp_path):
         pytest.fail("opened")
     assert "\n" not in str(caught.value)
     assert part.read_text() == text
-
-
-def test_a_folder_changes_with_its_files(tmp_path):
-    (tmp_path / "inner").mkdir()
-    weights = tmp_path / "inner" / "x.safetensors"
-    weights.write_bytes(b"1234")
-    before = files_of(tmp_path)
-    assert files_of(tmp_path) == before == json.loads(json.dumps(before))
-    of_file = files_of(weights)
-    weights.write_bytes(b"12345")
-    assert files_of(tmp_path) != before
-    assert files_of(weights) != of_file
-    assert files_of("org/model")[1:] == []  # of a hub
 
 
 def test_sets_are_told_apart():
