@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from etils import epath
 
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, in_short
 from medusa_jax.paths import user_path
 
 AnyPath = Path | epath.Path
@@ -146,10 +146,9 @@ def reaching(path: AnyPath) -> Iterator[None]:
     except Exception as error:
         if isinstance(path, Path) or isinstance(error, UserError):
             raise
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise UserError(
-            f"cannot use {path} ({reason}): check that the bucket exists and that you may write to "
-            "it (gcloud auth application-default login), then rerun the same command"
+            f"cannot use {path} ({in_short(error)}): check that the bucket exists and that you may "
+            "write to it (gcloud auth application-default login), then rerun the same command"
         ) from error
 
 
@@ -180,8 +179,7 @@ def restoring(step: AnyPath) -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, UserError):
             raise
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
         raise UserError(
-            f"cannot read the checkpoint {step} ({reason}): if it is damaged, move it away, and "
-            "the one before counts"
+            f"cannot read the checkpoint {step} ({in_short(error)}): if it is damaged, move "
+            "it away, and the one before counts"
         ) from error

@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, in_short
 from medusa_jax.io.buffers import aligned_buffer
 from medusa_jax.io.json_file import read_json
 
@@ -178,7 +178,7 @@ def safetensors_header(file: Path) -> list[SafetensorsTensor]:
                 raise ValueError(f"{key} has {end - begin} bytes for shape {tensor.shape}")
             tensors.append(tensor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _broken(file, str(error)) from error
+        raise _broken(file, error) from error
     return tensors
 
 
@@ -208,15 +208,14 @@ def torch_load(file: Path) -> dict[str, Any]:
             is_zip = stream.read(2) == b"PK"
         state = load(mmap=is_zip)
     except Exception as error:  # torch raises pickle, zip and runtime errors of many classes
-        raise _broken(file, str(error), "torch checkpoint") from error
+        raise _broken(file, error, "torch checkpoint") from error
     if not isinstance(state, dict):
         raise _broken(file, "no dict of tensors", "torch checkpoint")
     return state
 
 
-def _broken(file: Path, why: str, kind: str = "safetensors file") -> UserError:
-    reason = " ".join(why.split())[:200]
-    return UserError(f"{file} is not a readable {kind} ({reason}): download it again")
+def _broken(file: Path, why: object, kind: str = "safetensors file") -> UserError:
+    return UserError(f"{file} is not a readable {kind} ({in_short(why)}): download it again")
 
 
 def _unsupported_dtype(key: str, name: str) -> UserError:

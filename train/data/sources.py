@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, in_short
 from medusa_jax.paths import user_path
 from train.data import builder, sharegpt
 
@@ -152,10 +152,10 @@ def _open_tfds(name: str, data_errors: str) -> Source:
             f"conversations, {SHAREGPT!r} or a dataset"
         ) from error
     except Exception as error:  # every dataset has its own ways to fail
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"tensorflow-datasets cannot provide the train split of {name!r} ({reason}): prepare "
-            "it in the array_record or parquet format, or name a file of conversations"
+            f"tensorflow-datasets cannot provide the train split of {name!r} "
+            f"({in_short(error)}): prepare it in the array_record or parquet format, or name a "
+            "file of conversations"
         ) from error
     info = records.dataset_info
     split = info.splits["train"]

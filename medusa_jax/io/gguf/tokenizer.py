@@ -20,7 +20,7 @@ from tokenizers import (
     processors,
 )
 
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, in_short
 from medusa_jax.io.gguf.file import read_header
 from medusa_jax.io.hf.tokenizer import quiet_transformers
 
@@ -92,10 +92,9 @@ def build_tokenizer(path: str | Path) -> Any:
     except UserError as error:
         raise UserError(f"{header.path}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exception for contradictory vocabularies
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the tokenizer in {header.path} is broken ({type(error).__name__}: {reason}): "
-            "convert the model again"
+            f"the tokenizer in {header.path} is broken ({type(error).__name__}: "
+            f"{in_short(error)}): convert the model again"
         ) from error
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medusa_jax.errors import UserError
+from medusa_jax.errors import UserError, in_short
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
@@ -79,5 +79,4 @@ def _broken(folder: Path, error: Exception) -> UserError:
     hint = "mend its config.json or tokenizer files, or download it again"
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         hint = "run pip install sentencepiece protobuf, which tokenizer.model needs, or " + hint
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"the tokenizer in {folder} cannot be loaded ({reason}): {hint}")
+    return UserError(f"the tokenizer in {folder} cannot be loaded ({in_short(error)}): {hint}")
