@@ -40,12 +40,11 @@ from absl import flags
 from infer.bench import tables
 from infer.bench.batches import BatchesJob, measure_batches
 from infer.bench.checkpoint import CheckpointJob, measure_checkpoint
-from infer.bench.questions import QUESTIONS
+from infer.bench.questions import questions
 from infer.bench.sampling import SamplingJob, measure_sampling
 from infer.bench.steps import ShapeJob, measure_shape
 from infer.bench.trees import DEFAULT_TREES, parse_trees
-from infer.prompts import read_prompt_file
-from medusa_jax.chat import Prompt
+from infer.prompts import define_prompt_file
 from medusa_jax.cli.console import note
 from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model, define_quantize
 from medusa_jax.cli.run import run_main, setup_compilation_cache
@@ -58,12 +57,7 @@ from medusa_jax.model_shapes import SHAPES
 
 _MODEL = define_model()
 _MEDUSA = define_medusa()
-_PROMPT_FILE = flags.DEFINE_string(
-    "prompt_file",
-    None,
-    "File with prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt', "
-    "'messages' or 'turns' (MT-bench; only the first is asked). Default: eight built-in questions.",
-)
+_PROMPT_FILE = define_prompt_file(default="Default: eight built-in questions.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 64, "Longest answer to each prompt, in tokens.", lower_bound=1
 )
@@ -215,7 +209,7 @@ def _measure_checkpoint() -> dict[str, Any]:
     setup_compilation_cache()
     job = CheckpointJob(
         **_model(),
-        prompts=_prompts(),
+        prompts=questions(_PROMPT_FILE.value),
         trees=_trees(),
         dtypes=_dtypes("float32", "bfloat16"),
         max_new_tokens=_MAX_NEW_TOKENS.value,
@@ -229,7 +223,7 @@ def _measure_sampling(seeds: int) -> dict[str, Any]:
     setup_compilation_cache()
     job = SamplingJob(
         **_model(),
-        prompts=_prompts(),
+        prompts=questions(_PROMPT_FILE.value),
         tree=(_trees() or [None])[0],
         dtype=_dtypes("float32")[0],
         max_new_tokens=_MAX_NEW_TOKENS.value,
@@ -242,7 +236,7 @@ def _measure_batches(rows: int) -> dict[str, Any]:
     setup_compilation_cache()
     job = BatchesJob(
         **_model(),
-        prompts=_prompts(),
+        prompts=questions(_PROMPT_FILE.value),
         trees=_trees(),
         dtype=_dtypes("float32")[0],
         batch_size=rows,
@@ -254,10 +248,6 @@ def _measure_batches(rows: int) -> dict[str, Any]:
 def _model() -> dict[str, Any]:
     """What to measure: fields of `ModelJob`."""
     return {flag.name: flag.value for flag in (_MODEL, _MEDUSA, _MESH, _QUANTIZE)}
-
-
-def _prompts() -> list[Prompt]:
-    return list(QUESTIONS) if _PROMPT_FILE.value is None else read_prompt_file(_PROMPT_FILE.value)
 
 
 def _numbers(flag: flags.FlagHolder[list[str]]) -> tuple[int, ...]:

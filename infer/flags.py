@@ -9,9 +9,14 @@ from absl import flags
 
 from infer.prompts import check_text
 from medusa_jax import GenerationConfig, MedusaLM, UserError, load
-from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model, define_quantize
+from medusa_jax.cli.model_flags import (
+    define_dtype,
+    define_medusa,
+    define_mesh,
+    define_model,
+    define_quantize,
+)
 from medusa_jax.decoding.options import ACCEPTANCES
-from medusa_jax.io.load import DTYPES
 
 _DEFAULTS = GenerationConfig()
 
@@ -100,14 +105,9 @@ TREE = flags.DEFINE_string(
     "Otherwise a preset such as mc_sim_7b_63, PRESET:N for its first N nodes, a JSON file with a "
     "list of paths, chain:K for the best token of each of K heads, or dynamic:N. Default: auto.",
 )
-DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    list(DTYPES),
-    "Number format of parameters and computation. Default: on a CPU, what infer.tune found to be "
-    "faster there, else float32; elsewhere bfloat16, or float16 on GPUs without it. bfloat16 "
-    "rounds to three digits and float16 to four, so that trees of different sizes may choose "
-    "differently between tokens that are nearly equally likely.",
+DTYPE = define_dtype(
+    "bfloat16 rounds to three digits and float16 to four, so that trees of different sizes may "
+    "choose differently between tokens that are nearly equally likely."
 )
 MESH, QUANTIZE = define_mesh(), define_quantize()
 

@@ -32,7 +32,7 @@ from infer.answers import Job
 from infer.compare import compare, from_rows
 from infer.compare_table import report
 from infer.flags import DTYPE, MEDUSA, MESH, MODEL, QUANTIZE, SYSTEM, TREE
-from infer.prompts import check_text, read_prompt_file, with_system
+from infer.prompts import check_text, define_prompt_file, read_prompt_file, with_system
 from infer.row_file import Rows, identify, open_rows
 from infer.totals import closing_line, totals
 from infer.tree_picture import most_used_tree, tree_picture
@@ -53,12 +53,7 @@ _SMALL_TREE = "mc_sim_7b_63:4"  # what --compare shows where plain decoding is c
 _WIDE_TREE, _DEFAULT_MODEL_WIDE_TREE = "mc_sim_7b_63", "smollm2_135m_63"
 
 _PROMPT = flags.DEFINE_multi_string("prompt", None, "A prompt; repeat the flag for more.")
-_PROMPT_FILE = flags.DEFINE_string(
-    "prompt_file",
-    None,
-    "File with prompts: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text), "
-    "'messages' (a list of {role, content}) or 'turns' (texts; only the first is asked).",
-)
+_PROMPT_FILE = define_prompt_file()
 _CHAT = flags.DEFINE_boolean(
     "chat",
     None,

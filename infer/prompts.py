@@ -1,14 +1,32 @@
-"""Reads `--prompt_file`: a `.txt` file is one prompt, each row of a `.jsonl` file is one."""
+"""The flag `--prompt_file`: a `.txt` file is one prompt, each row of a `.jsonl` file is one."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from absl import flags
 
 from medusa_jax.chat import Message, Prompt, check_messages
 from medusa_jax.errors import UserError
 from medusa_jax.paths import user_path
 
 _ROW = 'write {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]} on every line'
+
+
+flags.disclaim_key_flags()  # they belong to the command that asks for them
+
+
+def define_prompt_file(
+    use: str = "File with prompts", default: str = ""
+) -> flags.FlagHolder[str | None]:
+    """The flag --prompt_file, with what it is for and what is asked without it."""
+    return flags.DEFINE_string(
+        "prompt_file",
+        None,
+        f"{use}: a .txt file is one prompt; each row of a .jsonl file has 'prompt' (text), "
+        "'messages' (a list of {role, content}) or 'turns' (texts; only the first is asked). "
+        f"{default}",
+    )
 
 
 def read_prompt_file(path: str | Path) -> list[Prompt]:

@@ -35,12 +35,11 @@ import jax
 from absl import flags
 
 import medusa_jax
-from infer.bench.questions import QUESTIONS
-from infer.prompts import read_prompt_file
+from infer.bench.questions import questions
+from infer.prompts import define_prompt_file
 from infer.tuning import report
 from infer.tuning.keep import Kept
 from infer.tuning.measure import measure_acceptance, measure_times
-from medusa_jax.chat import Prompt
 from medusa_jax.cli.console import note
 from medusa_jax.cli.model_flags import define_medusa, define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
@@ -52,12 +51,9 @@ from medusa_jax.tuning.measured import Measured
 
 _MODEL = define_model()
 _MEDUSA = define_medusa()
-_PROMPT_FILE = flags.DEFINE_string(
-    "prompt_file",
-    None,
-    "Measure acceptance on these prompts, even if it is known: a .txt file is one prompt; each row "
-    "of a .jsonl file has 'prompt', 'messages' or 'turns'. Default: built-in questions, if it is "
-    "not known.",
+_PROMPT_FILE = define_prompt_file(
+    "Measure acceptance on these prompts, even if it is known",
+    "Default: built-in questions, if it is not known.",
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 128, "Longest answer to each prompt, in tokens.", lower_bound=8
@@ -94,7 +90,7 @@ def main(argv: list[str]) -> None:
     """Measures what is missing, keeps it and prints what follows from it."""
     del argv
     temperatures, batches = _numbers(_TEMPERATURES, float, 0.0), _numbers(_BATCH_SIZES, int, 1)
-    dtypes, prompts = _dtypes(), _prompts()
+    dtypes, prompts = _dtypes(), questions(_PROMPT_FILE.value)
     target = None if _OUTPUT.value is None else check_output(_OUTPUT.value)
     setup_compilation_cache()
     around = environment("infer.tune")
@@ -146,10 +142,6 @@ def _dtypes() -> list[str]:
         if dtype not in DTYPES:
             raise UserError(f"--dtypes has {dtype!r}: choose from {', '.join(DTYPES)}")
     return list(dict.fromkeys(_DTYPES.value or default))
-
-
-def _prompts() -> list[Prompt]:
-    return list(QUESTIONS) if _PROMPT_FILE.value is None else read_prompt_file(_PROMPT_FILE.value)
 
 
 def run() -> None:

@@ -43,12 +43,11 @@ import medusa_jax
 from medusa_jax import MedusaLM
 from medusa_jax.chat import Example, tokenize
 from medusa_jax.cli.console import make_console, note
-from medusa_jax.cli.model_flags import define_medusa, define_mesh, define_model
+from medusa_jax.cli.model_flags import define_dtype, define_medusa, define_mesh, define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.environment import environment
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output, write_text
-from medusa_jax.io.load import DTYPES
 from medusa_jax.mesh import parse_mesh
 from medusa_jax.nn.quantize import KINDS
 from medusa_jax.objectives.accuracy import TOP
@@ -72,13 +71,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the metrics.")
 _MAX_LENGTH = flags.DEFINE_integer(
     "max_length", 2048, "Longer conversations are cut to this many tokens.", lower_bound=2
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    list(DTYPES),
-    "Compute dtype; default: on a CPU float32 or what `python -m infer.tune` found faster, else "
-    "bfloat16, or float16 on GPUs without it.",
-)
+_DTYPE = define_dtype()
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",
     "none",

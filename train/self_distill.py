@@ -45,11 +45,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import medusa_jax
 from medusa_jax import GenerationConfig, MedusaLM
 from medusa_jax.cli.console import make_console
-from medusa_jax.cli.model_flags import define_mesh, define_model
+from medusa_jax.cli.model_flags import define_dtype, define_mesh, define_model
 from medusa_jax.cli.run import run_main, setup_compilation_cache
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import check_output
-from medusa_jax.io.load import DTYPES
 from medusa_jax.mesh import parse_mesh
 from medusa_jax.paths import user_path
 from train import distributed
@@ -65,13 +64,7 @@ _MEDUSA = flags.DEFINE_string(
     "none",
     "Heads that speed up decoding: folder, file or hub id. In float32 replies stay the same.",
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    list(DTYPES),
-    "Compute dtype; default: on a CPU float32 or what `python -m infer.tune` found faster, else "
-    "bfloat16, or float16 on GPUs without it. A file is resumed in the dtype it was begun in.",
-)
+_DTYPE = define_dtype("A file is resumed in the dtype it was begun in.")
 _PROMPTS = flags.DEFINE_string(
     "prompts", None, "ShareGPT-format JSON or JSON lines (.gz, .xz), or 'sharegpt': its sample."
 )

@@ -1,5 +1,6 @@
 """What the benchmark asks when it is given no prompts."""
 
+from infer.prompts import read_prompt_file
 from medusa_jax.chat import Prompt
 
 # Everyday questions of different kinds: heads guess lists and code better than free prose.
@@ -13,3 +14,8 @@ QUESTIONS: tuple[Prompt, ...] = (
     "Tell a very short story about a lighthouse keeper who finds a message in a bottle.",
     "What should I keep in mind when I buy a used bicycle?",
 )
+
+
+def questions(file: str | None) -> list[Prompt]:
+    """The prompts of a file, see `read_prompt_file`; None: the built-in ones."""
+    return list(QUESTIONS) if file is None else read_prompt_file(file)

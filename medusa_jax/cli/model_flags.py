@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from medusa_jax.io.load import DTYPES
 from medusa_jax.nn.quantize import KINDS
 
 flags.disclaim_key_flags()  # they belong to the command that asks for them
@@ -24,6 +25,17 @@ def define_medusa() -> flags.FlagHolder[str | None]:
         None,
         "Folder, file or hub id with Medusa heads; 'none': the model alone. Default: the heads "
         "beside the model, or those that ship with the default model.",
+    )
+
+
+def define_dtype(more: str = "") -> flags.FlagHolder[str | None]:
+    """The flag --dtype, with more to say about it."""
+    return flags.DEFINE_enum(
+        "dtype",
+        None,
+        list(DTYPES),
+        "Number format of parameters and computation. Default: on a CPU, what infer.tune found to "
+        f"be faster there, else float32; elsewhere bfloat16, or float16 on GPUs without it. {more}",
     )
 
 
