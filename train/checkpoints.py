@@ -110,7 +110,7 @@ class Checkpoints:
         score: float | None = None,
         notes: Mapping[str, float] | None = None,
         force: bool = False,
-    ) -> bool:
+    ) -> None:
         """Saves a step in the background, if it is due.
 
         On return the state's buffers may be donated: what is not on the host yet has been copied.
@@ -123,14 +123,11 @@ class Checkpoints:
           notes: numbers to keep with it.
           force: save even if no checkpoint is due; a saved step is never replaced.
 
-        Returns:
-          Whether it saves.
-
         Raises:
           UserError: the folder cannot be written any more, perhaps because the disk is full.
         """
         if not self.is_due(step, force=force):
-            return False
+            return
         items: dict[str, Any] = {"state": ocp.args.PyTreeSave(state)}  # pyright: ignore[reportCallIssue]
         if data is not None:
             items["data"] = CheckpointSave(data)
@@ -138,26 +135,23 @@ class Checkpoints:
         self._highest = max(self._highest, score_of(metrics))
         args = ocp.args.Composite(**items)
         with saving(self._workdir):  # also raises what went wrong in the save before
-            return self._manager.save(step, args=args, metrics=metrics, force=True)
+            self._manager.save(step, args=args, metrics=metrics, force=True)
 
-    def restore(
-        self, state: Any, data: grain.DatasetIterator | None = None, *, step: int | None = None
-    ) -> Any:
-        """A saved state, on the devices that `state` names, whatever mesh saved it.
+    def restore(self, state: Any, data: grain.DatasetIterator | None = None) -> Any:
+        """The last state, on the devices that `state` names, whatever mesh saved it.
 
         Args:
           state: pytree like the saved one, of arrays or of `jax.ShapeDtypeStruct`s with shardings.
           data: iterator to set back to where it was.
-          step: default: the last one.
 
         Returns:
           Arrays in the structure of `state`.
 
         Raises:
-          UserError: no such step, or its arrays differ in name, shape or dtype.
+          UserError: there is no checkpoint, or its arrays differ in name, shape or dtype.
         """
         self.wait()
-        step = _step_of(self._manager, self._workdir, step)
+        step = _step_of(self._manager, self._workdir, None)
         folder = self._workdir / _FOLDER / str(step)
         with restoring(folder):
             _check_fits(folder, self._manager.item_metadata(step)["state"], state)

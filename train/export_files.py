@@ -85,21 +85,19 @@ def export_run(
     params: dict[str, Any],
     *,
     token_map: Any = None,
-    base: LoadedModel | None = None,
     mesh: jax.sharding.Mesh | None = None,
     format: ExportFormat | None = None,
     dtype: str | None = None,
     address: str | None = None,
 ) -> None:
-    """Exports the trained parameters of a run.
+    """Exports the trained parameters of a run, whose model is loaded again.
 
     Args:
       folder: must not exist, or be empty.
       settings: of the run.
       params: the trained parameters: state["params"].
       token_map: int [Vd], the heads' draft vocabulary, if they have one.
-      base: the model that was trained, not quantised; default: it is loaded again.
-      mesh: to load it on; default: the default device.
+      mesh: to load the model on; default: the default device.
       format: default: that of the settings.
       dtype: default: that of the settings.
       address: see `export`.
@@ -113,8 +111,7 @@ def export_run(
         format = settings.export_format
     dtype = dtype or settings.export_dtype
     check_empty(Path(folder))
-    if base is None:
-        base = _base(settings.model, params, format, np.dtype(dtype), mesh)
+    base = _base(settings.model, params, format, np.dtype(dtype), mesh)
     if token_map is not None:
         params = params | {"token_map": token_map}
     export(

@@ -19,7 +19,7 @@ from medusa_jax.io import hub
 from medusa_jax.io.default_model import default_model_path
 from medusa_jax.io.heads.load import resolve_heads
 from medusa_jax.io.hf.tokenizer import quiet_transformers
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.io.load import with_heads
 from medusa_jax.io.model import LoadedModel, load_model, model_config
 from medusa_jax.io.placement import place_params
@@ -119,9 +119,10 @@ def _weights(dtype: np.dtype) -> dict[str, Any]:
     """Matrices with the variance 1 / in, so that hidden states keep their size; norms of one."""
     rng = np.random.default_rng(_SEED)
 
-    def weight(shape: tuple[int, ...]) -> np.ndarray:
-        if len(shape) == 1:
-            return np.ones(shape, dtype)
-        return (rng.standard_normal(shape, np.float32) * shape[1] ** -0.5).astype(dtype)
+    def weight(like: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(like.shape) == 1:
+            return np.ones(like.shape, like.dtype)
+        x = rng.standard_normal(like.shape, np.float32) * like.shape[1] ** -0.5
+        return x.astype(like.dtype)
 
-    return jax.tree.map(weight, param_shapes(_CONFIG), is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(weight, abstract_params(_CONFIG, dtype))

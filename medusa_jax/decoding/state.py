@@ -31,7 +31,8 @@ class Request:
 
     def position_keys(self, position_B: jax.Array) -> jax.Array:
         """A random key for the token at each row's position (int32)."""
-        return fold_in(self.key_B2, position_B)
+        key_B = jax.random.wrap_key_data(self.key_B2, impl="threefry2x32")
+        return jax.vmap(jax.random.fold_in)(key_B, position_B)
 
     def biased(self, logits: jax.Array, token_V: jax.Array | None = None) -> jax.Array:
         """Logits float32 [B, V] or [B, X, V], of all tokens or of int32 [V] ones, with the bias."""
@@ -39,12 +40,6 @@ class Request:
             return logits
         bias_BV = self.bias_BV if token_V is None else self.bias_BV[:, token_V]
         return logits + (bias_BV if logits.ndim == 2 else bias_BV[:, None])
-
-
-def fold_in(key_B2: jax.Array, number_B: jax.Array) -> jax.Array:
-    """`jax.random.fold_in` of every row's key data and number: keys [B]."""
-    key_B = jax.random.wrap_key_data(key_B2, impl="threefry2x32")
-    return jax.vmap(jax.random.fold_in)(key_B, number_B)
 
 
 @jax.tree_util.register_dataclass

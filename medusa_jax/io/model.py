@@ -85,7 +85,7 @@ def _load_folder(folder: Path, dtype: Any, mesh: Mesh | None, quantize: str) -> 
     tokenizer = load_tokenizer(folder)
     ends = _union(eos_ids(raw, generation), eos_ids(raw), tokenizer)
     shardings = None if mesh is None else param_shardings(mesh, abstract_params(config, dtype))
-    params = load_safetensors(folder, config, dtype, sharding=shardings, quantize=quantize)
+    params = load_safetensors(folder, config, dtype, shardings=shardings, quantize=quantize)
     return LoadedModel(config, params, tokenizer, ends, folder)
 
 

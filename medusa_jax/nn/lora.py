@@ -82,11 +82,11 @@ def adapted(linear: Linear, x: jax.Array, lora: Lora | None) -> jax.Array:
     return (y.astype(jnp.float32) + adapter(x, linear.dtype)).astype(y.dtype)
 
 
-def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> dict[str, Any]:
+def init_lora(backbone: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> dict[str, Any]:
     """Adapters for every matrix of the layers and for the LM head; together they change nothing.
 
     Args:
-      shapes: of the backbone (`medusa_jax.io.hf.weights.param_shapes`), or its parameters.
+      backbone: its parameters, or their shapes (`medusa_jax.io.hf.weights.abstract_params`).
       rank: r.
       key: for A; B is zero.
       dtype: of the adapters.
@@ -96,7 +96,7 @@ def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> 
       has an entry of its own, "lm_head"; merging unties it.
     """
     adapters = {}
-    for path, (num_out, num_in) in _adapted(shapes).items():
+    for path, (num_out, num_in) in _adapted(backbone).items():
         own_key = jax.random.fold_in(key, _number(path))
         a = jax.random.uniform(own_key, (rank, num_in), jnp.float32, -1.0, 1.0) * num_in**-0.5
         adapters[(*path, "a")] = a.astype(dtype)
@@ -104,14 +104,13 @@ def init_lora(shapes: dict[str, Any], rank: int, key: jax.Array, dtype: Any) -> 
     return unflatten_dict(adapters)
 
 
-def _adapted(shapes: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, int]]:
+def _adapted(backbone: dict[str, Any]) -> dict[tuple[str, ...], tuple[int, int]]:
     """Path of every adapted module and its (out, in)."""
-    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(shapes)))
-    flat = {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in leaves.items()}
+    leaves: dict[tuple[str, ...], Any] = dict(flatten_dict(untied(backbone)))
     return {
-        path[:-1]: shape
-        for path, shape in flat.items()
-        if path[0] != "embed" and path[-1] == "weight" and len(shape) == 2
+        path[:-1]: leaf.shape
+        for path, leaf in leaves.items()
+        if path[0] != "embed" and path[-1] == "weight" and len(leaf.shape) == 2
     }
 
 

@@ -52,17 +52,13 @@ class Costs:
         )
 
 
-def costs_of(program: Program, computation: str | None = None) -> Costs:
-    """What a run of a computation costs, with all that it calls.
+def costs_of(program: Program) -> Costs:
+    """What a run of a program costs.
 
     Loops whose trips the program does not state run once. Of the branches of a conditional, the
     costliest counts.
-
-    Args:
-      program: parsed.
-      computation: default: the entry.
     """
-    return _Walk(program).of(computation or program.entry)
+    return _Walk(program).of(program.entry)
 
 
 def unknown_loops(program: Program) -> Iterator[Instruction]:

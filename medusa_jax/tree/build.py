@@ -52,13 +52,6 @@ class Tree:
         mask_RR, rank_R = np.asarray(self.mask_RR), np.asarray(self.rank_R)
         return [rank_R[np.flatnonzero(row_R)[1:]].tolist() for row_R in mask_RR[1:]]
 
-    def leaf_paths(self) -> list[list[int]]:
-        """Nodes from the root to each leaf, last leaf first: the original's `retrieve_indices`."""
-        mask_RR, parent_R = np.asarray(self.mask_RR), np.asarray(self.parent_R)
-        leaves = sorted(set(range(self.R)) - set(parent_R[1:].tolist()), reverse=True)
-        # Ancestors come before their descendants, so a leaf's row in ascending order is its path.
-        return [np.flatnonzero(mask_RR[leaf]).tolist() for leaf in leaves]
-
 
 def build_tree(paths: Sequence[Sequence[int]]) -> Tree:
     """Turns a list of paths, in any order, into the buffers of a tree.

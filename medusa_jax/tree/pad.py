@@ -12,8 +12,8 @@ def pad_tree(tree: Tree, nodes: int, depth: int, top_k: int) -> Tree:
     """The same tree with the shapes of a larger one.
 
     Nodes are added that have depth 0, like the root, see only themselves and are no one's parent:
-    no acceptance rule takes them (`Draft.is_node`). They belong to no path, so `paths` and
-    `leaf_paths` are only right on the tree as it was.
+    no acceptance rule takes them (`Draft.is_node`). They belong to no path, so `paths` is only
+    right on the tree as it was.
 
     Args:
       tree: without padding.

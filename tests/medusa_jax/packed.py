@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.lora import init_lora
 from tests.medusa_jax.tiny import CONFIG
@@ -78,7 +78,7 @@ def random_backbone(config: LlamaConfig, seed: int = 0) -> dict[str, Any]:
         scale = shape[-1] ** -0.5 if len(shape) == 2 else 0.3
         return (rng.normal(size=shape) * 1.5 * scale + (len(shape) == 1)).astype(np.float32)
 
-    return jax.tree.map(weight, param_shapes(config), is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(lambda x: weight(x.shape), abstract_params(config, jnp.float32))
 
 
 def random_heads(config: MedusaConfig, seed: int = 1) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medusa_jax.config import LlamaConfig, MedusaConfig
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.model import MedusaLM
 from medusa_jax.nn.heads import init_heads
 from medusa_jax.nn.llama import Llama, causal_mask, lm_head_weight
@@ -35,7 +35,7 @@ def tiny_lm(
         scale = 0.6 if len(shape) == 2 else 1.0
         return jnp.asarray(rng.normal(size=shape) * scale + (len(shape) == 1), jnp.float32)
 
-    params = jax.tree.map(weight, param_shapes(config), is_leaf=lambda x: isinstance(x, tuple))
+    params = jax.tree.map(lambda x: weight(x.shape), abstract_params(config, jnp.float32))
     D, V = config.hidden_size, config.vocab_size
     heads_config = MedusaConfig(
         num_heads=4,

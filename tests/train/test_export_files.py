@@ -274,7 +274,8 @@ def test_the_base_is_named_so_that_others_find_it(base, tmp_path, monkeypatch, m
     (tmp_path / "export" / "backbone" / "config.json").write_text("{}")
     settings = dataclasses.replace(recipe(export_format="A"), model=model)
     params = {"heads": random_heads(OWN, base)}
-    export_run(tmp_path / "x", settings, params, base=base)
+    monkeypatch.setattr(exports, "_base", lambda *_: base)
+    export_run(tmp_path / "x", settings, params)
     wanted = {
         None: "HuggingFaceTB/SmolLM2-135M-Instruct",
         "folder": str(tmp_path / "folder"),

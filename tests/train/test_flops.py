@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.config import Conditioning, LlamaConfig, MedusaConfig
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.plan.costs import costs_of
@@ -94,9 +94,7 @@ def test_forward_pass_agrees_with_the_compiler():
     heads = MedusaConfig(num_heads=3, hidden_size=64, vocab_size=512)
     T = 32
     params = jax.tree.map(
-        lambda shape: jnp.zeros(shape, jnp.float32),
-        param_shapes(config),
-        is_leaf=lambda x: isinstance(x, tuple),
+        lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(config, jnp.float32)
     )
     head_params = init_heads(heads, params["lm_head"]["weight"], jnp.float32)
 

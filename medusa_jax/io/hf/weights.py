@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
@@ -19,16 +19,11 @@ _EMBEDDING, _LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _ROWS = 1024  # of the vocabulary, compared at a time
 
 
-def param_shapes(config: LlamaConfig) -> dict[str, Any]:
-    """Shapes of the backbone's parameters, nested as the parameters are: tuples of ints.
+def abstract_params(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
+    """The backbone's parameters as `jax.ShapeDtypeStruct`s of one dtype, in nested dicts.
 
     Matrices are (out, in), as Hugging Face stores them.
     """
-    return jax.tree.map(lambda record: record.shape, backbone_params(config))
-
-
-def abstract_params(config: LlamaConfig, dtype: Any) -> dict[str, Any]:
-    """The backbone's parameters as `jax.ShapeDtypeStruct`s of one dtype."""
     return jax.tree.map(
         lambda record: jax.ShapeDtypeStruct(record.shape, dtype), backbone_params(config)
     )
@@ -44,7 +39,7 @@ def load_safetensors(
     config: LlamaConfig,
     dtype: Any,
     *,
-    sharding: Any = None,
+    shardings: dict[str, Any] | None = None,
     quantize: str = "none",
 ) -> dict[str, Any]:
     """Loads the backbone of a Hugging Face folder.
@@ -59,13 +54,12 @@ def load_safetensors(
         `.bin`; any floating-point dtype.
       config: of the backbone.
       dtype: of the parameters to return.
-      sharding: where to put them: None for the default device, one `jax.sharding.Sharding` for
-        all, or nested dicts of them like the parameters.
+      shardings: where to put them, nested dicts like the parameters; None: the default device.
       quantize: "none", or "int8": matrices in 8 bits (`medusa_jax.nn.quantize.Int8`), one after the
         other, so that no device ever holds much more than the result.
 
     Returns:
-      Nested dicts of `dtype` arrays shaped like `param_shapes(config)`.
+      Arrays like `abstract_params(config, dtype)`.
 
     Raises:
       UserError: no, damaged or missing files; a tensor is missing or has the wrong shape or an
@@ -78,12 +72,13 @@ def load_safetensors(
         _check(folder, stored, record.names["hf"], record.shape)
     if config.tie_embeddings and _LM_HEAD in stored:
         _check_tied(folder, stored)
+    placed = flatten_dict(shardings or {})
     params = {}
     # Large tensors first: whatever a reader needs besides its result fits into what is still free.
     for path in sorted(records, key=lambda path: -math.prod(records[path].shape)):
         tensor = stored[records[path].names["hf"]]
         read = functools.partial(tensor.read, dtype)
-        value = place(read, tensor.shape, _sharding_of(path, sharding))
+        value = place(read, tensor.shape, placed.get(path))
         params[path] = kept(path, value, quantize)
     return unflatten_dict({path: params[path] for path in records})
 
@@ -114,11 +109,3 @@ def _check_tied(folder: Path, stored: dict[str, Any]) -> None:
             f"the LM head in {folder} is not the embedding, though config.json ties them: set "
             "tie_word_embeddings to false there, or remove the LM head"
         )
-
-
-def _sharding_of(path: tuple[str, ...], sharding: Any) -> Any:
-    for name in path:
-        if not isinstance(sharding, dict):
-            break
-        sharding = sharding[name]
-    return sharding

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_jax.errors import UserError
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.io.model import load_model
 from medusa_jax.mesh import make_mesh
 from medusa_jax.sharding import param_shardings
@@ -26,8 +26,8 @@ def copy(source, target):
 def test_folder(stories260k, dtype):
     model = load_model(str(stories260k), dtype)
     assert model.config.num_layers == 5
-    assert jax.tree.map(lambda array: array.shape, model.params) == param_shapes(model.config)
-    assert {array.dtype for array in jax.tree.leaves(model.params)} == {jnp.dtype(dtype)}
+    found = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model.params)
+    assert found == abstract_params(model.config, dtype)
     assert model.eos_ids == (2,)
     assert model.path == stories260k
     ids = model.tokenizer("Once upon a time")["input_ids"]

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.nn.layers import Linear
 from medusa_jax.nn.llama import Llama, causal_mask
 from medusa_jax.nn.lora import Lora, adapted, dropped, init_lora, merge_lora
@@ -48,7 +48,7 @@ def test_adapted_network_equals_the_merged_one(config):
     lora = random_lora(backbone)
     merged = quick_jit(merge_lora)(backbone, lora, SCALE)
     untied = dataclasses.replace(config, tie_embeddings=False)
-    assert flatten_dict(merged).keys() == flatten_dict(param_shapes(untied)).keys()
+    assert flatten_dict(merged).keys() == flatten_dict(abstract_params(untied, jnp.float32)).keys()
     np.testing.assert_array_equal(merged["embed"]["weight"], backbone["embed"]["weight"])
     adapted = jitted(config, backbone, lora)
     for got, wanted in zip(adapted, jitted(untied, merged), strict=True):
@@ -77,8 +77,9 @@ def test_merged_weights_keep_their_dtype():
 @pytest.mark.parametrize("config", [CONFIG, TIED, BIASED], ids=["untied", "tied", "biased"])
 def test_every_matrix_of_the_layers_and_the_lm_head_are_adapted(config):
     rank = 3
-    shapes = flatten_dict(param_shapes(config))
-    lora = init_lora(param_shapes(config), rank, jax.random.key(0), jnp.bfloat16)
+    abstract = abstract_params(config, jnp.float32)
+    lora = init_lora(abstract, rank, jax.random.key(0), jnp.bfloat16)
+    shapes = {path: x.shape for path, x in flatten_dict(abstract).items()}
     layers = range(config.num_layers)
     names = ["attn/q", "attn/k", "attn/v", "attn/o", "mlp/gate", "mlp/up", "mlp/down"]
     paths = {tuple(f"layers_{i}/{name}".split("/")) for i in layers for name in names}
@@ -99,7 +100,7 @@ def test_every_matrix_of_the_layers_and_the_lm_head_are_adapted(config):
 def test_parameters_and_their_shapes_make_the_same_adapters():
     made = [
         init_lora(shapes, 2, jax.random.key(1), jnp.float32)
-        for shapes in (param_shapes(SMALL), random_backbone(SMALL))
+        for shapes in (abstract_params(SMALL, jnp.float32), random_backbone(SMALL))
     ]
     jax.tree.map(np.testing.assert_array_equal, *made)
 

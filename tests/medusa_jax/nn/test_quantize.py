@@ -11,7 +11,7 @@ import pytest
 
 from medusa_jax import UserError
 from medusa_jax.config import MedusaConfig
-from medusa_jax.io.hf.weights import param_shapes
+from medusa_jax.io.hf.weights import abstract_params
 from medusa_jax.mesh import make_mesh
 from medusa_jax.nn.heads import MedusaHeads, init_heads
 from medusa_jax.nn.llama import Llama, causal_mask
@@ -43,9 +43,8 @@ def params():
     pytest.importorskip("qwix", reason="the extra [quant] is not installed")
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda shape: jnp.asarray(rng.normal(size=shape) * 0.1, jnp.float32),
-        param_shapes(CONFIG),
-        is_leaf=lambda x: isinstance(x, tuple),
+        lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.1, x.dtype),
+        abstract_params(CONFIG, jnp.float32),
     )
 
 

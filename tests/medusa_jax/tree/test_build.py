@@ -9,6 +9,7 @@ import pytest
 from medusa_jax.errors import UserError
 from medusa_jax.tree.build import build_tree
 from medusa_jax.tree.presets import load_tree
+from tests.medusa_jax.leaf_paths import leaf_paths
 
 # name: nodes per depth, leaves, sum of mask, sum of tree_indices, sum of depth, first row
 GOLDEN = {
@@ -42,7 +43,7 @@ def tree_indices(tree):
 
 
 def rows(tree):
-    return [tuple(path) for path in tree.leaf_paths()]
+    return [tuple(path) for path in leaf_paths(tree)]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -52,7 +53,7 @@ def test_presets_match_the_golden_table(name):
     assert tree.R == 64
     assert tuple(np.bincount(tree.depth_R)[1:]) == per_depth
     assert tree.max_depth == len(per_depth)
-    assert leaves == len(tree.leaf_paths())
+    assert leaves == len(leaf_paths(tree))
     assert tree.mask_RR.sum() == mask
     assert tree_indices(tree).sum() == indices
     assert tree.depth_R.sum() == depth
@@ -71,14 +72,14 @@ def test_worked_example():
 
 def test_leaf_paths_are_as_long_as_they_are_deep():
     tree = build_tree([[0], [1], [1, 0], [1, 0, 4]])
-    assert tree.leaf_paths() == [[0, 2, 3, 4], [0, 1]]
+    assert leaf_paths(tree) == [[0, 2, 3, 4], [0, 1]]
 
 
 def test_empty_list_is_the_root_alone():
     tree = build_tree([])
     assert (tree.R, tree.max_depth, tree.top_k) == (1, 0, 1)
     assert tree.mask_RR.tolist() == [[True]]
-    assert tree.leaf_paths() == [[0]]
+    assert leaf_paths(tree) == [[0]]
     assert tree.paths() == []
 
 

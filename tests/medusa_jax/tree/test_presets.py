@@ -8,6 +8,7 @@ import pytest
 from medusa_jax.errors import UserError
 from medusa_jax.tree.dynamic import DynamicTree, heads_used
 from medusa_jax.tree.presets import load_any_tree, load_fitting_tree, load_tree, preset_names
+from tests.medusa_jax.leaf_paths import leaf_paths
 from tests.medusa_jax.tree.test_build import GOLDEN, rows
 
 
@@ -20,7 +21,7 @@ def test_presets_are_the_nine_published_trees_and_that_of_the_shipped_heads():
 def test_chain(depth):
     tree = load_tree(f"chain:{depth}", num_heads=depth)
     assert (tree.R, tree.max_depth, tree.top_k) == (depth + 1, depth, 1)
-    assert tree.leaf_paths() == [list(range(depth + 1))]
+    assert leaf_paths(tree) == [list(range(depth + 1))]
     assert (tree.mask_RR == np.tri(depth + 1, dtype=bool)).all()
 
 

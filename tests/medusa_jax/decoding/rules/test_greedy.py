@@ -14,6 +14,7 @@ from tests.medusa_jax.decoding.rules.judging import (
     random_case,
     random_paths,
 )
+from tests.medusa_jax.leaf_paths import leaf_paths
 
 
 def walk_greedy(paths, tokens_R, best_R):
@@ -46,7 +47,7 @@ def test_greedy_equals_a_walk(paths, seed):
 def test_greedy_accepts_whole_paths():
     tree = load_tree("mc_sim_7b_63")
     tokens_BR = np.arange(64, dtype=np.int32)[None]
-    for path in tree.leaf_paths():
+    for path in leaf_paths(tree):
         best_BR = np.full((1, 64), -1, np.int32)
         best_BR[0, path[:-1]] = path[1:]
         assert_accepted(greedy(tree, tokens_BR, best_BR), [path])

@@ -25,6 +25,7 @@ from tests.medusa_jax.decoding.rules.judging import (
     random_paths,
     request_of,
 )
+from tests.medusa_jax.leaf_paths import leaf_paths
 
 
 def numbers_of(rows, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -181,7 +182,7 @@ def original_judge():
         del num_B
         nodes_BA = np.zeros((ROWS, tree.max_depth + 1), np.int32)
         count_B, next_B = np.full(ROWS, -1), np.zeros(ROWS, np.int32)
-        for path in tree.leaf_paths():
+        for path in leaf_paths(tree):
             noise = rng.gumbel(size=(ROWS, len(path), VOCABULARY))
             drawn_BA = np.argmax(logits_BRV[:, path] + noise, axis=-1)
             length_B = np.cumprod(drawn_BA[:, :-1] == token_BR[:, path[1:]], axis=1).sum(1)

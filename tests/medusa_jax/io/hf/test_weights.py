@@ -16,7 +16,7 @@ from medusa_jax.config import LlamaConfig
 from medusa_jax.errors import UserError
 from medusa_jax.io.hf import weights
 from medusa_jax.io.hf.config import parse_config
-from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
+from medusa_jax.io.hf.weights import abstract_params, hf_keys, load_safetensors
 from medusa_jax.io.json_file import read_json
 
 TINY = LlamaConfig(
@@ -83,9 +83,9 @@ def assert_params(params, state: dict[str, np.ndarray], dtype) -> None:
         np.testing.assert_array_equal(np.asarray(flat[path]), state[key].astype(dtype))
 
 
-def test_param_shapes_and_keys():
-    table = tiny_table()
-    assert flatten_dict(param_shapes(TINY)) == dict(table.values())
+def test_shapes_and_keys():
+    table, abstract = tiny_table(), flatten_dict(abstract_params(TINY, jnp.float32))
+    assert {path: x.shape for path, x in abstract.items()} == dict(table.values())
     assert hf_keys(TINY) == {path: key for key, (path, _) in table.items()}
 
 
@@ -131,8 +131,8 @@ def test_param_shapes_and_keys():
     ],
 )
 def test_parameter_counts_of_published_models(total, sizes):
-    shapes = flatten_dict(param_shapes(parse_config(sizes)))
-    assert sum(math.prod(shape) for shape in shapes.values()) == total
+    abstract = abstract_params(parse_config(sizes), jnp.float32)
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(abstract)) == total
 
 
 @pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
@@ -200,16 +200,12 @@ def test_sharding(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     mesh = jax.make_mesh((4,), ("x",))
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = load_safetensors(tmp_path, TINY, jnp.float32, sharding=replicated)
-    assert_params(params, state, np.float32)
-    assert all(array.sharding == replicated for array in jax.tree.leaves(params))
-
     by_row = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
-    tree = jax.tree.map(lambda array: replicated, params)
-    tree["layers_1"]["mlp"]["up"]["weight"] = by_row
-    params = load_safetensors(tmp_path, TINY, jnp.float32, sharding=tree)
+    shardings = jax.tree.map(lambda _: replicated, abstract_params(TINY, jnp.float32))
+    shardings["layers_1"]["mlp"]["up"]["weight"] = by_row
+    params = load_safetensors(tmp_path, TINY, jnp.float32, shardings=shardings)
     assert_params(params, state, np.float32)
-    assert params["layers_1"]["mlp"]["up"]["weight"].sharding == by_row
+    assert jax.tree.map(lambda array: array.sharding, params) == shardings
 
 
 def refuse(folder: Path, config: LlamaConfig = TINY) -> str:

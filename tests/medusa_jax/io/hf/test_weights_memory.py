@@ -26,7 +26,7 @@ import json, math, re, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from medusa_jax.config import LlamaConfig
-from medusa_jax.io.hf.weights import hf_keys, load_safetensors, param_shapes
+from medusa_jax.io.hf.weights import abstract_params, hf_keys, load_safetensors
 from flax.traverse_util import flatten_dict
 
 def memory(field):
@@ -37,7 +37,8 @@ folder, stored, target = Path(sys.argv[1]), sys.argv[2], jnp.dtype(sys.argv[3])
 config = LlamaConfig(30000, 1024, 4096, 4, 8, 8, 128, 512)
 header, offset, count = {}, 0, 0
 keys = hf_keys(config)
-for path, shape in flatten_dict(param_shapes(config)).items():
+for path, x in flatten_dict(abstract_params(config, target)).items():
+    shape = x.shape
     size = math.prod(shape) * {"F32": 4, "F16": 2, "BF16": 2}[stored]
     entry = {"dtype": stored, "shape": shape, "data_offsets": [offset, offset + size]}
     header[keys[path]] = entry
