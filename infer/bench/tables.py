@@ -3,13 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from infer.bench.near_ties import NEAR
-from medusa_jax.cli.console import make_console
-
-_PIPE_WIDTH = 120
+from medusa_jax.cli.console import make_console, print_table
 
 
 def print_checkpoint(report: dict[str, Any]) -> None:
@@ -186,19 +181,8 @@ def _title(report: dict[str, Any], text: str) -> str:
 
 
 def _print(title: str, columns: Sequence[str], rows: list[list[str]]) -> None:
-    table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
-    for column in columns:
-        is_name = column == "decoder"
-        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-    for row in rows:
-        table.add_row(*row)
-    console = make_console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(table)
-    console.print()
+    print_table(title, columns, rows, name="decoder")
+    make_console().print()
 
 
 def _print_lines(*lines: str) -> None:

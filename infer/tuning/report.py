@@ -1,22 +1,19 @@
 """What follows from the measurements: a table of sizes, and the choice for every batch size."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from infer.tuning.keep import Kept
 from medusa_jax import MedusaLM
-from medusa_jax.cli.console import make_console
+from medusa_jax.cli.console import make_console, print_table
 from medusa_jax.decoding.buckets import cache_slots
 from medusa_jax.tuning.choose import PLAIN
 from medusa_jax.tuning.measured import Acceptance, Measured
 from medusa_jax.tuning.prospect import Prospect
 from medusa_jax.tuning.times import StepTimes
 
-_PIPE_WIDTH = 100
+_COLUMNS = ("batch", "nodes", "tok/step", "step ms", "tok/s", "x plain", "choice")
 # bfloat16 has to gain this much over float32, whose texts do not depend on the tree.
 _WORTH_BFLOAT16 = 1.05
 
@@ -89,29 +86,22 @@ def show(summary: dict[str, Any], default: str | None) -> None:
       summary: see `summary`.
       default: dtype, where the measurements decide; None: they do not.
     """
-    console = make_console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
     rows = summary["rows"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
-        console.print(_table(dtype, [row for row in rows if row["dtype"] == dtype]))
+        print_table(dtype, _COLUMNS, _cells([row for row in rows if row["dtype"] == dtype]))
     lines = ["Step times are those of a short context; tok/s are of all rows together."]
     lines.append("--tree auto begins with the sizes marked, and goes on learning while it decodes.")
     if default is not None:
         lines.append(f"The default --dtype of this model here is now {default}.")
+    console = make_console()
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _table(dtype: str, rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(
-        title=dtype, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
-    )
-    for column in ("batch", "nodes", "tok/step", "step ms", "tok/s", "x plain", "choice"):
-        table.add_column(column, justify="right")
+def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     for i, row in enumerate(rows):
         is_new = i == 0 or rows[i - 1]["batch"] != row["batch"]
-        table.add_row(
+        yield [
             str(row["batch"]) if is_new else "",
             "plain" if row["nodes"] == PLAIN else str(row["nodes"]),
             f"{row['tokens_per_step']:.2f}",
@@ -119,5 +109,4 @@ def _table(dtype: str, rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['tokens_per_second']:.1f}",
             f"{row['speedup_vs_plain']:.2f}x",
             "<-" if row["chosen"] else "",
-        )
-    return table
+        ]

@@ -2,11 +2,16 @@
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
+
+_PIPE_WIDTH = 120
 
 
 class _Console(Console):
@@ -30,6 +35,31 @@ def make_console(*, stderr: bool = False, quiet: bool = False, width: int | None
         color_system=None if plain else "auto",
         highlight=False,
     )
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], name: str | None = None
+) -> None:
+    """Prints a table on stdout.
+
+    Args:
+      title: above it.
+      columns: their heads.
+      rows: texts of their cells, numbers but for one column.
+      name: the head of that column, whose texts are not wrapped; None: there is none.
+    """
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in columns:
+        is_name = column == name
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
+    for row in rows:
+        table.add_row(*row)
+    console = make_console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
 
 
 def waiting(message: str) -> AbstractContextManager[Any]:
