@@ -12,6 +12,7 @@ from medusa_jax.objectives.objective import Objective
 from medusa_jax.plan.chips import peak_flops
 from medusa_jax.tree.presets import load_tree
 from train.bench.job import Job
+from train.data.padded import following_tokens
 from train.distributed import global_batch
 from train.flops import flops_per_token
 from train.setup import build, compiled_update
@@ -54,10 +55,9 @@ def cached_batch(
 ) -> dict[str, Any]:
     """The positions of a packed batch as `train.data.hidden_states` keeps them."""
     params = {"backbone": backbone}
-    ahead = range(1, objective.heads.num_heads + 1)
     hidden_BTD = jax.jit(lambda *args: objective.hidden(*args).astype(jnp.float16))(params, batch)
     return {
         "hidden": np.asarray(hidden_BTD)[:, :, None],
-        "next": np.stack([np.roll(batch["token"], -j, axis=1) for j in ahead], axis=-1),
+        "next": following_tokens(batch["token"], objective.heads.num_heads),
         "labels": np.asarray(objective.labels({}, batch)),
     }

@@ -18,7 +18,7 @@ from medusa_jax.chat import Example
 from medusa_jax.errors import UserError
 from medusa_jax.io.atomic import replacing
 from medusa_jax.objectives.labels import IGNORE
-from train.data.padded import batches_of_like_length, hidden_and_labels, pad
+from train.data.padded import batches_of_like_length, following_tokens, hidden_and_labels, pad
 from train.distributed import from_each, is_first_process, together
 from train.weights import first_rows
 
@@ -133,9 +133,7 @@ def _run(
     batch = pad(examples, _TOKENS_PER_SHARD)
     hidden, labels = hidden_and_labels(lm, num_heads, batch)
     hidden_BTD, labels_BTJ = np.asarray(hidden).astype(np.float16), np.asarray(labels)
-    # What wraps around is beyond the end: no head that sees it has a label.
-    ahead = range(1, num_heads + 1)
-    next_BTM = np.stack([np.roll(batch["token"], -j, axis=1) for j in ahead], axis=-1)
+    next_BTM = following_tokens(batch["token"], num_heads)
     has_label_BT = (labels_BTJ != IGNORE).any(axis=-1)
     kept_BT = (np.cumsum(has_label_BT, axis=1) > 0) & (batch["segment"] > 0)
     return hidden_BTD[kept_BT], next_BTM[kept_BT], labels_BTJ[kept_BT]

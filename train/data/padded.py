@@ -75,6 +75,14 @@ def pad(batch: Sequence[Example], tokens: int) -> dict[str, np.ndarray]:
     return out
 
 
+def following_tokens(token: np.ndarray, count: int) -> np.ndarray:
+    """Some tokens after each: [..., T] -> [..., T, count].
+
+    What wraps around is beyond the end of a row: no head that sees it has a label.
+    """
+    return np.stack([np.roll(token, -j, axis=-1) for j in range(1, count + 1)], axis=-1)
+
+
 def _width(length: int) -> int:
     """Next of 64, 96, 128, 192, ...: a third of padding at most."""
     power = 1 << max(length - 1, _MIN_WIDTH - 1).bit_length()

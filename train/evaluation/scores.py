@@ -21,7 +21,13 @@ from medusa_jax.objectives.labels import IGNORE, to_draft_vocabulary
 from medusa_jax.objectives.logits import scoring_params
 from medusa_jax.sharding import logical_sharding
 from medusa_jax.tree.build import Tree
-from train.data.padded import batches_of_like_length, hidden_and_labels, in_order, pad
+from train.data.padded import (
+    batches_of_like_length,
+    following_tokens,
+    hidden_and_labels,
+    in_order,
+    pad,
+)
 from train.distributed import own_share, sum_over_processes
 from train.evaluation.positions import score_positions
 from train.evaluation.walk import count_steps
@@ -159,9 +165,7 @@ def _positions(
     token_T: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """What `score_positions` gives, zeros where nothing has a label."""
-    # What is beyond the end of a row: no head that sees it has a label.
-    ahead = range(1, max(labels_TJ.shape[1], 2))
-    next_TM = np.stack([np.roll(token_T, -j) for j in ahead], axis=-1)
+    next_TM = following_tokens(token_T, max(labels_TJ.shape[1] - 1, 1))
     used = np.flatnonzero((labels_TJ != IGNORE).any(axis=1))
     found: dict[str, np.ndarray] = {}
     for start in range(0, max(len(used), 1), _BLOCK):

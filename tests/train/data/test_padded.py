@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from medusa_jax.chat import Example
-from train.data.padded import batches_of_like_length, pad
+from train.data.padded import batches_of_like_length, following_tokens, pad
 
 TOKENS = 512
 
@@ -49,3 +49,11 @@ def test_widths_are_powers_of_two_and_halfway_between():
         pad(examples_of([n]), TOKENS)["token"].shape[1] for n in (1, 64, 65, 96, 97, 129, 193)
     ]
     assert widths == [64, 64, 96, 96, 128, 192, 256]
+
+
+def test_tokens_that_follow():
+    token_BT = np.array([[1, 2, 3], [4, 5, 6]])
+    following_BTM = following_tokens(token_BT, 2)
+    assert following_BTM[:, 0].tolist() == [[2, 3], [5, 6]]
+    assert following_BTM[:, 1, 0].tolist() == [3, 6]
+    np.testing.assert_array_equal(following_tokens(token_BT[0], 2), following_BTM[0])
