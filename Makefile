@@ -35,7 +35,7 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 parity: $(VENV)/.parity ## run the live comparisons with transformers on torch
-	$(BIN)/python -m pytest -q -n 2 tests/parity
+	$(BIN)/python -m pytest -q -n 2 tests/parity tests/medusa_jax/io/test_tensor_files.py tests/medusa_jax/io/heads
 
 notebooks: $(NOTEBOOKS)/.created ## run the notebooks, which install themselves
 	$(NOTEBOOKS)/bin/python -m pytest -q -c /dev/null --rootdir . --nbmake --nbmake-timeout=900 notebooks
