@@ -53,6 +53,14 @@ def test_runs_of_two_reports_are_paired(script, reports):
     assert found["commit"]
 
 
+def test_two_runs_have_luck_of_their_own(script, reports):
+    """Seeds of one run are not those of the other, even where they reached the same."""
+    script["main"](f"{reports}/b:own,{reports}/b:own", str(reports / "out"))
+    (row,) = json.loads((reports / "out").read_text())["rows"]
+    low, high = row["lm_loss"]["interval"]
+    assert low < 0.9 < 1.1 < high
+
+
 @pytest.mark.parametrize(
     ("pair", "reason"),
     [

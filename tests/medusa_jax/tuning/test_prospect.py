@@ -73,7 +73,7 @@ def test_a_depth_of_drafts_by_levels_has_to_pay_for_itself():
     branch = dataclasses.replace(alone, own_projection=False, conditioning="branch")
 
     def tree_of(heads, seconds):
-        own = StepTimes((Point(1, 1, 256, 1.0), Point(1, 4, 256, seconds)))
+        own = StepTimes((Point(1, 1, 256, 2.0), Point(1, 4, 256, 2.0 * seconds)))
         measured = Measured(Acceptance({0.0: rates}), {"float32": own})
         return of(heads, measured).trees[4].paths()
 
