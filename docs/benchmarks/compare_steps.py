@@ -6,7 +6,8 @@
 
 Writes tokens per step of every name, and the ratio to that of the first name, with 95 % intervals:
 a bootstrap over prompts, paired (`train.reporting.statistics`). All names must have answered the
-same prompts; how many answers differ in their tokens from the first name's is written too.
+same prompts, whose beginnings are written too, and how many answers differ in their tokens from the
+first name's.
 """
 
 import json
